@@ -1,0 +1,2 @@
+// Package agent is the gateway: the whole flow from device to uplink.
+package agent

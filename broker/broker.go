@@ -1,0 +1,2 @@
+// Package broker is the broker node: front, ingest, log, delivery, ledger.
+package broker

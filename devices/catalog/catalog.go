@@ -1,0 +1,10 @@
+// Package catalog lists the drivers: name in the configuration → Driver. A driver
+// is known by standing in this list and by nothing else (no init registration).
+package catalog
+
+import "holdfast/devices"
+
+// Drivers returns every driver by its name in the configuration.
+func Drivers() map[string]devices.Driver {
+	return map[string]devices.Driver{}
+}

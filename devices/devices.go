@@ -1,0 +1,128 @@
+// Package devices says what a reading is and what a driver must do.
+//
+// A driver turns one physical thing (a serial line, a Modbus slave, a pin) into
+// readings. It promises that whatever goes wrong on the wire is told as a reading
+// of bad quality with a reason, never as silence, and that it never blocks the
+// others. It does not know about signing, storing or sending.
+//
+// Every driver passes the contract test drivertest.Run.
+package devices
+
+import (
+	"context"
+	"log/slog"
+	"time"
+)
+
+// Instant is a moment on this boot's monotonic clock (CLOCK_BOOTTIME): the time
+// since the kernel started, suspend included. It is never stepped.
+type Instant = time.Duration
+
+// Kind says which field of a Value holds.
+type Kind uint8
+
+// The kinds of value, after the value fields of RFC 8428 section 4.2.
+const (
+	KindNone   Kind = iota // no value: a bad reading
+	KindNumber             // SenML "v"
+	KindText               // SenML "vs"
+	KindBool               // SenML "vb"
+	KindBytes              // SenML "vd"
+)
+
+// Value is one number, text, bool or byte string, or none.
+type Value struct {
+	Kind  Kind
+	Num   float64 // KindNumber; never NaN or infinite
+	Text  string  // KindText: valid UTF-8
+	Bool  bool    // KindBool
+	Bytes []byte  // KindBytes
+}
+
+// Number makes a numeric value.
+func Number(v float64) Value { return Value{Kind: KindNumber, Num: v} }
+
+// Text makes a text value.
+func Text(s string) Value { return Value{Kind: KindText, Text: s} }
+
+// Bool makes a truth value.
+func Bool(b bool) Value { return Value{Kind: KindBool, Bool: b} }
+
+// Bytes makes a byte-string value.
+func Bytes(b []byte) Value { return Value{Kind: KindBytes, Bytes: b} }
+
+// Quality says how far a reading may be trusted.
+type Quality uint8
+
+// Good is the zero value; a bad reading carries no value.
+const (
+	Good Quality = iota
+	Uncertain
+	Bad
+)
+
+func (q Quality) String() string { return [...]string{"good", "uncertain", "bad"}[q] }
+
+// Reading is one value of one metric of one device at one instant.
+type Reading struct {
+	Device  string // the configured name; filled in by the agent
+	Metric  string // [A-Za-z0-9][A-Za-z0-9_.-]*
+	Value   Value  // KindNone if and only if Quality is Bad
+	Unit    string // SenML unit (RFC 8428 section 12.1, RFC 8798), or ""
+	Quality Quality
+	Reason  string // why it is not Good: short stable words, "port-lost", "timeout"
+	At      Instant
+}
+
+// Sink takes readings. The readings of one Emit belong together (one line, one
+// poll). Emit returns when they can no longer be lost by a crash of the process.
+type Sink interface {
+	Emit(readings ...Reading)
+	// Hold is true while the buffer is full and when_full is "block": a device that
+	// is polled skips the poll and counts it, one that pushes emits all the same.
+	Hold() bool
+	// Count adds to a named counter of this device ("lines_too_long"); it is shown
+	// by status and in the metrics.
+	Count(counter string, n uint64)
+}
+
+// Device produces readings until ctx ends.
+type Device interface {
+	// Run blocks, reconnecting as often as it must. It returns ctx.Err(), or an
+	// error that no waiting can mend (the agent then reports the device as failed).
+	// When it returns, every descriptor and goroutine that it had is gone.
+	Run(ctx context.Context, sink Sink) error
+}
+
+// Env is what the outside gives to a device. Clock and randomness are injected.
+type Env struct {
+	Name  string // the device's configured name
+	Log   *slog.Logger
+	Clock Clock
+	Seed  uint64 // for sim; 0: from the name
+}
+
+// Clock is the boot-monotonic clock and its timers.
+type Clock interface {
+	Now() Instant
+	After(d time.Duration) <-chan time.Time
+}
+
+// Problem is one mistake in a device's settings.
+type Problem struct {
+	Key     string // the key within the device's table, "" for the table
+	Message string // what is wrong and what to do
+	Warning bool   // true: it runs, but the user should know
+}
+
+// Settings is a driver's part of a [[device]] table: a pointer to a struct with
+// `toml` tags, made with its defaults filled in.
+type Settings interface {
+	Check() []Problem
+}
+
+// Driver makes devices of one kind.
+type Driver interface {
+	Settings() Settings
+	New(settings Settings, env Env) (Device, error)
+}

@@ -1,0 +1,2 @@
+// Package wire is the message: what is signed, how, and how it is verified.
+package wire
