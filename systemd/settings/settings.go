@@ -1,4 +1,4 @@
-// Package settings reads the settings files of both programs: TOML v1.0, strict,
+// Package settings reads the settings files of both programs: TOML, strict,
 // with the line of everything.
 //
 // It promises that one run tells every mistake at once, each with its file and
@@ -21,6 +21,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 )
@@ -64,13 +65,13 @@ type Doc struct {
 	root     *node
 	problems []Problem
 	broken   bool
+	homes    map[string][]string // key → the sections that have it
 }
 
 // Table is one table of an array of tables, [[device]] for instance.
 type Table struct {
-	doc   *Doc
-	node  *node
-	label string
+	doc  *Doc
+	node *node
 }
 
 // maxFile bounds a settings file; a thousand devices take a few hundred KiB.
@@ -81,7 +82,7 @@ const maxFile = 4 << 20
 func Load(file string) (*Doc, []Problem) {
 	data, err := read(file)
 	if err != nil {
-		d := &Doc{file: file, root: newTable(0), broken: true}
+		d := &Doc{file: file, root: newTable(0), broken: true, homes: map[string][]string{}}
 		d.add(0, "", false, "%s", explain(err))
 		return d, d.Problems()
 	}
@@ -168,7 +169,10 @@ func (d *Doc) Problems() []Problem {
 // Size, any encoding.TextUnmarshaler (from a string), structs, slices, maps with
 // string keys, pointers to those (nil: absent), and any. The tag option "size" makes
 // an integer field a Size: `toml:"max_bytes,size"`. Fields without a tag are not settings.
-func (d *Doc) Decode(dst any) { d.decodeTable(d.root, dst, "", "") }
+func (d *Doc) Decode(dst any) {
+	d.decodeTable(d.root, dst, "")
+	d.remember(reflect.TypeOf(dst).Elem(), "")
+}
 
 // Tables is the tables of an array of tables, in the order of the file.
 func (d *Doc) Tables(key string) []*Table {
@@ -176,10 +180,10 @@ func (d *Doc) Tables(key string) []*Table {
 }
 
 // SetLabel sets how problems name this table; at first it is `device #2`.
-func (t *Table) SetLabel(label string) { t.label = label }
+func (t *Table) SetLabel(label string) { t.node.label = label }
 
 // Decode fills dst as Doc.Decode does. It may be called for several structs.
-func (t *Table) Decode(dst any) { t.doc.decodeTable(t.node, dst, t.label, "") }
+func (t *Table) Decode(dst any) { t.doc.decodeTable(t.node, dst, t.node.label) }
 
 // Line is where the key stands in this table, "" for the table itself.
 func (t *Table) Line(key string) int {
@@ -195,12 +199,12 @@ func (t *Table) Has(key string) bool {
 
 // Problem adds a mistake of meaning at a key of this table, "" for the table.
 func (t *Table) Problem(key, format string, args ...any) {
-	t.doc.add(t.Line(key), join(t.label, key), false, format, args...)
+	t.doc.add(t.Line(key), join(t.node.label, key), false, format, args...)
 }
 
 // Warn adds what the writer should know.
 func (t *Table) Warn(key, format string, args ...any) {
-	t.doc.add(t.Line(key), join(t.label, key), true, format, args...)
+	t.doc.add(t.Line(key), join(t.node.label, key), true, format, args...)
 }
 
 // AcceptAll makes every key of this table known: nothing can be said about them,
