@@ -1,0 +1,78 @@
+package agent
+
+import (
+	"time"
+
+	"holdfast/buffer"
+	"holdfast/uplink"
+)
+
+// Status is a snapshot of everything an operator may want to see. Durations are
+// nanoseconds; those called "at" or "since" are on the boot-monotonic clock (Now).
+type Status struct {
+	Gateway   string         `json:"gateway"`
+	Kid       string         `json:"kid"`
+	Alg       string         `json:"alg"`
+	Epoch     string         `json:"epoch"`
+	Board     string         `json:"board,omitempty"` // serial number of the board, "" if it has none
+	Version   string         `json:"version"`
+	Now       time.Duration  `json:"now"`    // boot-monotonic clock at this snapshot
+	Uptime    time.Duration  `json:"uptime"` // of the agent
+	Ready     bool           `json:"ready"`
+	NotReady  []string       `json:"not_ready,omitempty"` // why /readyz says no
+	Unhealthy []string       `json:"unhealthy,omitempty"` // why the watchdog is not fed
+	Clock     ClockStatus    `json:"clock"`
+	Devices   []DeviceStatus `json:"devices"` // sorted by name
+	Buffer    buffer.Stats   `json:"buffer"`
+	Uplink    uplink.Status  `json:"uplink"`
+	Control   ControlStatus  `json:"control"`
+	Warnings  []string       `json:"warnings,omitempty"` // in plain words
+}
+
+// ClockStatus says what the agent thinks of the time.
+type ClockStatus struct {
+	Synced     bool          `json:"synced"`
+	Wall       time.Time     `json:"wall"`        // what packs carry now; a lower bound unless synced
+	ErrorBound time.Duration `json:"error_bound"` // either way; 0 if not synced
+	Boot       string        `json:"boot"`
+	Anchored   bool          `json:"anchored"` // this boot has its signed anchor
+	Steps      uint64        `json:"steps"`    // times the wall clock was seen to jump by more than a second
+}
+
+// DeviceStatus is one device.
+type DeviceStatus struct {
+	Name       string            `json:"name"`
+	Driver     string            `json:"driver"`
+	State      string            `json:"state"`              // StateRunning, StateFailed, StateStopped
+	Error      string            `json:"error,omitempty"`    // why it failed last
+	Quality    string            `json:"quality"`            // of the last reading; "" before the first
+	Reason     string            `json:"reason,omitempty"`   // why that was not good
+	LastAt     time.Duration     `json:"last_at"`            // when the last reading was taken; 0: none yet
+	LastAge    time.Duration     `json:"last_age"`           // since then
+	Taken      uint64            `json:"taken"`              // readings that a crash can no longer take
+	Bad        uint64            `json:"bad"`                // of these, of bad quality
+	Invalid    uint64            `json:"invalid"`            // readings refused, by no fault of the wire
+	Lost       uint64            `json:"lost"`               // readings that neither memory nor card could take
+	Restarts   uint64            `json:"restarts"`           // after an error or a panic of the driver
+	Panics     uint64            `json:"panics"`             //
+	Waiting    int               `json:"waiting"`            // taken and not yet sealed
+	Sealed     uint64            `json:"sealed"`             // messages
+	SealErrors uint64            `json:"seal_errors"`        // each was tried again
+	Counters   map[string]uint64 `json:"counters,omitempty"` // the driver's own
+}
+
+// The states of a device.
+const (
+	StateRunning = "running"
+	StateFailed  = "failed"  // its driver gave up; it is started again after a while
+	StateStopped = "stopped" // the agent is stopping it
+)
+
+// ControlStatus counts the gateway's own messages.
+type ControlStatus struct {
+	Opens   uint64 `json:"opens"`
+	Anchors uint64 `json:"anchors"`
+	Drops   uint64 `json:"drops"`
+	Closes  uint64 `json:"closes"`
+	Errors  uint64 `json:"errors"` // each is tried again
+}
