@@ -197,6 +197,12 @@ func (t *Table) Has(key string) bool {
 	return found
 }
 
+// Text is the text that a key of this table has, without making the key known.
+func (t *Table) Text(key string) (string, bool) {
+	n, found := t.node.find(key)
+	return n.text, found && n.kind == kindText
+}
+
 // Problem adds a mistake of meaning at a key of this table, "" for the table.
 func (t *Table) Problem(key, format string, args ...any) {
 	t.doc.add(t.Line(key), join(t.node.label, key), false, format, args...)
@@ -221,7 +227,12 @@ func join(label, key string) string {
 	return label + ": " + key
 }
 
+// add notes a problem, unless there is an error at this key already: one mistake is
+// told once, and what could not be decoded is not judged by its default as well.
 func (d *Doc) add(line int, key string, warning bool, format string, args ...any) {
+	if key != "" && slices.ContainsFunc(d.problems, func(p Problem) bool { return p.Key == key && p.Line == line && !p.Warning }) {
+		return
+	}
 	d.problems = append(d.problems, Problem{
 		File: d.file, Line: line, Key: key, Message: fmt.Sprintf(format, args...), Warning: warning,
 	})

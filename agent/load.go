@@ -1,0 +1,315 @@
+package agent
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"holdfast/buffer"
+	"holdfast/devices"
+	"holdfast/devices/catalog"
+	"holdfast/systemd/settings"
+	"holdfast/uplink/wire"
+)
+
+// LoadConfig reads a configuration file and finds every problem in it at once: of its
+// form, of its meaning, and of the files that it names. If any of them is not a
+// warning, the Config must not be used.
+func LoadConfig(name string) (Config, []settings.Problem) {
+	return loadConfig(name, catalog.Drivers())
+}
+
+func loadConfig(name string, drivers map[string]devices.Driver) (Config, []settings.Problem) {
+	doc, _ := settings.Load(name)
+	f := defaults()
+	doc.Decode(&f)
+	if !doc.Has("buffer.batch_interval") {
+		f.Buffer.BatchInterval = min(f.Buffer.BatchInterval, f.Buffer.CommitInterval)
+	}
+	f.Gateway.DataDir = doc.Path(f.Gateway.DataDir)
+	f.Buffer.RuntimeDir = doc.Path(f.Buffer.RuntimeDir)
+	if f.Signing.KeyFile != "" && !filepath.IsAbs(f.Signing.KeyFile) {
+		f.Signing.KeyFile = filepath.Join(f.Gateway.DataDir, f.Signing.KeyFile)
+	}
+	c := f.config(doc.Path)
+	c.File = name
+	l := loader{doc, f}
+	l.gateway()
+	l.buffer()
+	l.uplink(c)
+	l.status()
+	c.Devices = l.devices(drivers)
+	return c, doc.Problems()
+}
+
+// loader checks the meaning of what was decoded.
+type loader struct {
+	*settings.Doc
+	f file
+}
+
+var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
+
+const maxName = 128 // bytes; names stand in every topic and every header
+
+func badName(s string) string {
+	switch {
+	case len(s) > maxName:
+		return fmt.Sprintf("is %d characters long; at most %d", len(s), maxName)
+	case !nameForm.MatchString(s):
+		return fmt.Sprintf("%q must begin with a letter or digit and hold only letters, digits, '_', '.' and '-'", s)
+	}
+	return ""
+}
+
+func (l loader) oneOf(key, value string, allowed ...string) {
+	if slices.Contains(allowed, value) {
+		return
+	}
+	hint := ""
+	if near := settings.Nearest(value, allowed); near != "" {
+		hint = fmt.Sprintf("; did you mean %q?", near)
+	}
+	l.Problem(key, `%q is not one of "%s"%s`, value, strings.Join(allowed, `", "`), hint)
+}
+
+func (l loader) gateway() {
+	g := l.f.Gateway
+	if why := badName(g.ID); l.Has("gateway.id") && why != "" {
+		l.Problem("gateway.id", "%s", why)
+	}
+	if g.DataDir == "" {
+		l.Problem("gateway.data_dir", "is empty; name a directory on lasting storage, such as /var/lib/holdfast")
+	}
+	if g.Board != "auto" {
+		l.Problem("gateway.board", `%q: this version has no descriptions of boards; write "auto"`, g.Board)
+	}
+	l.oneOf("signing.algorithm", l.f.Signing.Algorithm, wire.Ed25519, wire.HMACSHA256)
+	l.oneOf("payload.format", l.f.Payload.Format, string(wire.JSON), string(wire.CBOR))
+	if l.f.Signing.KeyFile == "" {
+		l.Problem("signing.key_file", `is empty; name a file, such as "identity.pem"`)
+		return
+	}
+	l.secret("signing.key_file", l.f.Signing.KeyFile, 0o077, true)
+}
+
+// secret checks a file that only the agent's user may read. forbidden are the bits of
+// its mode that must not be set; a missing one may be no problem yet.
+func (l loader) secret(key, name string, forbidden os.FileMode, mayLack bool) {
+	info, err := os.Stat(name)
+	switch {
+	case os.IsNotExist(err) && mayLack:
+		return
+	case err != nil:
+		l.Problem(key, "%v; create it, or correct the name", err)
+		return
+	case !info.Mode().IsRegular():
+		l.Problem(key, "%s is not a file", name)
+		return
+	case info.Mode().Perm()&forbidden != 0:
+		l.Problem(key, "%s can be read by others (mode %04o); run: chmod %04o %s", name, info.Mode().Perm(), info.Mode().Perm()&^forbidden, name)
+	}
+	l.readable(key, name)
+}
+
+func (l loader) readable(key, name string) {
+	f, err := os.Open(name)
+	if err != nil {
+		l.Problem(key, "%v; the agent's user must be able to read it", err)
+		return
+	}
+	_ = f.Close() // only opened
+}
+
+func (l loader) buffer() {
+	b := l.f.Buffer
+	if b.MaxBytes < buffer.MinMaxBytes {
+		l.Problem("buffer.max_bytes", "%s is too small to work with; at least %s", settings.Size(b.MaxBytes), settings.Size(buffer.MinMaxBytes))
+	}
+	if b.MaxAge != 0 && b.MaxAge < time.Minute {
+		l.Problem("buffer.max_age", `%s would drop readings during any short outage; at least "1m", or "0s" for no limit`, settings.Duration(b.MaxAge))
+	}
+	l.oneOf("buffer.when_full", b.WhenFull, buffer.WhenFullDropOldest, buffer.WhenFullDropNewest, buffer.WhenFullBlock)
+	if b.CommitInterval > time.Hour {
+		l.Problem("buffer.commit_interval", `%s is how much a power cut may cost; at most "1h"`, settings.Duration(b.CommitInterval))
+	}
+	if b.BatchInterval > b.CommitInterval {
+		l.Problem("buffer.batch_interval", "%s is longer than commit_interval (%s): a reading must not wait longer to be signed than to be on disk; make it shorter",
+			settings.Duration(b.BatchInterval), settings.Duration(b.CommitInterval))
+	}
+	l.within("buffer.commit_count", int64(b.CommitCount), 0, 1_000_000)
+	l.within("buffer.batch_count", int64(b.BatchCount), 1, 10_000)
+	if b.BatchBytes < 1<<10 || b.BatchBytes > 1<<20 {
+		l.Problem("buffer.batch_bytes", "%s is not between 1KiB and 1MiB", settings.Size(b.BatchBytes))
+	}
+	if b.RuntimeDir != "" && filepath.Clean(b.RuntimeDir) == filepath.Clean(l.f.Gateway.DataDir) {
+		l.Problem("buffer.runtime_dir", "is the same directory as gateway.data_dir; it should be on a tmpfs, such as /run/holdfast")
+	}
+}
+
+func (l loader) within(key string, n, low, high int64) {
+	if n < low || n > high {
+		l.Problem(key, "%d is not between %d and %d", n, low, high)
+	}
+}
+
+func (l loader) uplink(c Config) {
+	u := l.f.Uplink
+	l.topic(u.Topic)
+	if len(u.Servers) == 0 {
+		if !l.Broken() {
+			l.Problem("uplink.servers", `is missing; name the broker, such as servers = ["mqtts://broker.example:8883"]`)
+		}
+		return // the rest of the section has no subject
+	}
+	if u.PasswordFile != "" {
+		l.secret("uplink.password_file", c.Uplink.PasswordFile, 0o007, false)
+		if u.Username == "" {
+			l.Problem("uplink.username", "is missing, but there is a password_file; add username")
+		}
+	}
+	for _, p := range c.Uplink.Check() {
+		if p.Key == "password_file" {
+			continue // said above
+		}
+		if p.Warning {
+			l.Warn("uplink."+p.Key, "%s", p.Message)
+		} else {
+			l.Problem("uplink."+p.Key, "%s", p.Message)
+		}
+	}
+}
+
+// topic checks the template: MQTT 5 section 4.7.1 forbids wildcards in a topic name.
+func (l loader) topic(t string) {
+	const key = "uplink.topic"
+	plain := strings.NewReplacer("{gateway}", "g", "{device}", "d").Replace(t)
+	switch {
+	case t == "":
+		l.Problem(key, `is empty; the default is "gw/{gateway}/{device}"`)
+	case strings.ContainsAny(plain, "{}"):
+		l.Problem(key, "%q: only {gateway} and {device} can stand in braces", t)
+	case strings.ContainsAny(plain, "+#\x00"):
+		l.Problem(key, "%q: '+' and '#' cannot stand in a topic that is published to", t)
+	case strings.HasPrefix(plain, "$"):
+		l.Problem(key, "%q: topics that begin with '$' belong to the broker", t)
+	case len(t) > 1024:
+		l.Problem(key, "is %d bytes long; at most 1024", len(t))
+	case !strings.Contains(t, "{device}"):
+		l.Warn(key, "has no {device}: all devices publish to one topic")
+	}
+}
+
+func (l loader) status() {
+	const key = "status.listen"
+	listen := l.f.Status.Listen
+	if listen == "" {
+		return
+	}
+	host, port, err := net.SplitHostPort(listen)
+	if n, bad := strconv.Atoi(port); err != nil || bad != nil || n < 0 || n > 65535 {
+		l.Problem(key, `%q is not an address such as "127.0.0.1:9180"`, listen)
+		return
+	}
+	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		l.Warn(key, "%s can be reached from the network, and the status page has neither login nor encryption", listen)
+	}
+}
+
+func (l loader) devices(drivers map[string]devices.Driver) []DeviceConfig {
+	var list []DeviceConfig
+	tables := l.Tables("device")
+	lines := map[string]int{}
+	ports := map[string]string{}
+	for _, t := range tables {
+		var k deviceKeys
+		t.Decode(&k)
+		if k.Name != "" {
+			t.SetLabel(fmt.Sprintf("device %q", k.Name))
+		}
+		l.deviceName(t, k.Name, lines)
+		s := l.driver(t, k, drivers)
+		if s == nil {
+			continue
+		}
+		l.port(t, k, ports)
+		list = append(list, DeviceConfig{Name: k.Name, Driver: k.Driver, Settings: s})
+	}
+	if len(tables) == 0 && !l.Broken() {
+		l.Warn("device", "there is none: nothing will be read; add a [[device]] table")
+	}
+	return list
+}
+
+func (l loader) deviceName(t *settings.Table, name string, lines map[string]int) {
+	switch why := badName(name); {
+	case !t.Has("name"):
+		t.Problem("name", "is missing; every device needs one")
+	case name == "" && t.Has("name"):
+		t.Problem("name", "is empty; every device needs one")
+	case why != "":
+		t.Problem("name", "%s", why)
+	case lines[name] != 0:
+		t.Problem("name", "%q is already the device on line %d; names must differ", name, lines[name])
+	default:
+		lines[name] = t.Line("")
+	}
+}
+
+// driver decodes and checks the driver's own keys; nil if there is no such driver.
+func (l loader) driver(t *settings.Table, k deviceKeys, drivers map[string]devices.Driver) devices.Settings {
+	driver, found := drivers[k.Driver]
+	if !found {
+		t.AcceptAll() // nothing can be said about the keys of an unknown driver
+		names := slices.Sorted(maps.Keys(drivers))
+		switch near := settings.Nearest(k.Driver, names); {
+		case k.Driver == "":
+			t.Problem("driver", "is missing; one of: %s", strings.Join(names, ", "))
+		case near != "":
+			t.Problem("driver", "there is no driver %q; did you mean %q?", k.Driver, near)
+		default:
+			t.Problem("driver", "there is no driver %q; one of: %s", k.Driver, strings.Join(names, ", "))
+		}
+		return nil
+	}
+	s := driver.Settings()
+	if s == nil {
+		return nil
+	}
+	t.Decode(s)
+	for _, p := range s.Check() {
+		if p.Warning {
+			t.Warn(p.Key, "%s", p.Message)
+		} else {
+			t.Problem(p.Key, "%s", p.Message)
+		}
+	}
+	if p, is := s.(interface{ Pushes() bool }); l.f.Buffer.WhenFull == buffer.WhenFullBlock && is && p.Pushes() {
+		t.Warn("", `when_full = "block" cannot hold back what this device sends by itself; while the buffer is full its new readings are dropped and receipted`)
+	}
+	return s
+}
+
+// port refuses two devices on one serial port, whatever names they call it by. A
+// Modbus line is shared by design.
+func (l loader) port(t *settings.Table, k deviceKeys, ports map[string]string) {
+	name, found := t.Text("port")
+	if !found || name == "" || k.Driver == "modbus" {
+		return
+	}
+	if real, err := filepath.EvalSymlinks(name); err == nil {
+		name = real
+	}
+	if other := ports[name]; other != "" {
+		t.Problem("port", "device %q reads the same port; two readers would each get half", other)
+		return
+	}
+	ports[name] = k.Name
+}
