@@ -1,0 +1,93 @@
+package wire
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// b64 is BASE64URL of RFC 7515 section 2: no padding, stray bits refused.
+var b64 = base64.RawURLEncoding.Strict()
+
+// maxJWS bounds a detached JWS; ours have about 600 bytes plus the topic.
+const maxJWS = 128 << 10
+
+// sealJSON signs a SenML JSON payload: BASE64URL(header) "." BASE64URL(payload).
+func sealJSON(h Header, payload []byte, k *PrivateKey) Message {
+	header := h.appendJSON(make([]byte, 0, 512))
+	return Message{
+		Topic:       h.Topic,
+		ContentType: ContentTypeJSON,
+		JWS:         signDetached(header, payload, k),
+		Payload:     payload,
+	}
+}
+
+// signDetached makes a JWS in compact serialization with its payload left out (RFC
+// 7515 appendix F).
+func signDetached(header, payload []byte, k *PrivateKey) string {
+	head := b64.EncodedLen(len(header))
+	input := make([]byte, 0, head+1+b64.EncodedLen(len(payload)))
+	input = b64.AppendEncode(input, header)
+	input = append(input, '.')
+	input = b64.AppendEncode(input, payload)
+	signature := k.sign(input)
+
+	jws := make([]byte, 0, head+2+b64.EncodedLen(len(signature)))
+	jws = append(jws, input[:head+1]...)
+	jws = append(jws, '.')
+	jws = b64.AppendEncode(jws, signature)
+	return string(jws)
+}
+
+// detached is a detached JWS taken apart.
+type detached struct {
+	header    string // decoded
+	signed    []byte
+	signature []byte
+}
+
+// splitDetached takes a detached JWS apart. Each of its strings has one spelling.
+func splitDetached(jws string, payload []byte) (detached, error) {
+	if len(jws) > maxJWS {
+		return detached{}, fmt.Errorf("a JWS of %d bytes", len(jws))
+	}
+	header, signature, ok := strings.Cut(jws, "..")
+	if !ok {
+		return detached{}, errors.New("the JWS is not header..signature")
+	}
+	raw, err := decode64(header)
+	if err != nil {
+		return detached{}, fmt.Errorf("JWS header: %w", err)
+	}
+	sig, err := decode64(signature)
+	if err != nil {
+		return detached{}, fmt.Errorf("JWS signature: %w", err)
+	}
+	signed := make([]byte, 0, len(header)+1+b64.EncodedLen(len(payload)))
+	signed = append(signed, header...)
+	signed = append(signed, '.')
+	signed = b64.AppendEncode(signed, payload)
+	return detached{header: string(raw), signed: signed, signature: sig}, nil
+}
+
+// decode64 is strict: the decoder of the standard library skips line breaks.
+func decode64(s string) ([]byte, error) {
+	if strings.ContainsAny(s, "\r\n") {
+		return nil, errors.New("line break in base64url")
+	}
+	return b64.DecodeString(s)
+}
+
+func openJWS(m Message) (opened, error) {
+	d, err := splitDetached(m.JWS, m.Payload)
+	if err != nil {
+		return opened{}, err
+	}
+	h, err := parseJSONHeader(d.header)
+	if err != nil {
+		return opened{}, err
+	}
+	return opened{header: h, payload: m.Payload, signed: d.signed, signature: d.signature}, nil
+}
