@@ -1,8 +1,10 @@
 package uplink
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 )
 
@@ -38,9 +40,49 @@ type Problem struct {
 
 func (p Problem) String() string { return p.Key + ": " + p.Message }
 
-// Check returns everything that is wrong with the configuration, including files
-// that cannot be read or do not fit each other. It opens no connection.
-func (c Config) Check() []Problem { return nil }
+// withDefaults fills in what was left out.
+func (c Config) withDefaults() Config {
+	if c.SessionExpiry == 0 {
+		c.SessionExpiry = 7 * 24 * time.Hour
+	}
+	if c.Keepalive == 0 {
+		c.Keepalive = 30 * time.Second
+	}
+	if c.Window == 0 {
+		c.Window = defaultWindow
+	}
+	if c.Drain == "" {
+		c.Drain = InOrder
+	}
+	return c
+}
+
+// defaultWindow keeps a link of 100 ms round trip at 10,000 messages a second, and is
+// the most that may arrive twice after an outage.
+const defaultWindow = 1024
+
+// servers are the parsed Servers; Check has seen that they parse.
+func (c Config) servers() []server {
+	var list []server
+	for _, text := range c.Servers {
+		if s, err := parseServer(text); err == nil {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// fingerprint changes with everything that a connection depends on: also with the
+// contents of its files, so that a renewed password or certificate is taken up.
+func (c Config) fingerprint() [32]byte {
+	h := sha256.New()
+	fmt.Fprintf(h, "%q %q %q %d %d", c.Servers, c.ClientID, c.Username, c.SessionExpiry, c.Keepalive)
+	for _, name := range []string{c.PasswordFile, c.CAFile, c.CertFile, c.KeyFile} {
+		content, err := os.ReadFile(name)
+		fmt.Fprintf(h, " %q %t %x", name, err == nil, sha256.Sum256(content))
+	}
+	return [32]byte(h.Sum(nil))
+}
 
 // err joins what Check found, warnings left out.
 func (c Config) err() error {

@@ -35,3 +35,48 @@ type Status struct {
 	Evicted        uint64 `json:"evicted"`         // in flight, but gone from the Source when they were to be resent
 	SourceErrors   uint64 `json:"source_errors"`   // errors of Read, Ack and Quarantine; each is tried again
 }
+
+// Status returns a snapshot for the status page and the metrics.
+func (u *Uplink) Status() Status {
+	first, next := u.opt.Source.Bounds()
+	u.mu.Lock()
+	c, drain := u.st, u.cfg.Drain
+	u.mu.Unlock()
+	l := u.line
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.n
+	s.Connected, s.Server, s.Since, s.NextTry = c.Connected, c.Server, c.Since, c.NextTry
+	s.ConnectErrors, s.Disconnects = c.ConnectErrors, c.Disconnects
+	s.SessionPresent, s.InFlight, s.Drain = l.present, l.fl.wire, drain
+	s.Waiting, s.Backlog = next-min(first, next), u.lanes.backlog.Load()
+	if s.Stopped = l.stopped; s.Stopped == "" {
+		s.Stopped = c.Stopped
+	}
+	if c.LastErrorAt > s.LastErrorAt || s.LastError == "" {
+		s.LastError, s.LastErrorAt = c.LastError, c.LastErrorAt
+	}
+	if c.Connected {
+		s.Window = min(l.window, l.limit)
+	} else {
+		s.InFlight = 0
+	}
+	return s
+}
+
+// lost notes an error of the connection.
+func (s *Status) lost(err error, now time.Duration) {
+	s.LastError, s.LastErrorAt = err.Error(), now
+}
+
+func (u *Uplink) note(change func(*Status)) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	change(&u.st)
+}
+
+func (l *line) acked() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.n.Acked
+}

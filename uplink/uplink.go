@@ -14,7 +14,11 @@ package uplink
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"sync"
 	"time"
 )
 
@@ -68,33 +72,203 @@ type Options struct {
 
 // Uplink is one line to one of several brokers.
 type Uplink struct {
-	cfg Config
-	opt Options
+	opt   Options
+	tune  tuning
+	line  *line
+	lanes *lanes
+
+	reconnect chan struct{} // servers, credentials or files changed
+	relane    chan struct{} // drain or drain_rate changed
+
+	mu     sync.Mutex
+	cfg    Config
+	mark   [32]byte // of what a connection depends on, file contents included
+	roster *roster
+	st     Status // the connection's part
 }
 
-// New checks cfg (see Config.Check) and returns an uplink that Run starts. It opens
-// no connection and no file of another server than it needs to check.
-func New(cfg Config, o Options) (*Uplink, error) {
+// New checks cfg (see Config.Check) and returns an uplink that Run starts. It opens no
+// connection.
+func New(cfg Config, o Options) (*Uplink, error) { return newUplink(cfg, o, defaultTuning()) }
+
+func newUplink(cfg Config, o Options, t tuning) (*Uplink, error) {
+	if o.Source == nil || o.Open == nil {
+		return nil, errors.New("uplink: Options.Source and Options.Open are required")
+	}
 	if err := cfg.err(); err != nil {
 		return nil, err
 	}
-	return &Uplink{cfg: cfg, opt: o}, nil
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Float64
+	}
+	if o.Now == nil {
+		start := time.Now()
+		o.Now = func() time.Duration { return time.Since(start) }
+	}
+	cfg = cfg.withDefaults()
+	return &Uplink{
+		opt: o, tune: t, cfg: cfg, mark: cfg.fingerprint(),
+		line:      newLine(o, cfg.Window, t),
+		lanes:     newLanes(o.Source, o.Now),
+		roster:    newRoster(cfg.servers(), t),
+		reconnect: make(chan struct{}, 1),
+		relane:    make(chan struct{}, 1),
+		st:        Status{Since: o.Now()},
+	}, nil
 }
 
 // Run keeps a connection to one of the servers and empties the Source through it
 // until ctx ends; it then waits up to a second for outstanding PUBACKs, says
-// DISCONNECT 0x00 and returns nil. No outage makes it return.
+// DISCONNECT 0x00 and returns nil. No outage makes it return. It may be called once.
 func (u *Uplink) Run(ctx context.Context) error {
-	<-ctx.Done()
+	sctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	settled := make(chan struct{})
+	go func() {
+		defer close(settled)
+		u.line.settle(sctx, u.opt.Source)
+	}()
+	for ctx.Err() == nil {
+		if s, guest, ready := u.await(ctx); ready {
+			u.attempt(ctx, s, guest)
+		}
+	}
+	stop()
+	<-settled
 	return nil
+}
+
+// await waits for the moment of the next attempt; not ready: look again.
+func (u *Uplink) await(ctx context.Context) (s server, guest, ready bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	s, guest, at := u.roster.next()
+	wait := at - u.opt.Now()
+	if wait <= 0 {
+		return s, guest, true
+	}
+	u.st.NextTry = at
+	u.mu.Unlock()
+	t := time.NewTimer(wait)
+	select {
+	case <-ctx.Done():
+	case <-u.reconnect:
+	case <-t.C:
+	}
+	t.Stop()
+	u.mu.Lock()
+	u.st.NextTry = 0
+	return s, false, false
+}
+
+// attempt connects to a server, uses the connection, and files how it went.
+func (u *Uplink) attempt(ctx context.Context, s server, guest bool) {
+	cfg := u.config()
+	u.note(func(st *Status) { st.Server = s.String() })
+	l, err := u.connect(ctx, s, cfg)
+	if err != nil {
+		if ctx.Err() == nil {
+			u.failed(s, guest, err)
+		}
+		return
+	}
+	from, acked := u.opt.Now(), u.line.acked()
+	u.note(func(st *Status) { st.Connected, st.Since, st.Stopped = true, from, "" })
+	u.opt.Log.Info("uplink connected", "server", s.String())
+	err = u.serve(ctx, l)
+	now := u.opt.Now()
+	u.note(func(st *Status) { st.Connected, st.Since = false, now })
+	if err == nil {
+		u.opt.Log.Info("uplink disconnected", "server", s.String())
+		return
+	}
+	u.note(func(st *Status) { st.Disconnects++ })
+	var r *refused
+	if errors.As(err, &r) && reasonOf(r.code).disconnect != again && reasonOf(r.code).disconnect != suspect {
+		u.refused(s, guest, r, reasonOf(r.code).disconnect)
+		return
+	}
+	u.note(func(st *Status) { st.lost(fmt.Errorf("%s: %w", s, err), now) })
+	u.opt.Log.Warn("uplink lost", "server", s.String(), "err", err, "after", now-from)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.roster.lost(now, now-from >= u.tune.stable, u.line.acked() > acked, u.opt.Rand)
+}
+
+// failed files an attempt that brought no connection.
+func (u *Uplink) failed(s server, guest bool, err error) {
+	u.note(func(st *Status) { st.ConnectErrors++ })
+	var r *refused
+	if errors.As(err, &r) {
+		u.refused(s, guest, r, reasonOf(r.code).connack)
+		return
+	}
+	u.putBack(s, errors.Is(err, errNoQoS1), err)
+}
+
+// refused files a CONNACK or DISCONNECT whose reason code says what to do.
+func (u *Uplink) refused(s server, guest bool, r *refused, v verdict) {
+	if v == redirect {
+		if to, ok := parseReference(r.ref, s); ok && !guest { // once: two servers may point at each other
+			u.putBack(s, false, fmt.Errorf("%w: going to %s", r, to))
+			u.mu.Lock()
+			u.roster.guest = &to
+			u.mu.Unlock()
+			return
+		}
+	}
+	u.putBack(s, v == stop, r)
+}
+
+// putBack lets the server wait and the next have its turn. A refusal stays in Status
+// until a connection is accepted: somebody has to act.
+func (u *Uplink) putBack(s server, refused bool, err error) {
+	now := u.opt.Now()
+	err = fmt.Errorf("%s: %w", s, err)
+	u.opt.Log.Warn("uplink not connected", "err", err)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.st.lost(err, now)
+	if refused {
+		u.st.Stopped = err.Error()
+	}
+	u.roster.failed(now, refused, u.opt.Rand)
 }
 
 // Reload takes over a changed configuration (SIGHUP): new servers, credentials or
 // files mean a reconnect that loses nothing, lane and drain rate change at once. A
-// configuration that Check rejects changes nothing.
+// configuration that Check rejects changes nothing. Window needs a restart.
 func (u *Uplink) Reload(cfg Config) error {
-	return cfg.err()
+	if err := cfg.err(); err != nil {
+		return err
+	}
+	cfg = cfg.withDefaults()
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	old := u.cfg
+	cfg.Window = old.Window
+	u.cfg = cfg
+	if mark := cfg.fingerprint(); mark != u.mark {
+		u.mark = mark
+		u.roster = newRoster(cfg.servers(), u.tune)
+		signal(u.reconnect)
+		return nil
+	}
+	if cfg.Drain != old.Drain || cfg.DrainRate != old.DrainRate {
+		signal(u.relane)
+	}
+	return nil
 }
 
-// Status returns a snapshot for the status page and the metrics.
-func (u *Uplink) Status() Status { return Status{} }
+func (u *Uplink) config() Config {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.cfg
+}
+
+func (u *Uplink) drain() (string, Rate) {
+	cfg := u.config()
+	return cfg.Drain, cfg.DrainRate
+}

@@ -1,0 +1,25 @@
+package uplink
+
+import "time"
+
+// backoff spaces attempts with full jitter: uniformly between nothing and a bound that
+// doubles with each failure, so that a thousand gateways do not come back at once.
+type backoff struct {
+	base, max time.Duration
+	fails     int
+}
+
+// next returns how long to wait before the attempt after one more failure.
+func (b *backoff) next(rand func() float64) time.Duration {
+	bound := b.max
+	if b.fails < 32 && b.base<<b.fails < b.max && b.base<<b.fails > 0 {
+		bound = b.base << b.fails
+	}
+	b.fails++
+	return time.Duration(rand() * float64(bound))
+}
+
+func (b *backoff) reset() { b.fails = 0 }
+
+// ease forgets failures down to n: for progress short of success.
+func (b *backoff) ease(n int) { b.fails = min(b.fails, n) }

@@ -1,0 +1,155 @@
+package uplink
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// mosquitto is a broker of Debian's package mosquitto on a loopback port.
+type mosquitto struct {
+	t    testing.TB
+	dir  string
+	addr string
+	cmd  *exec.Cmd
+}
+
+// newMosquitto writes a configuration; listener is what follows "listener PORT
+// 127.0.0.1", global what goes before it.
+func newMosquitto(t testing.TB, global, listener string) *mosquitto {
+	t.Helper()
+	dir := t.TempDir()
+	port := freePort(t)
+	m := &mosquitto{t: t, dir: dir, addr: fmt.Sprintf("127.0.0.1:%d", port)}
+	conf := fmt.Sprintf("%s\nlistener %d 127.0.0.1\n%s\nallow_anonymous true\n", global, port, listener)
+	if err := os.WriteFile(filepath.Join(dir, "mosquitto.conf"), []byte(conf), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func (m *mosquitto) start() {
+	m.t.Helper()
+	bin, err := exec.LookPath("mosquitto")
+	if err != nil {
+		if bin, err = exec.LookPath("/usr/sbin/mosquitto"); err != nil {
+			m.t.Fatal("this test needs the Debian package mosquitto")
+		}
+	}
+	m.cmd = exec.Command(bin, "-c", filepath.Join(m.dir, "mosquitto.conf"))
+	log, err := os.OpenFile(filepath.Join(m.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer log.Close()
+	m.cmd.Stdout, m.cmd.Stderr = log, log
+	if err := m.cmd.Start(); err != nil {
+		m.t.Fatal(err)
+	}
+	eventually(m.t, 10*time.Second, "mosquitto listens", func() bool {
+		c, err := net.Dial("tcp", m.addr)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+}
+
+// kill is kill -9.
+func (m *mosquitto) kill() {
+	if m.cmd != nil {
+		_ = m.cmd.Process.Kill()
+		_ = m.cmd.Wait()
+		m.cmd = nil
+	}
+}
+
+func freePort(t testing.TB) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// quick are durations for tests.
+func quick() tuning {
+	return tuning{
+		connect: 5 * time.Second, write: 2 * time.Second, silence: 5 * time.Second, stable: 200 * time.Millisecond,
+		backoffBase: 10 * time.Millisecond, backoffMax: 100 * time.Millisecond,
+		againBase: 10 * time.Millisecond, againMax: 50 * time.Millisecond,
+		stopBase: 100 * time.Millisecond, stopMax: 200 * time.Millisecond,
+		ackDelay: time.Millisecond, sourceRetry: 10 * time.Millisecond,
+		finish: 800 * time.Millisecond,
+	}
+}
+
+// running is an uplink whose Run goes on until stop.
+type running struct {
+	*Uplink
+	stop func()
+}
+
+// run starts an uplink.
+func run(t testing.TB, cfg Config, o Options, tune tuning) *running {
+	t.Helper()
+	if o.Open == nil {
+		o.Open = openBlob
+	}
+	if cfg.ClientID == "" {
+		cfg.ClientID = "gw"
+	}
+	if o.Log == nil && os.Getenv("UPLINK_LOG") != "" {
+		o.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	}
+	u, err := newUplink(cfg, o, tune)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- u.Run(ctx) }()
+	r := &running{Uplink: u}
+	stopped := false
+	r.stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Errorf("Run did not end")
+		}
+	}
+	t.Cleanup(r.stop)
+	return r
+}
+
+func TestMosquittoDrain(t *testing.T) {
+	m := newMosquitto(t, "max_inflight_messages 100", "")
+	m.start()
+	t.Cleanup(m.kill)
+	src := newSource(numbered)
+	src.add(5000)
+	u := run(t, Config{Servers: []string{"mqtt://" + m.addr}}, Options{Source: src}, quick())
+	within(t, 20*time.Second, src.drained(), "drained")
+	src.add(10)
+	within(t, 20*time.Second, src.drained(), "live messages")
+	s := u.Status()
+	if s.Acked != 5010 || s.Sent != 5010 || !s.Connected || s.Window != 100 {
+		t.Fatalf("%+v", s)
+	}
+}

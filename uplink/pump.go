@@ -1,0 +1,344 @@
+package uplink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/eclipse/paho.golang/packets"
+)
+
+// errSource is an error of the Source: the pump waits and tries again.
+var errSource = errors.New("buffer")
+
+// pump sends over one connection: what is to be sent again, then what is in trouble,
+// then the lanes.
+type pump struct {
+	*line
+	src   Source
+	open  func([]byte) (Message, error)
+	lanes *lanes
+	c     *conn
+	pub   packets.Publish
+	props packets.Properties
+}
+
+// run sends until ctx ends or the connection does. relane is signalled when drain or
+// drain_rate changed.
+func (p *pump) run(ctx context.Context, closed <-chan struct{}, relane <-chan struct{}, lanes func() (string, Rate)) {
+	p.lanes.reset(lanes())
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		wait, err := p.burst(ctx)
+		if errors.Is(err, errSource) {
+			p.sourceError(err)
+			wait = p.tune.sourceRetry
+		} else if err != nil {
+			_ = p.c.fail(err)
+			return
+		}
+		if wait == 0 {
+			wait = time.Hour
+		}
+		timer.Reset(wait)
+		select {
+		case <-ctx.Done():
+			return
+		case <-closed:
+			return
+		case <-relane:
+			p.lanes.reset(lanes())
+		case <-p.wake:
+		case <-p.src.Changed():
+		case <-timer.C:
+		}
+	}
+}
+
+// burst sends everything that may be sent now and flushes it. It returns how long to
+// wait if only time is missing.
+func (p *pump) burst(ctx context.Context) (wait time.Duration, err error) {
+	p.c.cork()
+	defer func() { err = errors.Join(err, p.c.uncork()) }()
+	for ctx.Err() == nil {
+		more, wait, err := p.step()
+		if err != nil || !more {
+			return wait, err
+		}
+	}
+	return 0, nil
+}
+
+// step sends one message, or says how long to wait for the next.
+func (p *pump) step() (more bool, wait time.Duration, err error) {
+	t := p.turn()
+	switch {
+	case t.id != 0:
+		return true, 0, p.again(t.pos, t.id)
+	case t.retry:
+		return true, 0, p.again(t.pos, 0)
+	case !t.lanes:
+		return false, t.wait, nil
+	}
+	c, err := p.lanes.next(t.mayBacklog)
+	if err != nil {
+		return false, 0, fmt.Errorf("%w: read: %w", errSource, err)
+	}
+	if c.lane == nil {
+		return false, shorter(c.wait, t.wait), nil
+	}
+	n, sent, err := p.send(c.pos, 0, c.backlog, c.blob)
+	if err != nil || !sent {
+		return false, 0, err
+	}
+	p.lanes.sent(c, n)
+	return true, 0, nil
+}
+
+func shorter(a, b time.Duration) time.Duration {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
+}
+
+// turn is what the line lets the pump do next.
+type turn struct {
+	id         uint16 // resend the message at pos with this packet id
+	pos        uint64
+	retry      bool // send the message at pos anew
+	lanes      bool // send from the lanes
+	mayBacklog bool
+	wait       time.Duration // none of these: until when, 0: until woken
+}
+
+func (l *line) turn() turn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	window := min(l.window, l.limit)
+	if l.fl.wire >= window || len(l.acks)+len(l.bad) >= maxUnsettled {
+		return turn{}
+	}
+	if l.fl.unsent != 0 {
+		id := l.fl.unsent
+		return turn{id: id, pos: l.fl.slots[id].pos}
+	}
+	now := l.now()
+	if wait := l.holdTill - now; wait > 0 {
+		return turn{wait: wait}
+	}
+	if len(l.aside) > 0 && now >= l.asideTill {
+		l.recallAside()
+		return turn{wait: max(1, l.holdTill-now)}
+	}
+	if len(l.retry) > 0 {
+		if l.fl.wire > 0 && !l.retrying {
+			return turn{}
+		}
+		return turn{retry: true, pos: l.retry[0].pos}
+	}
+	t := turn{lanes: true, mayBacklog: l.fl.backlog < max(1, window/2)}
+	if len(l.aside) > 0 {
+		t.wait = l.asideTill - now
+	}
+	return t
+}
+
+// again reads one message back and sends it: with its packet id and DUP if it has one.
+func (p *pump) again(pos uint64, id uint16) error {
+	var blob []byte
+	found := false
+	_, err := p.src.Read(pos, func(at uint64, b []byte) bool {
+		if at == pos {
+			blob, found = append([]byte(nil), b...), true
+		}
+		return false
+	})
+	if err != nil {
+		return fmt.Errorf("%w: read: %w", errSource, err)
+	}
+	if !found {
+		p.evicted(pos, id)
+		return nil
+	}
+	_, _, err = p.send(pos, id, false, blob)
+	return err
+}
+
+// evicted forgets a message that the Source no longer has: it was dropped for space.
+func (l *line) evicted(pos uint64, id uint16) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.n.Evicted++
+	if id != 0 {
+		l.fl.remove(id)
+	} else {
+		l.retry = l.retry[1:]
+	}
+	delete(l.troubles, pos)
+	delete(l.held, pos)
+}
+
+// send publishes one message; id 0: with a new packet id. It returns the packet's size;
+// sent is false if there was no room, and true also for what was left out because it
+// is in flight already or can never be sent.
+func (p *pump) send(pos uint64, id uint16, backlog bool, blob []byte) (size int, sent bool, err error) {
+	m, why := p.prepare(blob)
+	size = publishSize(m)
+	if why == "" {
+		why = p.oversize(size)
+	}
+	if why != "" {
+		p.unsendable(pos, id, why)
+		return 0, true, nil
+	}
+	dup := id != 0
+	id, skip := p.admit(pos, id, backlog, size)
+	if skip || id == 0 {
+		return 0, skip, nil
+	}
+	p.props = packets.Properties{ContentType: m.ContentType, User: p.props.User[:0]}
+	for _, kv := range m.UserProperties {
+		p.props.User = append(p.props.User, packets.User{Key: kv[0], Value: kv[1]})
+	}
+	p.pub = packets.Publish{ // never retain: an old value would answer for the present
+		Topic: m.Topic, Payload: m.Payload, PacketID: id, QoS: 1, Duplicate: dup, Properties: &p.props,
+	}
+	if _, err := p.pub.WriteTo(p.c); err != nil {
+		return 0, false, fmt.Errorf("publish: %w", err)
+	}
+	return size, true, nil
+}
+
+// prepare opens a blob and says why it cannot be published, if it cannot.
+func (p *pump) prepare(blob []byte) (m Message, why string) {
+	m, err := p.open(blob)
+	if err != nil {
+		return m, "unreadable: " + err.Error()
+	}
+	return m, unpublishable(m)
+}
+
+// unpublishable says why no server may accept a message (§1.5.4, §3.3.2.1, §4.7.3).
+func unpublishable(m Message) string {
+	switch {
+	case m.Topic == "":
+		return "empty topic"
+	case strings.ContainsAny(m.Topic, "#+\x00"):
+		return fmt.Sprintf("topic %q has a wildcard or a NUL", m.Topic)
+	case badString(m.Topic):
+		return "topic is not UTF-8 or longer than 65535 bytes"
+	case badString(m.ContentType):
+		return "content type is not UTF-8 or longer than 65535 bytes"
+	}
+	for _, kv := range m.UserProperties {
+		if badString(kv[0]) || badString(kv[1]) {
+			return fmt.Sprintf("user property %.40q is not UTF-8 or longer than 65535 bytes", kv[0])
+		}
+	}
+	return ""
+}
+
+func badString(s string) bool { return len(s) > 65535 || !utf8.ValidString(s) }
+
+// maxRemaining is the longest packet that MQTT can express (§1.5.5).
+const maxRemaining = 268_435_455
+
+// oversize says why a packet of that size may not be sent to this server (§3.2.2.3.6).
+func (l *line) oversize(size int) string {
+	l.mu.Lock()
+	limit := l.maxPacket
+	l.mu.Unlock()
+	if limit == 0 {
+		limit = maxRemaining
+	}
+	if size <= limit {
+		return ""
+	}
+	return fmt.Sprintf("packet of %d bytes, the server's Maximum Packet Size is %d: lower buffer.batch_bytes or raise the server's limit", size, limit)
+}
+
+// unsendable quarantines a message before it was sent.
+func (l *line) unsendable(pos uint64, id uint16, why string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, held := l.held[pos]; held && id == 0 && !l.retried(pos) {
+		return // settled or in flight: not ours to judge
+	}
+	l.fl.remove(id)
+	l.held[pos] = struct{}{}
+	l.quarantine(pos, why)
+}
+
+// retried takes the message from the head of the retry queue, if it is that one.
+func (l *line) retried(pos uint64) bool {
+	if len(l.retry) == 0 || l.retry[0].pos != pos {
+		return false
+	}
+	l.retry = l.retry[1:]
+	l.retrying = true
+	return true
+}
+
+// admit enters a message into the window. skip: it is in flight or settled already.
+func (l *line) admit(pos uint64, id uint16, backlog bool, size int) (_ uint16, skip bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if id != 0 {
+		l.fl.resend()
+		l.n.Resent++
+	} else {
+		if l.fl.wire >= min(l.window, l.limit) || l.fl.freeLen == 0 {
+			return 0, false
+		}
+		if _, held := l.held[pos]; held && !l.retried(pos) {
+			return 0, true
+		}
+		id = l.fl.add(pos, backlog)
+		l.held[pos] = struct{}{}
+	}
+	l.n.Sent++
+	l.n.SentBytes += uint64(size)
+	if l.probe == 0 {
+		l.probe, l.probeAt = id, l.now()
+	}
+	return id, false
+}
+
+func (l *line) sourceError(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.n.SourceErrors++
+	l.lastError(err.Error())
+	l.log.Error("uplink source", "err", err)
+}
+
+// publishSize is the length of the whole PUBLISH packet (§3.3) with packet id.
+func publishSize(m Message) int {
+	props := 0
+	if m.ContentType != "" {
+		props += 3 + len(m.ContentType)
+	}
+	for _, kv := range m.UserProperties {
+		props += 5 + len(kv[0]) + len(kv[1])
+	}
+	rest := 2 + len(m.Topic) + 2 + varint(props) + props + len(m.Payload)
+	return 1 + varint(rest) + rest
+}
+
+// varint is the length of a Variable Byte Integer (§1.5.5).
+func varint(n int) int {
+	switch {
+	case n < 1<<7:
+		return 1
+	case n < 1<<14:
+		return 2
+	case n < 1<<21:
+		return 3
+	}
+	return 4
+}
