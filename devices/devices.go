@@ -61,7 +61,15 @@ const (
 	Bad
 )
 
-func (q Quality) String() string { return [...]string{"good", "uncertain", "bad"}[q] }
+func (q Quality) String() string {
+	switch q {
+	case Good:
+		return "good"
+	case Uncertain:
+		return "uncertain"
+	}
+	return "bad"
+}
 
 // Reading is one value of one metric of one device at one instant.
 type Reading struct {
@@ -75,14 +83,15 @@ type Reading struct {
 }
 
 // Sink takes readings. The readings of one Emit belong together (one line, one
-// poll). Emit returns when they can no longer be lost by a crash of the process.
+// poll). Emit returns when they can no longer be lost by a crash of the process; the
+// slice is then the sink's to keep. A device calls its sink from one goroutine.
 type Sink interface {
 	Emit(readings ...Reading)
 	// Hold is true while the buffer is full and when_full is "block": a device that
 	// is polled skips the poll and counts it, one that pushes emits all the same.
 	Hold() bool
-	// Count adds to a named counter of this device ("lines_too_long"); it is shown
-	// by status and in the metrics.
+	// Count adds to a named counter of this device ("lines_too_long", snake case); it
+	// is shown by status and in the metrics.
 	Count(counter string, n uint64)
 }
 

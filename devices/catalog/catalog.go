@@ -2,9 +2,16 @@
 // is known by standing in this list and by nothing else (no init registration).
 package catalog
 
-import "holdfast/devices"
+import (
+	"holdfast/devices"
+	"holdfast/devices/serial"
+	"holdfast/devices/sim"
+)
 
 // Drivers returns every driver by its name in the configuration.
 func Drivers() map[string]devices.Driver {
-	return map[string]devices.Driver{}
+	return map[string]devices.Driver{
+		"serial-line": serial.Driver{},
+		"sim":         sim.Driver{},
+	}
 }
