@@ -5,16 +5,26 @@
 // that no step of a wall clock reorders anything.
 //
 // It will not interpret what it carries: decoding is the drivers', storing the
-// buffer's, and what a message means the subscriber's.
+// buffer's, sending the uplink's, and what a message means the subscriber's.
 package agent
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"runtime"
+	"sync"
+	"time"
 
+	"holdfast/buffer"
 	"holdfast/devices"
+	"holdfast/devices/catalog"
+	"holdfast/uplink"
+	"holdfast/uplink/wire"
 )
 
 // Options are what the outside hands to an agent. The zero value is for production;
@@ -22,32 +32,327 @@ import (
 type Options struct {
 	Log       *slog.Logger              // nil: nothing is logged
 	Drivers   map[string]devices.Driver // nil: the catalog
+	Clock     Clock                     // nil: SystemClock
 	Rand      io.Reader                 // nil: crypto/rand
 	Version   string                    // shown in the status
 	BuildTime string                    // RFC 3339; the present is never taken to be earlier
 }
 
 // Agent is one gateway. Make it with New, then Run it once.
-type Agent struct{}
+type Agent struct {
+	opt      Options
+	log      *slog.Logger
+	clock    Clock
+	keeper   *timekeeper
+	identity Identity
+	board    string
+	began    time.Duration
 
-// New opens the key and the buffer and prepares the devices and the uplink. It sends
-// nothing and takes no reading.
-func New(cfg Config, o Options) (*Agent, error) { return nil, errors.New("not yet") }
+	buffer  *buffer.Buffer
+	uplink  *uplink.Uplink
+	sealer  *sealer
+	control *control
+	serving chan struct{}
+
+	reload sync.Mutex // one Reload at a time
+
+	mu       sync.Mutex
+	cfg      Config
+	stations map[string]*station
+	lanes    map[string]*lane // also of devices that are gone, until they are sealed
+	sealing  sync.WaitGroup   // one per lane
+	running  context.Context  // of the devices; nil before Run and after it was asked to end
+	hard     context.Context  // of sealing: it outlives running by a while
+	stage    string           // what Run is doing, until it serves
+}
+
+// New opens the identity and the buffer and prepares the uplink. It sends nothing and
+// takes no reading. An Agent that is not Run must be closed with Close.
+func New(cfg Config, o Options) (*Agent, error) {
+	a := &Agent{opt: withDefaults(o), serving: make(chan struct{}), stage: "not started", stations: map[string]*station{}, lanes: map[string]*lane{}}
+	a.log, a.clock = a.opt.Log, a.opt.Clock
+	if a.clock == nil {
+		var err error
+		if a.clock, err = SystemClock(); err != nil {
+			return nil, err
+		}
+	}
+	a.began = a.clock.Now()
+	if err := a.checkConfig(cfg); err != nil {
+		return nil, err
+	}
+	built, _ := time.Parse(time.RFC3339, o.BuildTime)
+	a.keeper = newTimekeeper(a.clock, built)
+	a.board = boardSerial()
+	var err error
+	if a.identity, err = OpenIdentity(cfg, a.opt.Rand); err != nil {
+		return nil, err
+	}
+	a.cfg = a.complete(cfg)
+	if err := a.openBuffer(); err != nil {
+		return nil, err
+	}
+	a.uplink, err = uplink.New(a.cfg.Uplink, uplink.Options{
+		Source: a.buffer, Open: openBlob, Log: a.log.With("part", "uplink"), Now: a.clock.Now, Wall: a.keeper.wall,
+	})
+	if err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	a.sealer = &sealer{
+		store: a.buffer, keeper: a.keeper, clock: a.clock, key: a.identity.Key, gateway: a.identity.Gateway,
+		format: a.cfg.Format, log: a.log, signing: make(chan struct{}, runtime.GOMAXPROCS(0)),
+	}
+	a.sealer.tuning.Store(a.cfg.tuning())
+	a.control = newControl(a.sealer, a.buffer, a.identity, a.cfg, func() bool { return a.uplink.Status().Connected })
+	return a, nil
+}
+
+func withDefaults(o Options) Options {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Drivers == nil {
+		o.Drivers = catalog.Drivers()
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Reader
+	}
+	return o
+}
+
+// complete fills in what only this machine can know.
+func (a *Agent) complete(cfg Config) Config {
+	cfg.Buffer.DataDir, cfg.Buffer.MachineID = cfg.DataDir, a.board
+	if cfg.Uplink.ClientID == "" {
+		cfg.Uplink.ClientID = a.identity.Gateway
+	}
+	return cfg
+}
+
+// tuning is what the lanes need of a configuration.
+func (c Config) tuning() *tuning {
+	b := c.Batch
+	b.Interval = min(b.Interval, c.Buffer.CommitInterval)
+	b.Count, b.Bytes = max(b.Count, 1), max(b.Bytes, 1)
+	return &tuning{batch: b, topic: c.Topic, block: c.Buffer.WhenFull == buffer.WhenFullBlock, sync: c.Buffer.CommitInterval == 0}
+}
+
+func (a *Agent) openBuffer() (err error) {
+	if dir := a.cfg.Buffer.RuntimeDir; dir != "" {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			a.log.Warn("runtime_dir cannot be made: the journal is kept on the card", "err", err)
+		}
+	}
+	a.buffer, err = buffer.Open(a.cfg.Buffer, buffer.Env{
+		Log: a.log.With("part", "buffer"), Now: a.clock.Now, Wall: a.keeper.wall, BootID: a.clock.BootID(), Rand: a.opt.Rand,
+		KeyID: a.identity.Gateway + "/" + a.identity.Key.Kid(), // another name needs new numbers as another key does
+	})
+	if err != nil {
+		return fmt.Errorf("buffer: %w", err)
+	}
+	a.keeper.raise(a.buffer.LastWall())
+	return nil
+}
+
+// openBlob makes of what the buffer holds what the uplink publishes.
+func openBlob(blob []byte) (uplink.Message, error) {
+	m, err := wire.ParseEnvelope(blob)
+	if err != nil {
+		return uplink.Message{}, err
+	}
+	out := uplink.Message{Topic: m.Topic, ContentType: m.ContentType, Payload: m.Payload}
+	if m.JWS != "" {
+		out.UserProperties = [][2]string{{wire.PropertyJWS, m.JWS}}
+	}
+	return out, nil
+}
+
+// Stopping has 5 s in all (see Run); each stage gets its share.
+const (
+	stopDevices = 1500 * time.Millisecond
+	stopSealing = 1500 * time.Millisecond
+	stopBuffer  = 1 * time.Second // the uplink takes up to 1 s before it
+)
 
 // Run takes readings and delivers them until ctx ends; then it stops the devices,
-// seals what they gave, commits it and returns, within 5 s.
-func (a *Agent) Run(ctx context.Context) error { return errors.New("not yet") }
+// seals what they gave, commits it and returns, within 5 s. It returns nil then.
+func (a *Agent) Run(ctx context.Context) error {
+	hard, abandon := context.WithCancel(context.Background())
+	defer abandon()
+	running, stopAll := context.WithCancel(ctx)
+	defer stopAll()
 
-// Reload takes over devices, uplink and buffer bounds. Changes of anything else are
-// refused, and then nothing is changed.
-func (a *Agent) Reload(cfg Config) error { return errors.New("not yet") }
+	sending, stopSending := context.WithCancel(hard)
+	sent := goRun(func() error { return a.uplink.Run(sending) })
+	err := a.begin(running, hard)
+	talked := goRun(func() error { a.control.run(running); return nil })
+	if err == nil {
+		err = a.startDevices(running, hard)
+	}
+	if err == nil {
+		close(a.serving)
+		select {
+		case <-ctx.Done():
+		case err = <-sent:
+			err = fmt.Errorf("uplink ended by itself: %w", err)
+			sent <- nil
+		}
+	}
+	if ctx.Err() != nil {
+		err = nil
+	}
 
-// Status returns a snapshot.
-func (a *Agent) Status() Status { return Status{} }
+	a.setStage("stopping")
+	stopAll()
+	a.stopDevices()
+	a.finishSealing(abandon)
+	<-talked
+	stopSending()
+	return errors.Join(err, <-sent, a.Close())
+}
 
-// Ready returns why the agent does not serve yet; nothing: it does.
-func (a *Agent) Ready() []string { return []string{"starting"} }
+// goRun runs f in the background; what it returns comes once.
+func goRun(f func() error) chan error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	return done
+}
 
-// Healthy returns which stage of the pipeline stands still; nothing: all is well. A
-// device in trouble is not a reason, nor is an unreachable broker.
-func (a *Agent) Healthy() []string { return nil }
+// begin appends what must come before any new reading: the opening of the epoch, then
+// what a dead process took and did not seal.
+func (a *Agent) begin(ctx, hard context.Context) error {
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		err := a.control.open(ctx)
+		if err == nil {
+			break
+		}
+		a.setStage("epoch not opened: " + err.Error())
+		a.log.Error("epoch not opened: tried again", "err", err)
+		select {
+		case <-a.clock.After(wait):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	for _, r := range a.buffer.Unsealed() {
+		a.laneOf(r.Device, hard).put(a.leftover(r))
+	}
+	a.sealAll()
+	return nil
+}
+
+// leftover is what a dead process left, as a group. What this version cannot read is
+// told as a bad reading: it was taken, so it may not vanish.
+func (a *Agent) leftover(r buffer.Raw) group {
+	g, err := parseGroup(r.Device, r.Data)
+	if err == nil {
+		return g
+	}
+	a.log.Error("readings in the journal cannot be read", "device", r.Device, "readings", r.Readings, "err", err)
+	now := a.keeper.now()
+	lost := badReading("device", "journal-unreadable", now.at)
+	lost.Device = r.Device
+	return group{boot: a.clock.BootID(), taken: now, readings: []devices.Reading{lost}, size: len(r.Data), raw: true}
+}
+
+func (a *Agent) startDevices(running, hard context.Context) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.running, a.hard = running, hard
+	for _, d := range a.cfg.Devices {
+		a.startDevice(d)
+	}
+	a.stage = ""
+	return nil
+}
+
+// startDevice is called with the lock held.
+func (a *Agent) startDevice(d DeviceConfig) {
+	s := newStation(d, a.opt.Drivers[d.Driver], a.lane(d.Name, a.hard), a.sealAll)
+	a.stations[d.Name] = s
+	s.start(a.running)
+}
+
+func (a *Agent) laneOf(device string, hard context.Context) *lane {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.lane(device, hard)
+}
+
+// lane returns the device's lane, and starts it if need be. Called with the lock held.
+func (a *Agent) lane(device string, hard context.Context) *lane {
+	l := a.lanes[device]
+	if l == nil {
+		l = newLane(a.sealer, device)
+		a.lanes[device] = l
+		a.sealing.Go(func() { l.run(hard) })
+	}
+	return l
+}
+
+// sealAll: commit_count readings wait, so everything is sealed now.
+func (a *Agent) sealAll() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, l := range a.lanes {
+		l.flush()
+	}
+}
+
+// stopDevices waits for the devices as long as it can; one that does not listen is
+// left behind.
+func (a *Agent) stopDevices() {
+	a.mu.Lock()
+	a.running = nil
+	var all []*station
+	for _, s := range a.stations {
+		s.halt()
+		all = append(all, s)
+	}
+	a.mu.Unlock()
+	waitFor(all, stopDevices)
+}
+
+func waitFor(stations []*station, atMost time.Duration) {
+	limit := time.NewTimer(atMost)
+	defer limit.Stop()
+	for _, s := range stations {
+		select {
+		case <-s.done:
+		case <-limit.C:
+			s.log.Error("device does not stop: left behind; this is a bug in its driver")
+			limit.Reset(0)
+		}
+	}
+}
+
+// finishSealing seals what waits. What cannot be sealed in time stays in the journal.
+func (a *Agent) finishSealing(abandon func()) {
+	limit := time.AfterFunc(stopSealing, abandon)
+	defer limit.Stop()
+	a.mu.Lock()
+	for _, l := range a.lanes {
+		l.end()
+	}
+	a.mu.Unlock()
+	a.sealing.Wait()
+}
+
+// Close commits and closes the buffer. Run does it by itself.
+func (a *Agent) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopBuffer)
+	defer cancel()
+	if err := a.buffer.Close(ctx); err != nil && !errors.Is(err, buffer.ErrClosed) {
+		return fmt.Errorf("close buffer: %w", err)
+	}
+	return nil
+}
+
+// Serving is closed once Run takes readings.
+func (a *Agent) Serving() <-chan struct{} { return a.serving }
+
+func (a *Agent) setStage(s string) {
+	a.mu.Lock()
+	a.stage = s
+	a.mu.Unlock()
+}

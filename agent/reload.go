@@ -1,0 +1,134 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	"holdfast/devices"
+)
+
+// checkConfig finds what would stop New half way, or let it run wrongly. LoadConfig
+// has told it before, with lines.
+func (a *Agent) checkConfig(cfg Config) error {
+	var errs []error
+	if cfg.DataDir == "" {
+		errs = append(errs, errors.New("gateway.data_dir is empty"))
+	}
+	if err := CheckTopic(cfg.Topic); err != nil {
+		errs = append(errs, fmt.Errorf("uplink.topic: %w", err))
+	}
+	seen := map[string]bool{}
+	for _, d := range cfg.Devices {
+		switch {
+		case !devices.ValidName(d.Name):
+			errs = append(errs, fmt.Errorf("device %q: not a name ([A-Za-z0-9][A-Za-z0-9_.-]*)", d.Name))
+		case seen[d.Name]:
+			errs = append(errs, fmt.Errorf("device %q: there are two of this name", d.Name))
+		case a.opt.Drivers[d.Driver] == nil:
+			errs = append(errs, fmt.Errorf("device %q: there is no driver %q", d.Name, d.Driver))
+		}
+		seen[d.Name] = true
+	}
+	return errors.Join(errs...)
+}
+
+// fixed returns the keys whose change needs a restart, and differ.
+func fixed(old, cfg Config) []string {
+	var keys []string
+	differ := func(key string, a, b any) {
+		if !reflect.DeepEqual(a, b) {
+			keys = append(keys, key)
+		}
+	}
+	differ("gateway.id", old.GatewayID, cfg.GatewayID)
+	differ("gateway.data_dir", old.DataDir, cfg.DataDir)
+	differ("gateway.board", old.Board, cfg.Board)
+	differ("signing.algorithm", old.Algorithm, cfg.Algorithm)
+	differ("signing.key_file", old.keyPath(), cfg.keyPath())
+	differ("payload.format", old.Format, cfg.Format)
+	differ("buffer.runtime_dir", old.Buffer.RuntimeDir, cfg.Buffer.RuntimeDir)
+	differ("status.listen", old.StatusListen, cfg.StatusListen)
+	return keys
+}
+
+// Reload takes over devices, uplink, batches and buffer bounds; only devices that
+// changed are restarted. Changes of anything else are refused, and then nothing is
+// changed. No reading that was taken is lost by it.
+func (a *Agent) Reload(cfg Config) error {
+	a.reload.Lock()
+	defer a.reload.Unlock()
+	if err := a.checkConfig(cfg); err != nil {
+		return err
+	}
+	cfg = a.complete(cfg)
+	a.mu.Lock()
+	old, running := a.cfg, a.running
+	a.mu.Unlock()
+	if running == nil {
+		return errors.New("reload: the agent is not running")
+	}
+	if keys := fixed(old, cfg); len(keys) > 0 {
+		return fmt.Errorf("reload: %s cannot change while the agent runs; nothing was changed: set it back, or restart the agent", strings.Join(keys, ", "))
+	}
+	if err := a.uplink.Reload(cfg.Uplink); err != nil {
+		return fmt.Errorf("reload: %w", err)
+	}
+	if err := a.buffer.Reload(cfg.Buffer); err != nil {
+		return errors.Join(fmt.Errorf("reload: buffer: %w", err), a.uplink.Reload(old.Uplink))
+	}
+	a.sealer.tuning.Store(cfg.tuning())
+	a.changeDevices(old.Devices, cfg.Devices)
+	a.mu.Lock()
+	a.cfg = cfg
+	a.mu.Unlock()
+	a.sealAll() // batches that the new bounds would have sealed before
+	return nil
+}
+
+// changeDevices stops what is gone or changed, then starts what is new or changed.
+func (a *Agent) changeDevices(old, cfg []DeviceConfig) {
+	has := func(list []DeviceConfig, d DeviceConfig) bool {
+		return slices.ContainsFunc(list, func(o DeviceConfig) bool { return reflect.DeepEqual(o, d) })
+	}
+	var gone []*station
+	a.mu.Lock()
+	for _, d := range old {
+		if s := a.stations[d.Name]; s != nil && !has(cfg, d) {
+			s.halt()
+			gone = append(gone, s)
+			a.log.Info("device stopped", "device", d.Name)
+		}
+	}
+	a.mu.Unlock()
+	waitFor(gone, stopDevices)
+
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, s := range gone {
+		delete(a.stations, s.cfg.Name)
+	}
+	if a.running == nil { // Run is ending
+		return
+	}
+	for _, d := range cfg {
+		if !has(old, d) {
+			a.startDevice(d)
+			a.log.Info("device started", "device", d.Name)
+		}
+	}
+	for _, s := range gone {
+		if a.stations[s.cfg.Name] == nil {
+			a.retire(s.cfg.Name)
+		}
+	}
+}
+
+// retire ends the lane of a device that is gone, once it is sealed. Called with the
+// lock held.
+func (a *Agent) retire(device string) {
+	a.lanes[device].end()
+	delete(a.lanes, device)
+}
