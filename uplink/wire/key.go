@@ -34,18 +34,20 @@ const secretSize = sha256.Size
 type PublicKey struct {
 	kid, alg string
 	ed       ed25519.PublicKey
-	mac      *secret
+	mac      secret
 }
 
 // PrivateKey signs. It never prints its secret.
 type PrivateKey struct {
 	public PublicKey
-	ed     *secret // ed25519.PrivateKey; HMAC has all it needs in public
+	ed     secret // ed25519.PrivateKey; HMAC has all it needs in public
 }
 
-// secret stands behind a pointer, because fmt prints only the address of a pointer
-// inside a struct, whoever's struct it may be in.
-type secret struct{ b []byte }
+// secret stands behind a function, because fmt, which calls no method of a field that
+// is not exported, prints of a function only its address, whoever's struct it is in.
+type secret func() []byte
+
+func keep(b []byte) secret { return func() []byte { return b } }
 
 // GenerateKey makes a key for an algorithm as the configuration names it, Ed25519 or
 // HMACSHA256, from 32 bytes of rand.
@@ -65,7 +67,7 @@ func GenerateKey(alg string, rand io.Reader) (*PrivateKey, error) {
 
 func newEd25519(seed []byte) *PrivateKey {
 	key := ed25519.NewKeyFromSeed(seed)
-	return &PrivateKey{public: newEd25519Public(key.Public().(ed25519.PublicKey)), ed: &secret{key}}
+	return &PrivateKey{public: newEd25519Public(key.Public().(ed25519.PublicKey)), ed: keep(key)}
 }
 
 // newEd25519Public names the key by its RFC 7638 thumbprint.
@@ -80,7 +82,7 @@ func newEd25519Public(pub ed25519.PublicKey) PublicKey {
 func newHMAC(b []byte) PublicKey {
 	h := hmac.New(sha256.New, b)
 	h.Write([]byte("holdfast kid"))
-	return PublicKey{kid: b64.EncodeToString(h.Sum(nil)[:16]), alg: algHS256, mac: &secret{b}}
+	return PublicKey{kid: b64.EncodeToString(h.Sum(nil)[:16]), alg: algHS256, mac: keep(b)}
 }
 
 // Kid returns the key id: for Ed25519 the RFC 7638 thumbprint of the public key, for
@@ -108,18 +110,18 @@ func (p PublicKey) Equal(q PublicKey) bool {
 	if p.kid != q.kid || p.alg != q.alg || (p.mac == nil) != (q.mac == nil) {
 		return false
 	}
-	return p.ed.Equal(q.ed) && (p.mac == nil || subtle.ConstantTimeCompare(p.mac.b, q.mac.b) == 1)
+	return p.ed.Equal(q.ed) && (p.mac == nil || subtle.ConstantTimeCompare(p.mac(), q.mac()) == 1)
 }
 
 func (k *PrivateKey) sign(input []byte) []byte {
 	if k.ed != nil {
-		return ed25519.Sign(k.ed.b, input)
+		return ed25519.Sign(k.ed(), input)
 	}
 	return k.public.sum(input)
 }
 
 func (p PublicKey) sum(input []byte) []byte {
-	h := hmac.New(sha256.New, p.mac.b)
+	h := hmac.New(sha256.New, p.mac())
 	h.Write(input)
 	return h.Sum(nil)
 }

@@ -23,7 +23,7 @@ func (k *PrivateKey) MarshalPEM() []byte {
 	if k.ed == nil {
 		return k.public.MarshalPEM()
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(ed25519.PrivateKey(k.ed.b))
+	der, err := x509.MarshalPKCS8PrivateKey(ed25519.PrivateKey(k.ed()))
 	if err != nil {
 		panic(err) // Ed25519 always can
 	}
@@ -34,7 +34,7 @@ func (k *PrivateKey) MarshalPEM() []byte {
 // of an HMAC key is its secret.
 func (p PublicKey) MarshalPEM() []byte {
 	if p.mac != nil {
-		return pem.EncodeToMemory(&pem.Block{Type: pemHMAC, Bytes: p.mac.b})
+		return pem.EncodeToMemory(&pem.Block{Type: pemHMAC, Bytes: p.mac()})
 	}
 	der, err := x509.MarshalPKIXPublicKey(p.ed)
 	if err != nil {
