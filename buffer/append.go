@@ -1,0 +1,390 @@
+package buffer
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"math"
+	"time"
+)
+
+// journalWant is how much the journal may have to hold before it asks for a commit.
+const journalWant = 2 << 20
+
+// Take journals raw readings before they are batched; it copies raw. due asks for
+// everything to be sealed now, because CommitCount readings wait.
+func (b *Buffer) Take(device string, readings int, data []byte) (due bool, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return false, ErrClosed
+	}
+	if device == "" || len(device) > maxDevice || readings < 0 {
+		return false, fmt.Errorf("take: device %.20q, %d readings: out of range", device, readings)
+	}
+	b.rawNo++
+	r := raw{no: b.rawNo, n: readings, taken: b.env.Now(), data: append([]byte(nil), data...)}
+	payload := appendRaw(nil, device, r)
+	b.rollFor(len(payload))
+	if b.journal.add(recRaw, payload, false) == nil {
+		r.live = recordHeader + len(payload)
+		b.journal.live += int64(r.live)
+	} else {
+		due = true // only memory holds it: seal it, so that the card can
+	}
+	d := b.device(device)
+	d.raws = append(d.raws, r)
+	b.rawCount++
+	b.waiting += readings
+	if b.cfg.CommitCount > 0 && b.waiting >= b.cfg.CommitCount {
+		b.dueRaw = b.rawNo
+		due = true
+	}
+	return due, nil
+}
+
+func appendRaw(dst []byte, device string, r raw) []byte {
+	dst = binary.AppendUvarint(dst, uint64(max(0, r.taken)))
+	dst = binary.AppendUvarint(dst, uint64(r.n))
+	dst = binary.AppendUvarint(dst, uint64(len(device)))
+	return append(append(dst, device...), r.data...)
+}
+
+func parseRaw(b []byte) (device string, r raw, ok bool) {
+	d := decoder{b: b}
+	r.taken = time.Duration(d.uvarint())
+	r.n = d.bounded(math.MaxInt32)
+	device = string(d.bytes(d.bounded(maxDevice)))
+	r.data = append([]byte(nil), d.b...)
+	return device, r, !d.bad && device != ""
+}
+
+// Unsealed returns the raw readings that a dead process left, in order. They stay
+// taken: the messages that replace them count them in Meta.Raws.
+func (b *Buffer) Unsealed() []Raw {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return append([]Raw(nil), b.unsealed...)
+}
+
+// Next gives the number of the device's next message. It is final with Append; until
+// then it is given again.
+func (b *Buffer) Next(device string, readings int) (Number, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return Number{}, ErrClosed
+	}
+	if device == "" || len(device) > maxDevice || readings < 0 {
+		return Number{}, fmt.Errorf("next: device %.20q, %d readings: out of range", device, readings)
+	}
+	d := b.device(device)
+	return Number{Epoch: b.epoch, Seq: d.Seq + 1, Total: d.Total + uint64(readings), Floor: b.floor(device, d)}, nil
+}
+
+// floor is the lowest number of the device that is held, or given up with no delivered
+// receipt; it may be too low, never too high. mu is held.
+func (b *Buffer) floor(device string, d *device) uint64 {
+	low := d.Seq + 1
+	for _, e := range b.drops.Drops {
+		if e.Device == device && e.Epoch == b.epoch {
+			low = min(low, e.First)
+		}
+	}
+	for _, q := range b.quarantine {
+		if q.device == device && q.epoch == b.epoch {
+			low = min(low, q.seq)
+		}
+	}
+	for _, s := range b.segments {
+		if first, ok := s.lowest(device, b.epoch, b.acked); ok {
+			return min(low, first)
+		}
+	}
+	for len(d.queue) > 0 && b.inTail(d.queue[0].pos) != d.queue[0] {
+		d.queue = d.queue[1:]
+	}
+	if len(d.queue) > 0 {
+		low = min(low, d.queue[0].seq)
+	}
+	return low
+}
+
+// lowest is the lowest number of a device in the first block that is still needed.
+func (s *segment) lowest(device, epoch string, acked ranges) (uint64, bool) {
+	if find(s.Devices, device, epoch) == nil || acked.covers(s.First, s.Last+1) {
+		return 0, false
+	}
+	for _, r := range s.Blocks {
+		if sp := find(r.Devices, device, epoch); sp != nil && !acked.covers(r.First, r.Last+1) {
+			return sp.First, true
+		}
+	}
+	return 0, false
+}
+
+func find(spans []deviceSpan, device, epoch string) *deviceSpan {
+	for i := range spans {
+		if spans[i].Device == device && spans[i].Epoch == epoch {
+			return &spans[i]
+		}
+	}
+	return nil
+}
+
+// Append keeps a sealed message; it copies blob. When it returns nil the message
+// survives kill -9. ErrDropped: the buffer is full, the number is used and a Drop
+// recorded. When ctx ends while the card is awaited the message is kept all the same.
+func (b *Buffer) Append(ctx context.Context, num Number, meta Meta, blob []byte) (pos uint64, err error) {
+	b.mu.Lock()
+	m, err := b.accept(num, meta, blob)
+	if err != nil {
+		b.mu.Unlock()
+		return 0, err
+	}
+	if !meta.Control && b.refuses() {
+		b.refuse(m)
+		b.mu.Unlock()
+		return 0, ErrDropped
+	}
+	journaled := b.journalMessage(m)
+	b.take(m)
+	wait := b.cfg.CommitInterval == 0 || !journaled
+	gen := b.gen
+	if wait || b.commitDue(m) {
+		b.want = true
+		b.wake()
+	}
+	if !wait {
+		b.show()
+	}
+	b.mu.Unlock()
+	if !wait {
+		b.notify()
+		return m.pos, nil
+	}
+	select {
+	case <-gen.done:
+	case <-ctx.Done():
+		return m.pos, ctx.Err()
+	}
+	if gen.err != nil && !journaled {
+		return 0, b.giveUp(m, gen.err)
+	}
+	return m.pos, nil
+}
+
+// accept checks that the message is the next one of its device. mu is held.
+func (b *Buffer) accept(num Number, meta Meta, blob []byte) (*message, error) {
+	if b.closed {
+		return nil, ErrClosed
+	}
+	if meta.Device == "" || len(meta.Device) > maxDevice || meta.Readings < 0 || meta.Raws < 0 ||
+		len(meta.Receipts) > maxReceipts || len(blob) > journalLimit/4 {
+		return nil, fmt.Errorf("append: device %.20q, %d readings, %d raws, %d bytes: out of range",
+			meta.Device, meta.Readings, meta.Raws, len(blob))
+	}
+	d := b.device(meta.Device)
+	if num.Epoch != b.epoch || num.Seq != d.Seq+1 || num.Total != d.Total+uint64(meta.Readings) {
+		return nil, fmt.Errorf("append %s: %s/%d with %d readings in all: %w", meta.Device, num.Epoch, num.Seq, num.Total, ErrNumber)
+	}
+	if meta.Raws > len(d.raws) {
+		return nil, fmt.Errorf("append %s: replaces %d taken readings, there are %d", meta.Device, meta.Raws, len(d.raws))
+	}
+	now := b.env.Now()
+	taken := now
+	if meta.Raws > 0 {
+		taken = min(now, d.raws[0].taken)
+	}
+	return &message{
+		pos: b.next, epoch: b.epoch, device: meta.Device, seq: num.Seq, total: num.Total, n: meta.Readings,
+		raws: meta.Raws, control: meta.Control, opens: meta.Opens, closes: meta.Closes,
+		receipts: append([]uint64(nil), meta.Receipts...), blob: append([]byte(nil), blob...),
+		taken: b.poweredOn(taken), due: int64(taken + b.cfg.CommitInterval),
+	}, nil
+}
+
+// journalMessage says whether the message is in the journal.
+func (b *Buffer) journalMessage(m *message) bool {
+	payload := appendBlock(nil, []*message{m}, m.taken)
+	b.rollFor(len(payload))
+	if err := b.journal.add(recMessage, payload, true); err != nil {
+		b.journalFailed(err)
+		return false
+	}
+	m.journal, m.live = true, recordHeader+len(payload)
+	b.journal.live += int64(m.live)
+	return true
+}
+
+// take makes the number final and holds the message. mu is held.
+func (b *Buffer) take(m *message) {
+	d := b.device(m.device)
+	d.Numbers = Numbers{m.seq, m.total}
+	b.dropRaws(d, m.raws)
+	b.waiting += m.n
+	b.hold(m)
+	b.stats.Appended++
+	b.opened = b.opened || m.opens
+}
+
+// dropRaws forgets the oldest raws of a device: a message replaces them.
+func (b *Buffer) dropRaws(d *device, n int) {
+	for _, r := range d.raws[:n] {
+		b.waiting -= r.n
+		b.journal.live -= int64(r.live)
+	}
+	b.rawCount -= n
+	d.raws = append(d.raws[:0], d.raws[n:]...)
+}
+
+// commitDue says whether this message brings the wait to its end. mu is held.
+func (b *Buffer) commitDue(m *message) bool {
+	if b.journal.live > journalWant || b.env.Now() >= time.Duration(m.due) {
+		return true
+	}
+	if b.cfg.CommitCount == 0 || b.waiting < b.cfg.CommitCount {
+		return false
+	}
+	for _, d := range b.devices { // what Take asked for is still being sealed: one commit for all of it
+		if len(d.raws) > 0 && d.raws[0].no <= b.dueRaw {
+			return false
+		}
+	}
+	return true
+}
+
+// show lets Read see what it may. mu is held.
+func (b *Buffer) show() {
+	b.visible = b.next
+	if b.cfg.CommitInterval > 0 && !b.journalDead {
+		return
+	}
+	for _, m := range b.unsynced() {
+		if !m.journal || b.cfg.CommitInterval == 0 && b.lastCardErr == nil {
+			b.visible = m.pos
+			return
+		}
+	}
+}
+
+// refuses says whether the policy is to refuse what comes new, and it must. mu is held.
+func (b *Buffer) refuses() bool {
+	return (b.cfg.WhenFull == WhenFullDropNewest || b.cfg.WhenFull == WhenFullBlock) && b.fullNow()
+}
+
+// fullNow leaves room for what the tail will need in segments, and for control messages.
+func (b *Buffer) fullNow() bool {
+	return b.bytesDisk+b.tailBytes+segmentSlack(b.cfg.MaxBytes) > b.cfg.MaxBytes
+}
+
+// refuse uses up the number of a message and records that it was dropped.
+func (b *Buffer) refuse(m *message) {
+	d := b.device(m.device)
+	d.Numbers = Numbers{m.seq, m.total}
+	b.dropRaws(d, m.raws)
+	b.addDrop(Drop{Device: m.device, Epoch: m.epoch, First: m.seq, Last: m.seq, Readings: uint64(m.n), Reason: ReasonMaxBytes})
+	b.journalDrops(m.device, d.Numbers)
+}
+
+func (b *Buffer) journalDrops(device string, n Numbers) {
+	payload, err := json.Marshal(refusal{device, n, b.drops})
+	if err == nil { // a number that is refused is not published: nothing is lost if this fails
+		b.rollFor(len(payload))
+		_ = b.journal.add(recDrops, payload, true)
+	}
+	b.wake()
+}
+
+// giveUp ends an Append that neither the journal nor the card took. Its bytes may be
+// on the card all the same, so the number stays used.
+func (b *Buffer) giveUp(m *message, cause error) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.inTail(m.pos) != m || m.synced {
+		return nil // a later commit took it
+	}
+	b.acked.add(m.pos, m.pos+1)
+	b.held--
+	b.leaveTail(m)
+	b.noteControl(m.receipts, m.closes, -1)
+	b.addDrop(Drop{Device: m.device, Epoch: m.epoch, First: m.seq, Last: m.seq, Readings: uint64(m.n), Reason: ReasonDiskFull})
+	return fmt.Errorf("%w: %w: %w", ErrDropped, ErrCard, cause)
+}
+
+// Full says that nothing more should be taken (WhenFullBlock).
+func (b *Buffer) Full() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.refuses()
+}
+
+// rollFor puts a new journal in place of one that is mostly obsolete. mu is held.
+func (b *Buffer) rollFor(more int) {
+	if !b.journal.stale(more) {
+		return
+	}
+	if err := b.roll(); err != nil {
+		b.env.Log.Debug("journal not renewed", "error", err)
+	}
+}
+
+// roll writes a new journal with what is still needed.
+func (b *Buffer) roll() error {
+	st := journalState{Boot: b.env.BootID, Epoch: b.epoch, Opened: b.opened, Numbers: b.numbers(),
+		Next: b.next, Acked: b.acked.pairs(math.MaxInt), Drops: b.drops}
+	var written []func()
+	keep := func(live *int, size int) {
+		written = append(written, func() {
+			b.journal.live += int64(size - *live)
+			*live = size
+		})
+	}
+	err := b.journal.begin(st, func(add func(byte, []byte)) {
+		for name, d := range b.devices {
+			for i := range d.raws {
+				payload := appendRaw(nil, name, d.raws[i])
+				add(recRaw, payload)
+				keep(&d.raws[i].live, recordHeader+len(payload))
+			}
+		}
+		for _, m := range b.unsynced() {
+			m.raws = 0 // what it replaced is not in the new file
+			payload := appendBlock(nil, []*message{m}, m.taken)
+			add(recMessage, payload)
+			keep(&m.live, recordHeader+len(payload))
+			written = append(written, func() { m.journal = true })
+		}
+	})
+	if err != nil {
+		return err
+	}
+	for _, f := range written {
+		f()
+	}
+	b.journalDead = false // the head still may say so: at worst a new epoch
+	return nil
+}
+
+// unsynced are the messages of the tail that only the journal holds. mu is held.
+func (b *Buffer) unsynced() []*message {
+	var out []*message
+	for _, m := range b.tail[min(uint64(len(b.tail)), max(b.unsafe, b.base)-b.base):] {
+		if m != nil && !m.synced {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// journalFailed remembers that the journal lacks a number: until a new one stands,
+// the head has to say that it proves nothing. mu is held.
+func (b *Buffer) journalFailed(err error) {
+	if !b.journalDead {
+		b.journalDead = true
+		b.env.Log.Warn("journal cannot take more, writing straight to the card", "error", err)
+	}
+	b.want = true
+	b.wake()
+}

@@ -1,0 +1,65 @@
+package buffer
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+)
+
+// setAside moves something damaged to aside/, its bytes and the reason kept.
+func (b *Buffer) setAside(path, reason string) (string, error) {
+	dir := filepath.Join(b.disk.root, "aside")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	base := strings.TrimPrefix(filepath.Base(path), "dead-")
+	to := filepath.Join(dir, base)
+	for i := 1; ; i++ {
+		if _, err := os.Lstat(to); os.IsNotExist(err) {
+			break
+		}
+		to = filepath.Join(dir, fmt.Sprintf("%s.%d", base, i))
+	}
+	if err := os.Rename(path, to); err != nil {
+		return "", fmt.Errorf("set aside %s: %w", path, err)
+	}
+	_ = os.WriteFile(to+".reason", []byte(reason+"\n"), 0o600)
+	b.mu.Lock()
+	b.stats.SegmentsAside++
+	b.mu.Unlock()
+	b.env.Log.Error("damaged, set aside; its bytes are kept for buffer repair", "path", to, "reason", reason)
+	return to, nil
+}
+
+// dropAside removes the oldest set-aside store to keep max_bytes: what is in line
+// comes before what is damaged. It says whether there was one.
+func (b *Buffer) dropAside() bool {
+	all := asideStores(b.disk.root)
+	if len(all) == 0 || usage(filepath.Join(b.disk.root, "aside")) < b.quota()/10 {
+		return false
+	}
+	b.env.Log.Warn("set-aside store removed to keep max_bytes", "path", all[0])
+	os.Remove(all[0] + ".reason")
+	return os.RemoveAll(all[0]) == nil
+}
+
+func (b *Buffer) quota() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.cfg.MaxBytes
+}
+
+// asideStores lists what was set aside; segments sort by age.
+func asideStores(root string) []string {
+	entries, _ := os.ReadDir(filepath.Join(root, "aside"))
+	var out []string
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), ".reason") {
+			out = append(out, filepath.Join(root, "aside", e.Name()))
+		}
+	}
+	sort.Strings(out)
+	return out
+}

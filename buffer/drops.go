@@ -1,0 +1,101 @@
+package buffer
+
+import "encoding/json"
+
+// dropState is what is known of ranges given up. It is small, written whole, and
+// the higher version counts: on the card before anything is dropped there, in the
+// journal before a number is refused.
+type dropState struct {
+	Version uint64      `json:"version"`
+	NextID  uint64      `json:"next_id"`
+	Drops   []Drop      `json:"drops"`
+	Gone    [][2]uint64 `json:"gone,omitempty"` // positions that a drop under way takes
+}
+
+// maxDrops bounds the list: beyond it ranges of one device, epoch and reason are
+// joined over what lies between them. Received beats dropped, so nothing false is said.
+const maxDrops = 64
+
+// addDrop records that the numbers first to last of a device were given up.
+func (b *Buffer) addDrop(d Drop) {
+	s := &b.drops
+	s.Version++
+	b.stats.Dropped += d.Last - d.First + 1
+	if b.joinDrop(d, len(s.Drops) >= maxDrops) {
+		return
+	}
+	if s.NextID == 0 {
+		s.NextID = 1
+	}
+	d.ID = s.NextID
+	s.NextID++
+	s.Drops = append(s.Drops, d)
+}
+
+func (b *Buffer) joinDrop(d Drop, far bool) bool {
+	for i := range b.drops.Drops {
+		e := &b.drops.Drops[i]
+		if e.Device != d.Device || e.Epoch != d.Epoch || e.Reason != d.Reason || b.reported[e.ID] > 0 {
+			continue
+		}
+		if !far && (d.First > e.Last+1 || e.First > d.Last+1) {
+			continue
+		}
+		e.First, e.Last = min(e.First, d.First), max(e.Last, d.Last)
+		e.Readings += d.Readings
+		return true
+	}
+	return false
+}
+
+// forgetDrops removes the ranges whose receipt was delivered.
+func (b *Buffer) forgetDrops(ids []uint64) {
+	if len(ids) == 0 {
+		return
+	}
+	gone := make(map[uint64]bool, len(ids))
+	for _, id := range ids {
+		gone[id] = true
+		delete(b.reported, id)
+	}
+	kept := b.drops.Drops[:0]
+	for _, d := range b.drops.Drops {
+		if !gone[d.ID] {
+			kept = append(kept, d)
+		}
+	}
+	b.drops.Drops = kept
+	b.drops.Version++
+}
+
+// Drops returns the ranges given up that no held message reports.
+func (b *Buffer) Drops() []Drop {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var out []Drop
+	for _, d := range b.drops.Drops {
+		if b.reported[d.ID] == 0 {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// saveDrops syncs the ranges to the card. The caller holds card, not mu.
+func (b *Buffer) saveDrops() error {
+	b.mu.Lock()
+	body, err := json.Marshal(b.drops)
+	version := b.drops.Version
+	b.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if version == b.dropsSaved {
+		return nil
+	}
+	if err := b.dropFile.write(body); err != nil {
+		return err
+	}
+	b.dropsSaved = version
+	return nil
+}

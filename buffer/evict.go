@@ -1,0 +1,390 @@
+package buffer
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+var (
+	errFull     = errors.New("max_bytes reached")
+	errDiskFull = errors.New("the file system is full")
+	errNothing  = errors.New("nothing left that may be dropped")
+)
+
+// freeMargin is left on the file system for what Badger writes besides the blocks: its
+// files are mapped, and a fault on a full disk would end the process.
+const freeMargin = 1 << 20
+
+// ours are the names under the data directory that MaxBytes bounds.
+var ours = []string{"ring", "head", "drops", "segments", "aside", "ballast", "quarantine", "kept", "journal", "lock"}
+
+// measure takes what lies on the card.
+func (b *Buffer) measure() {
+	paths := make([]string, len(ours))
+	for i, n := range ours {
+		paths[i] = filepath.Join(b.disk.root, n)
+	}
+	n := usage(paths...)
+	b.mu.Lock()
+	b.bytesDisk = n
+	b.mu.Unlock()
+}
+
+// makeRoom evicts the oldest until n more bytes keep the bound, and checks that the
+// file system has them. card is held.
+func (b *Buffer) makeRoom(n int64) error {
+	for {
+		b.measure()
+		b.mu.Lock()
+		over := b.bytesDisk+n+segmentSlack(b.cfg.MaxBytes)/2 > b.cfg.MaxBytes
+		oldest := b.cfg.WhenFull == "" || b.cfg.WhenFull == WhenFullDropOldest
+		b.mu.Unlock()
+		if !over {
+			break
+		}
+		if b.dropAside() {
+			continue
+		}
+		if !oldest {
+			return errFull
+		}
+		if err := b.evictSegment(ReasonMaxBytes); err != nil {
+			return err
+		}
+	}
+	return b.roomOnDisk(n)
+}
+
+// roomOnDisk checks the file system, and gives up the ballast for it.
+func (b *Buffer) roomOnDisk(n int64) error {
+	if free(b.disk.root) >= n+freeMargin {
+		return nil
+	}
+	_ = os.Remove(filepath.Join(b.disk.root, "ballast"))
+	if left := free(b.disk.root); left < n+freeMargin {
+		return fmt.Errorf("%d bytes free, %d needed: %w", left, n+freeMargin, errDiskFull)
+	}
+	return nil
+}
+
+// ballast keeps a little of a file system for us, so that closing a store and removing
+// another still work when somebody else fills it.
+func (b *Buffer) ballast() {
+	path := filepath.Join(b.disk.root, "ballast")
+	size := min(2<<20, b.cfg.MaxBytes/64) / page * page
+	if _, err := os.Stat(path); err == nil || size == 0 || free(b.disk.root) < 16*freeMargin {
+		return
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	if unix.Fallocate(int(f.Fd()), 0, 0, size) != nil {
+		os.Remove(path)
+	}
+}
+
+// shed makes room in the ring when segments take nothing, because of cause.
+func (b *Buffer) shed(cause error) error {
+	reason := ReasonMaxBytes
+	if errors.Is(cause, unix.ENOSPC) || errors.Is(cause, errDiskFull) {
+		reason = ReasonDiskFull
+		if b.evictSegment(reason) == nil {
+			return nil
+		}
+	}
+	limit := int64(b.ring.pages) * page / 4
+	var got int64
+	return b.evictTail(reason, func(m *message) bool {
+		got += int64(messageSize(m))
+		return got <= limit || got == int64(messageSize(m))
+	})
+}
+
+// evictSegment drops the oldest segment.
+func (b *Buffer) evictSegment(reason string) error {
+	b.mu.Lock()
+	if len(b.segments) == 0 {
+		b.mu.Unlock()
+		return errNothing
+	}
+	s := b.segments[0]
+	b.mu.Unlock()
+	return b.dropSegment(s, reason)
+}
+
+// dropSegment gives up what is left of a segment: what must not be dropped is kept
+// elsewhere, the ranges are synced, then it goes; a reopen completes it.
+func (b *Buffer) dropSegment(s *segment, reason string) error {
+	drops, controls := b.remains(s)
+	for _, m := range controls {
+		if err := b.rehome(m); err != nil {
+			return err
+		}
+	}
+	b.mu.Lock()
+	for _, d := range drops {
+		d.Reason = reason
+		b.addDrop(d)
+	}
+	b.drops.Gone = [][2]uint64{{s.First, s.Last + 1}}
+	b.drops.Version++
+	b.mu.Unlock()
+	if err := b.saveDrops(); err != nil {
+		return fmt.Errorf("drop: %w", err)
+	}
+	b.mu.Lock()
+	for _, c := range s.Controls {
+		if !b.acked.has(c.Pos) {
+			b.noteControl(c.Receipts, c.Closes, -1)
+		}
+	}
+	b.held -= b.acked.add(s.First, s.Last+1)
+	b.mu.Unlock()
+	b.env.Log.Warn("dropped the oldest messages", "reason", reason, "segment", filepath.Base(s.dir))
+	b.removeSegment(s)
+	b.measure()
+	b.notify()
+	return nil
+}
+
+// remains is what a segment still holds: ranges to give up, and what must be kept.
+func (b *Buffer) remains(s *segment) (drops []Drop, controls []*message) {
+	for _, ref := range s.Blocks {
+		b.mu.Lock()
+		todo := b.acked.missing(ref.First, ref.Last+1)
+		whole := todo.covers(ref.First, ref.Last+1)
+		b.mu.Unlock()
+		if len(todo) == 0 {
+			continue
+		}
+		if whole && !s.hasControl(ref) {
+			for _, sp := range ref.Devices {
+				drops = joinSpan(drops, sp)
+			}
+			continue
+		}
+		block, err := b.load(s, ref)
+		if err != nil {
+			for _, sp := range ref.Devices {
+				drops = joinSpan(drops, sp)
+			}
+			continue
+		}
+		_, _ = decodeBlock(block.bytes, true, func(m *message) bool {
+			switch {
+			case !todo.has(m.pos):
+			case m.control:
+				m.blob = append([]byte(nil), m.blob...)
+				controls = append(controls, m)
+			default:
+				drops = joinSpan(drops, deviceSpan{m.device, m.epoch, m.seq, m.seq, uint64(m.n)})
+			}
+			return true
+		})
+	}
+	return drops, controls
+}
+
+func (s *segment) hasControl(ref blockRef) bool {
+	for _, c := range s.Controls {
+		if c.Pos >= ref.First && c.Pos <= ref.Last {
+			return true
+		}
+	}
+	return false
+}
+
+func joinSpan(drops []Drop, sp deviceSpan) []Drop {
+	for i := range drops {
+		d := &drops[i]
+		if d.Device == sp.Device && d.Epoch == sp.Epoch {
+			d.First, d.Last = min(d.First, sp.First), max(d.Last, sp.Last)
+			d.Readings += sp.Readings
+			return drops
+		}
+	}
+	return append(drops, Drop{Device: sp.Device, Epoch: sp.Epoch, First: sp.First, Last: sp.Last, Readings: sp.Readings})
+}
+
+// rehome gives a control message a place of its own and a new position.
+func (b *Buffer) rehome(m *message) error {
+	b.mu.Lock()
+	m.pos = b.next
+	m.live, m.rec, m.due = 0, nil, 0
+	b.mu.Unlock()
+	if err := b.keepFile(m); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	m.synced = true
+	b.hold(m)
+	return nil
+}
+
+// keepFile writes a message into a file of its own.
+func (b *Buffer) keepFile(m *message) error {
+	dir := filepath.Join(b.disk.root, "kept")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("keep control message: %w", err)
+	}
+	path := filepath.Join(dir, fmt.Sprintf("%020d", m.pos))
+	f, err := b.disk.create(path, appendBlock(nil, []*message{m}, m.taken))
+	if err != nil {
+		return fmt.Errorf("keep control message: %w", err)
+	}
+	f.Close()
+	m.kept = path
+	return b.disk.syncDir(dir)
+}
+
+// evictTail drops the oldest messages of the tail as long as while says so.
+func (b *Buffer) evictTail(reason string, while func(*message) bool) error {
+	b.mu.Lock()
+	var gone, kept []*message
+	for _, m := range b.tail {
+		if m == nil {
+			continue
+		}
+		if !while(m) {
+			break
+		}
+		if m.control {
+			kept = append(kept, m)
+		} else {
+			gone = append(gone, m)
+		}
+	}
+	b.mu.Unlock()
+	if len(gone) == 0 {
+		return errNothing
+	}
+	for _, m := range kept { // it must not hold its place in the ring
+		if m.kept == "" {
+			if err := b.keepFile(m); err != nil {
+				return err
+			}
+		}
+	}
+	b.mu.Lock()
+	for _, m := range gone {
+		b.addDrop(Drop{Device: m.device, Epoch: m.epoch, First: m.seq, Last: m.seq, Readings: uint64(m.n), Reason: reason})
+	}
+	b.mu.Unlock()
+	if err := b.saveDrops(); err != nil {
+		return fmt.Errorf("drop: %w", err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, m := range kept {
+		if m.rec != nil {
+			b.ring.done(m.rec)
+			m.rec = nil
+		}
+	}
+	for _, m := range gone {
+		b.held -= b.acked.add(m.pos, m.pos+1)
+		b.leaveTail(m)
+	}
+	b.env.Log.Warn("dropped the oldest messages", "reason", reason, "messages", len(gone))
+	return nil
+}
+
+// expire drops what is older than MaxAge, in powered-on time.
+func (b *Buffer) expire() {
+	for {
+		b.mu.Lock()
+		age := uint64(b.cfg.MaxAge / time.Second)
+		now := b.poweredOn(b.env.Now())
+		if b.cfg.MaxAge <= 0 || now < age {
+			b.mu.Unlock()
+			return
+		}
+		limit := now - age
+		var old *segment
+		if len(b.segments) > 0 && b.segments[0].Taken < limit {
+			old = b.segments[0]
+		}
+		b.mu.Unlock()
+		var err error
+		if old != nil {
+			err = b.dropSegment(old, ReasonMaxAge)
+		} else {
+			err = b.evictTail(ReasonMaxAge, func(m *message) bool { return m.taken < limit })
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// removeDone removes segments of which nothing is needed. card is held.
+func (b *Buffer) removeDone() {
+	for {
+		b.mu.Lock()
+		var done *segment
+		for _, s := range b.segments {
+			if b.acked.covers(s.First, s.Last+1) {
+				done = s
+				break
+			}
+		}
+		b.mu.Unlock()
+		if done == nil {
+			return
+		}
+		b.removeSegment(done)
+		b.measure()
+	}
+}
+
+// removeSegment takes a segment out of the account and its directory away, or aside
+// if something in it was damaged.
+func (b *Buffer) removeSegment(s *segment) {
+	b.stores.Lock()
+	if b.writing == s {
+		_ = b.writer.close()
+		b.writer, b.writing = nil, nil
+	}
+	if b.reading == s {
+		_ = b.reader.close()
+		b.reader, b.reading = nil, nil
+	}
+	b.cache.forget(s)
+	b.stores.Unlock()
+	b.mu.Lock()
+	for i := range b.segments {
+		if b.segments[i] == s {
+			b.segments = append(b.segments[:i:i], b.segments[i+1:]...)
+			break
+		}
+	}
+	b.headDirty = true
+	damaged := s.damaged
+	b.mu.Unlock()
+	if damaged != "" {
+		if _, err := b.setAside(s.dir, damaged); err == nil {
+			return
+		}
+	}
+	if err := removeTree(s.dir); err != nil {
+		b.env.Log.Error("segment not removed", "error", err)
+	}
+}
+
+// removeTree removes a directory as one step: under its dead name the next Open
+// finishes what was begun.
+func removeTree(dir string) error {
+	dead := filepath.Join(filepath.Dir(dir), "dead-"+filepath.Base(dir))
+	if err := os.Rename(dir, dead); err != nil {
+		return err
+	}
+	return os.RemoveAll(dead)
+}

@@ -1,0 +1,393 @@
+package buffer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+)
+
+const (
+	// blockTarget is how much goes into one value: large enough that what Badger adds
+	// does not count, small enough to be read into memory at once.
+	blockTarget = 256 << 10
+	// directCommit is the size from which a commit does not pass through the ring.
+	directCommit = 512 << 10
+	// maxTail bounds the positions between the oldest message of the tail and the next.
+	maxTail = 1 << 16
+	// headEvery is how often the head is written at least while anything changes.
+	headEvery = 10 * time.Minute
+	// housekeeping is how often age is looked at.
+	housekeeping = time.Minute
+)
+
+// segmentLimit is how large a segment grows: small, so that space comes back early
+// and damage costs little; not so small that Badger's own files count.
+func segmentLimit(maxBytes int64) int64 { return min(8<<20, max(128<<10, maxBytes/16)) }
+
+// ringBytes is the size of the ring.
+func ringBytes(maxBytes int64) int64 { return min(4<<20, max(64<<10, maxBytes/16)) / page * page }
+
+// segmentSlack is what a segment needs besides its blocks.
+func segmentSlack(maxBytes int64) int64 { return min(512<<10, max(96<<10, maxBytes/32)) }
+
+// keep is the one goroutine that commits, moves, evicts and removes.
+func (b *Buffer) keep() {
+	defer close(b.stopped)
+	debug.SetPanicOnFault(true)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-b.stop:
+			return
+		case <-b.kick:
+		case <-timer.C:
+		}
+		b.turn()
+		timer.Reset(b.untilDue())
+	}
+}
+
+// untilDue is how long nothing has to be done.
+func (b *Buffer) untilDue() time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	wait := housekeeping
+	now := b.env.Now()
+	for _, m := range b.unsynced() {
+		wait = min(wait, time.Duration(m.due)-now)
+	}
+	if b.lastCardErr != nil {
+		wait = max(wait, time.Second) // the card fails: do not spin
+	}
+	return max(wait, time.Millisecond)
+}
+
+// turn does what is to be done now.
+func (b *Buffer) turn() {
+	b.card.Lock()
+	defer b.card.Unlock()
+	b.mu.Lock()
+	due := b.want
+	now := b.env.Now()
+	for _, m := range b.unsynced() {
+		due = due || time.Duration(m.due) <= now
+	}
+	b.want = false
+	b.mu.Unlock()
+	if due {
+		b.noteCard(b.commit())
+	}
+	b.tidy()
+}
+
+// noteCard keeps the last answer of the card for status.
+func (b *Buffer) noteCard(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err != nil {
+		b.stats.CommitErrors++
+		if b.lastCardErr == nil || b.lastCardErr.Error() != err.Error() {
+			b.env.Log.Error("the card does not take what is due; it stays in the journal", "error", err)
+		}
+	} else if b.lastCardErr != nil {
+		b.env.Log.Info("the card takes data again")
+	}
+	b.lastCardErr = err
+	b.show()
+	b.notify()
+}
+
+// commit brings everything that only the journal holds to the card. card is held.
+func (b *Buffer) commit() error {
+	b.mu.Lock()
+	msgs := b.unsynced()
+	gen := b.gen
+	b.gen = newGeneration()
+	dead := b.journalDead
+	upTo := b.next
+	b.mu.Unlock()
+	err := b.commitThese(msgs, dead)
+	if saved := b.saveDrops(); err == nil {
+		err = saved
+	}
+	b.mu.Lock()
+	if err == nil {
+		b.unsafe = upTo
+		b.stats.Commits++
+		if b.journalDead && b.roll() == nil {
+			b.env.Log.Info("journal in use again")
+		}
+	}
+	b.lastCardErr = err
+	b.show()
+	b.mu.Unlock()
+	gen.err = err
+	close(gen.done)
+	b.notify()
+	return err
+}
+
+func (b *Buffer) commitThese(msgs []*message, journalDead bool) error {
+	if journalDead { // before anything that the journal lacks can be sent
+		if err := b.saveHead(false); err != nil {
+			return err
+		}
+	}
+	for len(msgs) > 0 {
+		size := blockSize(msgs)
+		if size >= directCommit || !b.ring.fits(size) {
+			err := b.migrate()
+			if err == nil {
+				return nil
+			}
+			if !b.ring.fits(blockSize(msgs[:chunk(msgs, blockTarget)])) {
+				if err := b.shed(err); err != nil {
+					return err
+				}
+				b.mu.Lock()
+				msgs = b.unsynced()
+				b.mu.Unlock()
+				continue
+			}
+		}
+		n := chunk(msgs, blockTarget)
+		rec, err := b.ring.write(msgs[:n], b.poweredNow())
+		if err != nil {
+			return err
+		}
+		b.mu.Lock()
+		b.stats.CommitBytes += uint64(rec.pages * page)
+		for _, m := range msgs[:n] {
+			b.synced(m, rec)
+		}
+		b.mu.Unlock()
+		msgs = msgs[n:]
+	}
+	return nil
+}
+
+func (b *Buffer) poweredNow() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.poweredOn(b.env.Now())
+}
+
+// chunk is how many messages fill a block, at least one.
+func chunk(msgs []*message, limit int) int {
+	size := 0
+	for i, m := range msgs {
+		size += messageSize(m)
+		if size > limit && i > 0 {
+			return i
+		}
+	}
+	return len(msgs)
+}
+
+// synced notes that a message is on the card. mu is held.
+func (b *Buffer) synced(m *message, rec *ringRecord) {
+	if b.inTail(m.pos) != m { // acknowledged meanwhile
+		b.ring.done(rec)
+		return
+	}
+	m.rec = rec
+	if !m.synced {
+		m.synced = true
+		b.waiting -= m.n
+	}
+	b.journal.live -= int64(m.live)
+	m.live = 0
+}
+
+// migrate moves the whole tail, from the ring or not yet on the card, into segments.
+func (b *Buffer) migrate() error {
+	b.mu.Lock()
+	var msgs []*message
+	for _, m := range b.tail {
+		if m != nil {
+			msgs = append(msgs, m)
+		}
+	}
+	disabled := b.disabled
+	b.mu.Unlock()
+	if disabled != "" {
+		return errors.New(disabled)
+	}
+	for len(msgs) > 0 {
+		if err := b.openWriter(msgs[0].pos); err != nil {
+			return err
+		}
+		n, err := b.writeBlocks(msgs)
+		if err != nil {
+			return err
+		}
+		msgs = msgs[n:]
+	}
+	return nil
+}
+
+// writeBlocks writes as many of the messages as the open segment still takes, in one
+// synced transaction.
+func (b *Buffer) writeBlocks(msgs []*message) (int, error) {
+	b.mu.Lock()
+	limit := segmentLimit(b.cfg.MaxBytes)
+	b.mu.Unlock()
+	room := max(limit-b.writing.Bytes, 1)
+	type part struct {
+		msgs []*message
+		size int
+	}
+	var parts []part
+	blocks := make(map[uint64][]byte)
+	total, n := 0, 0
+	for n < len(msgs) && int64(total) < room {
+		k := chunk(msgs[n:], min(blockTarget, int(limit)))
+		block := appendBlock(nil, msgs[n:n+k], b.poweredNow())
+		blocks[msgs[n].pos] = block
+		parts = append(parts, part{msgs[n : n+k], len(block)})
+		total += len(block)
+		n += k
+	}
+	if err := b.makeRoom(int64(total)); err != nil {
+		return 0, err
+	}
+	if err := b.writer.write(blocks); err != nil {
+		b.writerFailed(err)
+		return 0, err
+	}
+	b.disk.bytes += uint64(total)
+	b.mu.Lock()
+	if len(b.writing.Blocks) == 0 {
+		b.segments = append(b.segments, b.writing)
+	}
+	b.stats.CommitBytes += uint64(total)
+	for _, p := range parts {
+		b.writing.note(p.msgs, p.size)
+	}
+	for _, m := range msgs[:n] {
+		b.leaveTail(m)
+	}
+	b.mu.Unlock()
+	b.measure()
+	if b.writing.Bytes >= limit {
+		return n, b.finishWriter()
+	}
+	return n, nil
+}
+
+// openWriter makes a segment ready for blocks from first on.
+func (b *Buffer) openWriter(first uint64) error {
+	if b.writer != nil {
+		return nil
+	}
+	b.mu.Lock()
+	limit := segmentLimit(b.cfg.MaxBytes)
+	b.mu.Unlock()
+	if err := b.makeRoom(segmentSlack(limit)); err != nil {
+		return err
+	}
+	dir := segmentDir(b.disk.root, first)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("new segment: %w", err)
+	}
+	if err := b.disk.syncDir(filepath.Dir(dir)); err != nil {
+		return fmt.Errorf("new segment: %w", err)
+	}
+	st, err := openStore(dir, limit, false)
+	if err != nil {
+		_ = os.RemoveAll(dir)
+		if errors.Is(err, errNoMemory) {
+			b.disable(err)
+		}
+		return err
+	}
+	b.stores.Lock()
+	b.writer, b.writing = st, &segment{First: first, dir: dir}
+	b.stores.Unlock()
+	return nil
+}
+
+// disable says that segments cannot be used in this process: the ring and the journal
+// go on alone.
+func (b *Buffer) disable(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.disabled == "" {
+		b.env.Log.Error("segments cannot be used; what the ring cannot hold is dropped", "error", err)
+	}
+	b.disabled = err.Error()
+}
+
+// finishWriter closes the segment that is being written.
+func (b *Buffer) finishWriter() error {
+	if b.writer == nil {
+		return nil
+	}
+	b.stores.Lock()
+	st, seg := b.writer, b.writing
+	b.writer, b.writing = nil, nil
+	b.stores.Unlock()
+	err := st.close()
+	if len(seg.Blocks) == 0 {
+		return errors.Join(err, os.RemoveAll(seg.dir))
+	}
+	if err == nil {
+		err = seg.save(b.disk)
+	}
+	return err
+}
+
+// writerFailed leaves a store that did not take a write: what it has stays readable.
+func (b *Buffer) writerFailed(err error) {
+	b.env.Log.Error("segment does not take blocks", "segment", b.writing.dir, "error", err)
+	if cerr := b.finishWriter(); cerr != nil {
+		b.env.Log.Error("segment not closed", "error", cerr)
+	}
+}
+
+// tidy does what need not be done at once. card is held.
+func (b *Buffer) tidy() {
+	b.mu.Lock()
+	full := b.ring.used() > b.ring.pages*3/4 || len(b.tail) > maxTail
+	disabled := b.disabled
+	now := b.env.Now()
+	headDue := b.headDirty || now-b.headAt >= headEvery
+	b.mu.Unlock()
+	if full && disabled == "" {
+		if err := b.migrate(); err != nil {
+			b.env.Log.Warn("blocks not moved to a segment", "error", err)
+		}
+	}
+	b.removeDone()
+	b.expire()
+	b.retireQuarantine()
+	if headDue {
+		if err := b.saveHead(false); err != nil {
+			b.env.Log.Warn("head not written", "error", err)
+		}
+	}
+}
+
+// Sync commits everything to the card.
+func (b *Buffer) Sync(ctx context.Context) error {
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		return ErrClosed
+	}
+	b.want = true
+	gen := b.gen
+	b.mu.Unlock()
+	b.wake()
+	select {
+	case <-gen.done:
+		return gen.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,177 @@
+package buffer
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"sort"
+	"strconv"
+)
+
+// segment is what is known of a Badger store without opening it. It is kept in a
+// checksummed file beside it, written when the store is closed; a store without one
+// was being written when the process ended.
+type segment struct {
+	First    uint64       `json:"first"` // its name
+	Last     uint64       `json:"last"`
+	Messages uint64       `json:"messages"`
+	Readings uint64       `json:"readings"`
+	Bytes    int64        `json:"bytes"` // of the blocks
+	Taken    uint64       `json:"taken"` // powered-on seconds of its newest message
+	Oldest   uint64       `json:"oldest"`
+	Blocks   []blockRef   `json:"blocks"`
+	Held     [][2]uint64  `json:"held"` // positions that went in
+	Devices  []deviceSpan `json:"devices"`
+	Controls []controlAt  `json:"controls,omitempty"`
+	held     ranges
+	dir      string
+	damaged  string // why it goes to aside/ instead of away
+}
+
+// blockRef is one block of a segment, and what is lost if it is.
+type blockRef struct {
+	First   uint64       `json:"first"` // its key
+	Last    uint64       `json:"last"`
+	N       int          `json:"n"`
+	Devices []deviceSpan `json:"devices"`
+}
+
+type deviceSpan struct {
+	Device   string `json:"device"`
+	Epoch    string `json:"epoch"`
+	First    uint64 `json:"first"`
+	Last     uint64 `json:"last"`
+	Readings uint64 `json:"readings"`
+}
+
+// controlAt is a message that may not be evicted.
+type controlAt struct {
+	Pos      uint64   `json:"pos"`
+	Epoch    string   `json:"epoch"`
+	Closes   string   `json:"closes,omitempty"`
+	Receipts []uint64 `json:"receipts,omitempty"`
+	Opens    bool     `json:"opens,omitempty"`
+}
+
+func segmentDir(root string, first uint64) string {
+	return filepath.Join(root, "segments", fmt.Sprintf("%020d", first))
+}
+
+// note takes a block's messages into the account.
+func (s *segment) note(msgs []*message, bytes int) {
+	ref := blockRef{First: msgs[0].pos, N: len(msgs)}
+	for _, m := range msgs {
+		ref.Last = m.pos
+		ref.Devices = addSpan(ref.Devices, m)
+		s.Devices = addSpan(s.Devices, m)
+		s.held.add(m.pos, m.pos+1)
+		s.Readings += uint64(m.n)
+		s.Taken = max(s.Taken, m.taken)
+		if s.Messages == 0 || m.taken < s.Oldest {
+			s.Oldest = m.taken
+		}
+		s.Messages++
+		if m.control {
+			s.Controls = append(s.Controls, controlAt{m.pos, m.epoch, m.closes, m.receipts, m.opens})
+		}
+	}
+	s.Last = max(s.Last, ref.Last)
+	s.Bytes += int64(bytes)
+	s.Blocks = append(s.Blocks, ref)
+}
+
+func addSpan(spans []deviceSpan, m *message) []deviceSpan {
+	for i := range spans {
+		sp := &spans[i]
+		if sp.Device == m.device && sp.Epoch == m.epoch {
+			sp.First, sp.Last = min(sp.First, m.seq), max(sp.Last, m.seq)
+			sp.Readings += uint64(m.n)
+			return spans
+		}
+	}
+	return append(spans, deviceSpan{m.device, m.epoch, m.seq, m.seq, uint64(m.n)})
+}
+
+// block returns the index of the block that holds pos or the first one after it.
+func (s *segment) block(pos uint64) int {
+	return sort.Search(len(s.Blocks), func(i int) bool { return s.Blocks[i].Last >= pos })
+}
+
+func (s *segment) metaPath() string { return filepath.Join(s.dir, "meta") }
+
+// save writes the account beside the store, synced.
+func (s *segment) save(d *disk) error {
+	s.Held = s.held.pairs(len(s.held))
+	body, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	b := binary.LittleEndian.AppendUint32([]byte("HFm1"), crc32.Checksum(body, castagnoli))
+	f, err := d.create(s.metaPath()+".new", append(b, body...))
+	if err != nil {
+		return fmt.Errorf("segment account: %w", err)
+	}
+	f.Close()
+	if err := os.Rename(s.metaPath()+".new", s.metaPath()); err != nil {
+		return fmt.Errorf("segment account: %w", err)
+	}
+	return d.syncDir(s.dir)
+}
+
+var errNoMeta = errors.New("no intact account of the segment")
+
+func loadSegment(dir string) (*segment, error) {
+	b, err := os.ReadFile(filepath.Join(dir, "meta"))
+	if err != nil {
+		return nil, errNoMeta
+	}
+	s := &segment{}
+	if len(b) < 8 || string(b[:4]) != "HFm1" ||
+		crc32.Checksum(b[8:], castagnoli) != binary.LittleEndian.Uint32(b[4:]) ||
+		json.Unmarshal(b[8:], s) != nil || len(s.Blocks) == 0 {
+		return nil, errNoMeta
+	}
+	s.held.addPairs(s.Held)
+	s.Held = nil
+	s.dir = dir
+	return s, nil
+}
+
+// scanSegment makes the account anew from the store itself.
+func scanSegment(st *store, dir string) (s *segment, damaged int, err error) {
+	s = &segment{dir: dir}
+	err = st.each(func(pos uint64, b []byte) {
+		var msgs []*message
+		_, bad := decodeBlock(b, false, func(m *message) bool {
+			m.blob = nil
+			msgs = append(msgs, m)
+			return true
+		})
+		if bad != nil || len(msgs) == 0 || msgs[0].pos != pos {
+			damaged++
+			return
+		}
+		s.note(msgs, len(b))
+	})
+	if len(s.Blocks) > 0 {
+		s.First = s.Blocks[0].First
+	}
+	return s, damaged, err
+}
+
+// segmentDirs lists the directories of segments by first position.
+func segmentDirs(root string) []string {
+	entries, _ := os.ReadDir(filepath.Join(root, "segments"))
+	var out []string
+	for _, e := range entries {
+		if _, err := strconv.ParseUint(e.Name(), 10, 64); err == nil && e.IsDir() {
+			out = append(out, filepath.Join(root, "segments", e.Name()))
+		}
+	}
+	sort.Strings(out)
+	return out
+}
