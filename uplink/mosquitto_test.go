@@ -27,7 +27,8 @@ func newMosquitto(t testing.TB, global, listener string) *mosquitto {
 	dir := t.TempDir()
 	port := freePort(t)
 	m := &mosquitto{t: t, dir: dir, addr: fmt.Sprintf("127.0.0.1:%d", port)}
-	conf := fmt.Sprintf("%s\nlistener %d 127.0.0.1\n%s\nallow_anonymous true\n", global, port, listener)
+	conf := fmt.Sprintf("user root\n%s\nlistener %d 127.0.0.1\n%s\nallow_anonymous true\n", global, port, listener)
+	// user: as root it would become one that cannot read the test's files.
 	if err := os.WriteFile(filepath.Join(dir, "mosquitto.conf"), []byte(conf), 0o600); err != nil {
 		t.Fatal(err)
 	}
