@@ -2,12 +2,15 @@ package uplink
 
 import (
 	"bufio"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/eclipse/paho.golang/packets"
 )
 
 const (
@@ -15,7 +18,7 @@ const (
 	writeBuffer = 32 << 10
 	// writeChunk is what one write deadline covers. A stalled peer is one that takes
 	// none of it in time, not one on a slow link that is given much at once.
-	writeChunk = 4 << 10
+	writeChunk = 16 << 10
 	// maxInbound is the Maximum Packet Size that CONNECT announces (§3.1.2.11.4).
 	// Nothing larger than a CONNACK with a long reason string has business here.
 	maxInbound = 64 << 10
@@ -30,11 +33,14 @@ type conn struct {
 	mu     sync.Mutex
 	w      *bufio.Writer // under mu
 	corked bool          // under mu
-	r      *bufio.Reader // by the one reader
+	r      *bufio.Reader // by the one reader, and so the next two
+	frames frames
+	ids    []uint16
 
 	writeTimeout time.Duration
 	now          func() time.Duration
-	idle         func() // called before a Read that may block: all that came was handled
+	acked        func(ids []uint16) // PUBACKs that say success
+	idle         func()             // called before a Read that may block: all that came was handled
 
 	heard atomic.Int64 // when bytes last came, on now's clock
 	said  atomic.Int64 // when bytes last left
@@ -43,16 +49,26 @@ type conn struct {
 	cause   error // why it ended: the first error
 }
 
-func newConn(nc net.Conn, writeTimeout time.Duration, now func() time.Duration, idle func()) *conn {
-	c := &conn{Conn: nc, writeTimeout: writeTimeout, now: now, idle: idle}
+func newConn(nc net.Conn, writeTimeout time.Duration, now func() time.Duration, acked func([]uint16), idle func()) *conn {
+	c := &conn{Conn: nc, writeTimeout: writeTimeout, now: now, acked: acked, idle: idle}
 	c.w = bufio.NewWriterSize((*chunked)(c), writeBuffer)
-	c.r = bufio.NewReaderSize(&guarded{c: c, limit: maxInbound}, readBuffer)
+	c.r = bufio.NewReaderSize((*network)(c), readBuffer)
 	c.heard.Store(int64(now()))
 	c.said.Store(int64(now()))
 	return c
 }
 
-func (c *conn) Read(p []byte) (int, error) { return c.r.Read(p) }
+// Read gives paho everything but the PUBACKs that were taken here already.
+func (c *conn) Read(p []byte) (int, error) {
+	if c.frames.between() {
+		c.takeAcks()
+	}
+	n, err := c.r.Read(p)
+	if ferr := c.frames.scan(p[:n]); ferr != nil {
+		return 0, c.fail(ferr)
+	}
+	return n, err
+}
 
 // Write appends to the buffer; the caller holds the lock.
 func (c *conn) Write(p []byte) (int, error) { return c.w.Write(p) }
@@ -121,57 +137,107 @@ func (k *chunked) Write(p []byte) (int, error) {
 // errPeerClosed marks an end that came from the other side of the connection.
 var errPeerClosed = errors.New("connection closed by the server or the network")
 
-// guarded reads from the network, tells idle before it may block, and checks the
-// framing (§2.1.4) of what comes.
-type guarded struct {
-	c      *conn
-	limit  int
+// network reads for the buffer: it tells idle before it may block.
+type network conn
+
+func (k *network) Read(p []byte) (int, error) {
+	c := (*conn)(k)
+	c.idle()
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.heard.Store(int64(c.now()))
+	}
+	if err != nil && !errors.Is(err, net.ErrClosed) { // closed by us: not the peer's doing
+		_ = c.fail(fmt.Errorf("%w: %w", errPeerClosed, err))
+	}
+	return n, err
+}
+
+// takeAcks hands the PUBACKs that stand next in the buffer to acked, as long as they
+// say success and nothing else: paho's parser allocates two kilobytes for each of
+// these few bytes. All others go its way.
+func (c *conn) takeAcks() {
+	for {
+		b, _ := c.r.Peek(c.r.Buffered())
+		c.ids = c.ids[:0]
+		n, all := 0, len(b)
+		for {
+			if n = plainAck(b); n <= 0 {
+				break
+			}
+			c.ids = append(c.ids, binary.BigEndian.Uint16(b[2:]))
+			b = b[n:]
+		}
+		if len(c.ids) > 0 {
+			c.acked(c.ids)
+			_, _ = c.r.Discard(all - len(b))
+		}
+		if n < 0 {
+			return
+		}
+		if _, err := c.r.Peek(len(b) + 1); err != nil { // wait for the rest
+			return
+		}
+	}
+}
+
+// plainAck returns the length of the PUBACK (§3.4) at the beginning of b if it says
+// success without properties, 0 if b is too short to tell, -1 if it is anything else.
+func plainAck(b []byte) int {
+	if len(b) > 0 && b[0] != packets.PUBACK<<4 {
+		return -1
+	}
+	if len(b) < 2 {
+		return 0
+	}
+	n := 2 + int(b[1]) // packet id; reason code; property length
+	switch {
+	case n < 4 || n > 6:
+		return -1
+	case len(b) < n:
+		return 0
+	case n > 4 && b[4] >= 0x80, n > 5 && b[5] != 0:
+		return -1
+	}
+	return n
+}
+
+// frames follows the framing (§2.1.4) of what paho reads.
+type frames struct {
 	skip   int  // bytes left of the current packet's remainder
 	inSize bool // within the Remaining Length
 	size   int
 	shift  int
 }
 
-func (g *guarded) Read(p []byte) (int, error) {
-	g.c.idle()
-	n, err := g.c.Conn.Read(p)
-	if n > 0 {
-		g.c.heard.Store(int64(g.c.now()))
-		if ferr := g.scan(p[:n]); ferr != nil {
-			return 0, g.c.fail(ferr)
-		}
-	}
-	if err != nil && !errors.Is(err, net.ErrClosed) { // closed by us: not the peer's doing
-		_ = g.c.fail(fmt.Errorf("%w: %w", errPeerClosed, err))
-	}
-	return n, err
-}
+// between says whether a packet begins next.
+func (f *frames) between() bool { return f.skip == 0 && !f.inSize }
 
 // scan follows fixed headers through the stream.
-func (g *guarded) scan(p []byte) error {
+func (f *frames) scan(p []byte) error {
 	for len(p) > 0 {
-		if g.skip > 0 {
-			n := min(g.skip, len(p))
-			g.skip -= n
+		if f.skip > 0 {
+			n := min(f.skip, len(p))
+			f.skip -= n
 			p = p[n:]
 			continue
 		}
 		b := p[0]
 		p = p[1:]
-		if !g.inSize {
-			g.inSize, g.size, g.shift = true, 0, 0
+		if !f.inSize {
+			f.inSize, f.size, f.shift = true, 0, 0
 			continue
 		}
-		g.size |= int(b&0x7f) << g.shift
-		g.shift += 7
+		f.size |= int(b&0x7f) << f.shift
+		f.shift += 7
 		switch {
-		case b&0x80 != 0 && g.shift > 21: // four bytes at most, §1.5.5
-			return errors.New("not MQTT: malformed packet length from the server; is this the right port?")
+		case b&0x80 != 0 && f.shift > 21: // four bytes at most, §1.5.5
+			return errors.New("malformed packet length from the server: is this an MQTT port?")
 		case b&0x80 != 0:
-		case g.size > g.limit:
-			return fmt.Errorf("server sent a packet of %d bytes, more than the %d announced; is this an MQTT port?", g.size, g.limit)
+		case f.size > maxInbound:
+			return fmt.Errorf("the server sent a packet of %d bytes, more than the %d announced: is this an MQTT port?", f.size, maxInbound)
 		default:
-			g.inSize, g.skip = false, g.size
+			f.inSize, f.skip = false, f.size
 		}
 	}
 	return nil

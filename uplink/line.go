@@ -61,8 +61,9 @@ type line struct {
 	doubt  suspicion
 	needed int // disconnects that make a message poison
 
-	acks []uint64
-	bad  []verdictOn
+	acks   []uint64
+	bad    []verdictOn
+	unsaid int // answers since the pump was woken
 
 	probe   uint16 // packet id whose round trip is measured
 	probeAt time.Duration
@@ -121,6 +122,11 @@ func (l *line) puback(id uint16, code byte, words string) {
 	}
 	pos := f.pos
 	l.fl.remove(id)
+	// The server should never run dry: idle alone would come once per window.
+	if l.unsaid++; l.unsaid >= max(1, l.window/8) {
+		l.unsaid = 0
+		signal(l.wake)
+	}
 	switch reasonOf(code).puback {
 	case ok:
 		l.success(pos)

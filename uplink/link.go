@@ -42,7 +42,7 @@ func (u *Uplink) connect(ctx context.Context, s server, cfg Config) (*link, erro
 	if err != nil {
 		return nil, err
 	}
-	c := newConn(nc, u.tune.write, u.opt.Now, u.line.idle)
+	c := newConn(nc, u.tune.write, u.opt.Now, u.line.acknowledged, u.line.idle)
 	client := paho.NewClient(paho.ClientConfig{
 		Conn:          c,
 		Session:       u.line,

@@ -153,6 +153,15 @@ func (l *line) PacketReceived(p *packets.ControlPacket, _ chan<- *packets.Publis
 	return nil
 }
 
+// acknowledged takes PUBACKs that the conn found to say success, many at once.
+func (l *line) acknowledged(ids []uint16) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, id := range ids {
+		l.puback(id, 0, "")
+	}
+}
+
 func (l *line) answered(id uint16, p *packets.ControlPacket) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
