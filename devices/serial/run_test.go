@@ -1,0 +1,146 @@
+package serial
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"holdfast/devices"
+	"holdfast/devices/drivertest"
+)
+
+// bench runs a device on a line, under a clock that the test moves.
+type bench struct {
+	*testing.T
+	*drivertest.Recorder
+	clock *drivertest.Clock
+	stop  func()
+}
+
+func start(t *testing.T, s *Settings) *bench {
+	t.Helper()
+	b := &bench{T: t, Recorder: drivertest.NewRecorder(), clock: drivertest.NewClock()}
+	d, err := Driver{}.New(s, devices.Env{Name: "scale", Clock: b.clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- d.Run(ctx, b.Recorder) }()
+	b.stop = func() {
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("Run returned %v", err)
+		}
+		b.stop = func() {}
+		for _, f := range b.Faults() {
+			t.Error(f)
+		}
+	}
+	t.Cleanup(func() { b.stop() })
+	return b
+}
+
+func (b *bench) want(n int) []devices.Reading {
+	b.Helper()
+	b.Wait(b, fmt.Sprintf("%d readings", n), func(r []devices.Reading, _ map[string]uint64) bool { return len(r) >= n })
+	return b.Readings()
+}
+
+func (b *bench) wantCount(counter string, n uint64) {
+	b.Helper()
+	b.Wait(b, fmt.Sprintf("%s = %d", counter, n), func(_ []devices.Reading, c map[string]uint64) bool { return c[counter] >= n })
+}
+
+// drive lets time go by, a wait of the device at a time, until there are n readings.
+func (b *bench) drive(n int) []devices.Reading {
+	b.Helper()
+	deadline := time.Now().Add(drivertest.Patience)
+	for len(b.Readings()) < n {
+		if time.Now().After(deadline) {
+			b.Fatalf("%d readings after %v of the device's time, want %d", len(b.Readings()), b.clock.Now(), n)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Millisecond)
+		if b.clock.WaitTimer(ctx, maxWait) {
+			b.clock.Advance(maxWait)
+		}
+		cancel()
+	}
+	return b.Readings()
+}
+
+func scale(l *line) *Settings {
+	s := defaults()
+	s.Port = l.path
+	s.Pattern = `^n=(?P<n>\d+) w=(?P<weight>[0-9.]+)$`
+	s.Units = map[string]string{"weight": "kg"}
+	return s
+}
+
+func show(r devices.Reading) string {
+	v := ""
+	switch r.Value.Kind {
+	case devices.KindNumber:
+		v = fmt.Sprint(r.Value.Num)
+	case devices.KindText:
+		v = fmt.Sprintf("%q", r.Value.Text)
+	case devices.KindBool:
+		v = fmt.Sprint(r.Value.Bool)
+	case devices.KindBytes:
+		v = fmt.Sprintf("%x", r.Value.Bytes)
+	}
+	s := r.Metric + "=" + v + r.Unit
+	if r.Quality != devices.Good {
+		s += " " + r.Quality.String() + ":" + r.Reason
+	}
+	return s
+}
+
+func (b *bench) equal(got []devices.Reading, want ...string) {
+	b.Helper()
+	var shown []string
+	for _, r := range got {
+		shown = append(shown, show(r))
+	}
+	if fmt.Sprint(shown) != fmt.Sprint(want) {
+		b.Errorf("readings\n got %q\nwant %q", shown, want)
+	}
+}
+
+func TestLinesBecomeReadings(t *testing.T) {
+	l := newLine(t)
+	b := start(t, scale(l))
+	l.send("n=1 w=12.50\r\nn=2 w=")
+	b.equal(b.want(2), "n=1", "weight=12.5kg")
+	b.clock.Advance(time.Second)
+	l.send("0.4\nhello\nn=3 w=1\n")
+	b.equal(b.want(6)[2:], "n=2", "weight=0.4kg", "n=3", "weight=1kg")
+	b.wantCount("lines_unmatched", 1)
+	b.wantCount("lines_ok", 3)
+	r := b.Readings()
+	if r[2].At != time.Hour+time.Second || r[2].At != r[3].At {
+		t.Errorf("a line's instant is the arrival of its last byte: %v %v", r[2].At, r[3].At)
+	}
+}
+
+func TestVanishAndReturn(t *testing.T) {
+	l := newLine(t)
+	b := start(t, scale(l))
+	l.send("n=1 w=1\nn=2")
+	b.want(2)
+	b.wantCount("bytes", 11)
+	l.unplug()
+	b.equal(b.want(4)[2:], "n= bad:port-lost", "weight=kg bad:port-lost")
+	b.wantCount("lines_torn", 1)
+	// For a minute nothing new is told; then it is told again.
+	told := b.drive(6)[4:]
+	b.equal(told, "n= bad:port-lost", "weight=kg bad:port-lost")
+	if since := told[0].At - time.Hour; since < time.Minute || since > time.Minute+2*maxWait {
+		t.Errorf("told again after %v, want a minute", since)
+	}
+	l.plug()
+	l.send("n=3 w=3\n")
+	b.equal(b.drive(8)[6:], "n=3", "weight=3kg")
+}
