@@ -1,0 +1,95 @@
+// Command demo shows the main job on one machine with Go alone: a meter on a real
+// pseudo-terminal, the agent, the broker and a subscriber, an outage in the middle, a
+// kill -9, and at the end the count: taken, delivered, missing.
+//
+// It watches from outside. It imports nothing of the project, so that its verdict is
+// worth something: it knows what the meter wrote, and checks each signature that
+// arrives with code of its own (jws.go) over the MQTT client of the Eclipse project.
+//
+// It promises to end only processes that it started, and that they end with it. Exit
+// codes: 0 nothing is missing, 1 something is, 2 wrong use, 3 it could not be run.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"syscall"
+)
+
+const (
+	exitMissing = 1
+	exitUsage   = 2
+	exitFailed  = 3
+)
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == meterWord {
+		os.Exit(meterMain(os.Args[2:]))
+	}
+	os.Exit(demoMain())
+}
+
+func demoMain() int {
+	if len(os.Args) > 1 {
+		fmt.Fprintln(os.Stderr, "usage: demo   (make demo builds what it needs; it has no arguments)")
+		return exitUsage
+	}
+	if n := os.Getenv("NODES"); n != "" && n != "1" {
+		if _, err := strconv.Atoi(n); err != nil {
+			fmt.Fprintf(os.Stderr, "demo: NODES=%s is not a number\n", n)
+			return exitUsage
+		}
+		fmt.Fprintf(os.Stderr, "demo: NODES=%s needs the cluster, which is not built yet; run it without NODES for one node\n", n)
+		return exitUsage
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	lost, err := run(ctx)
+	switch {
+	case errors.Is(err, context.Canceled):
+		fmt.Fprintln(os.Stderr, "demo: interrupted; everything that it started has been ended")
+		return exitFailed
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "demo: it could not be run:", err)
+		return exitFailed
+	case lost:
+		return exitMissing
+	}
+	return 0
+}
+
+// run sets the stage, plays, and says whether the verdict is against us.
+func run(ctx context.Context) (lost bool, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return false, err
+	}
+	st, err := newStage(filepath.Dir(self))
+	if err != nil {
+		return false, err
+	}
+	p := newPanel(os.Stdout)
+	v, err := play(ctx, st, p)
+	p.close()
+	st.endAll()
+	if err != nil {
+		if !errors.Is(err, context.Canceled) {
+			st.keepLogs(os.Stderr)
+		} else {
+			st.remove()
+		}
+		return false, err
+	}
+	v.print(os.Stdout, p.color)
+	if v.lost() {
+		st.keepLogs(os.Stdout)
+		return true, nil
+	}
+	st.remove()
+	return false, nil
+}
