@@ -73,12 +73,14 @@ func (c *control) open(ctx context.Context) error {
 		return nil
 	}
 	body := wire.Open{PrevEpoch: o.PrevEpoch, Cause: o.Cause, Boot: c.clock.BootID(), Uncertain: o.Uncertain, Durable: numbers(o.Durable)}
-	if prev := c.identity.Previous; prev != nil {
+	if prev := c.identity.Previous; prev != nil && !c.key.Public().Secret() {
 		e, err := wire.Endorse(prev, c.gateway, o.Epoch, c.key.Public())
 		if err != nil {
 			return fmt.Errorf("endorse the new key: %w", err)
 		}
 		body.Endorsement = e
+	} else if prev != nil {
+		c.log.Warn("an HMAC key cannot be endorsed over the wire: register it with holdfast-broker device add", "kid", c.key.Kid())
 	}
 	pos, err := c.send(ctx, wire.TypeOpen, body, buffer.Meta{Opens: true})
 	if err != nil {

@@ -43,8 +43,8 @@ func OpenIdentity(cfg Config, random io.Reader) (Identity, error) {
 			return Identity{}, err
 		}
 	}
-	if !devices.ValidName(id.Gateway) {
-		return Identity{}, fmt.Errorf("gateway.id %q: want [A-Za-z0-9][A-Za-z0-9_.-]*, at most %d bytes", id.Gateway, devices.MaxName)
+	if why := badName(id.Gateway); why != "" {
+		return Identity{}, fmt.Errorf("gateway.id %s", why)
 	}
 	if id.Key, id.Created, err = openKey(cfg, random); err != nil {
 		return Identity{}, err

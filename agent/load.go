@@ -57,7 +57,7 @@ type loader struct {
 
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
 
-const maxName = 128 // bytes; names stand in every topic and every header
+const maxName = devices.MaxName // names stand in every topic and every header
 
 func badName(s string) string {
 	switch {

@@ -23,6 +23,8 @@ type station struct {
 	log    *slog.Logger
 	due    func() // everything should be sealed now
 	seed   uint64
+	// patience is how long an Emit waits for room before its readings are lost.
+	patience time.Duration
 
 	stop context.CancelFunc
 	done chan struct{}
@@ -54,8 +56,8 @@ const (
 func newStation(cfg DeviceConfig, driver devices.Driver, l *lane, due func()) *station {
 	return &station{
 		cfg: cfg, driver: driver, lane: l, due: due,
-		log:      l.log.With("device", cfg.Name, "driver", cfg.Driver),
-		done:     make(chan struct{}),
+		log:  l.log.With("device", cfg.Name, "driver", cfg.Driver),
+		done: make(chan struct{}), patience: 2 * time.Second,
 		counters: map[string]uint64{},
 		metrics:  map[string]bool{},
 		status:   DeviceStatus{Name: cfg.Name, Driver: cfg.Driver, State: StateRunning},
@@ -225,7 +227,7 @@ func (s *station) makeRoom(n int) bool {
 	if s.lane.hasRoom() {
 		return true
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, 2*time.Second)
+	ctx, cancel := context.WithTimeout(s.ctx, s.patience)
 	defer cancel()
 	if s.lane.await(ctx, s.lane.room) {
 		return true

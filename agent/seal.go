@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -81,6 +82,11 @@ func (s *sealer) sign(ctx context.Context, num buffer.Number, typ string, t stam
 		return wire.Message{}, fmt.Errorf("%w: %w", errSeal, err)
 	}
 	return msg, nil
+}
+
+// expandTopic fills in the template; LoadConfig has checked it.
+func expandTopic(template, gateway, device string) string {
+	return strings.NewReplacer("{gateway}", gateway, "{device}", device).Replace(template)
 }
 
 // errSeal: the pack itself cannot be sealed; waiting does not help.
