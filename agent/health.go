@@ -42,9 +42,6 @@ func (a *Agent) stationList() []*station {
 func (a *Agent) warnings(s Status) []string {
 	w := slices.Clone(a.buffer.Opened().Warnings)
 	add := func(format string, args ...any) { w = append(w, fmt.Sprintf(format, args...)) }
-	if !s.Buffer.JournalTmpfs {
-		add("buffer.runtime_dir is not on tmpfs: every reading is written to the card at once")
-	}
 	if s.Buffer.LastError != "" {
 		add("the card does not take what is to be kept: %s", s.Buffer.LastError)
 	}
