@@ -43,6 +43,17 @@ type ListenConfig struct {
 	TrustedProxies []string `toml:"trusted_proxies"` // networks that may send it
 }
 
+// Describe names the open MQTT listeners.
+func (l ListenConfig) Describe() string {
+	var out []string
+	for _, o := range []struct{ name, addr string }{{"mqtt", l.MQTT}, {"mqtts", l.MQTTS}} {
+		if o.addr != "" {
+			out = append(out, o.name+" "+o.addr)
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
 // The values of StoreConfig.Sync.
 const (
 	SyncAlways   = "always"   // PUBACK means on disk

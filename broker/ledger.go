@@ -25,6 +25,7 @@ const (
 	maxSpans     = 1 << 14 // runs of received or of dropped numbers per device and epoch
 	maxConflicts = 32      // conflicts kept with both hashes, per device and epoch
 	maxStreams   = 1 << 12 // devices times epochs per gateway, in detail
+	maxAnchors   = 64      // boots per gateway
 )
 
 // Ledger is the account of what every gateway numbered: a pure function of the log,
@@ -65,6 +66,7 @@ type ledgerGateway struct {
 	epochs  map[string]*ledgerEpoch
 	streams int
 	earlier Earlier
+	anchors []wire.Anchor // the newest of each of the last maxAnchors boots, the oldest boot first
 }
 
 // ledgerEpoch is what is known of an epoch as a whole, from its opening and closing
@@ -289,6 +291,11 @@ func (l *Ledger) control(g *ledgerGateway, e *ledgerEpoch, v *wire.Verified, p w
 			old.closed, old.ended = true, true
 			l.durable(g, old, c.Durable, c.Uncertain)
 		}
+	case wire.TypeAnchor:
+		var a wire.Anchor
+		if err = wire.ParseControl(p, &a); err == nil {
+			g.anchor(a)
+		}
 	case wire.TypeDrop:
 		var d wire.Drop
 		if err = wire.ParseControl(p, &d); err == nil {
@@ -321,6 +328,32 @@ func (l *Ledger) durable(g *ledgerGateway, e *ledgerEpoch, numbers map[string]wi
 			s.durable = n
 		}
 	}
+}
+
+// anchor keeps what ties a boot's monotonic time to UTC, for those who show readings.
+func (g *ledgerGateway) anchor(a wire.Anchor) {
+	if i := slices.IndexFunc(g.anchors, func(b wire.Anchor) bool { return b.Boot == a.Boot }); i >= 0 {
+		g.anchors[i] = a
+		return
+	}
+	if len(g.anchors) >= maxAnchors {
+		g.anchors = slices.Delete(g.anchors, 0, 1)
+	}
+	g.anchors = append(g.anchors, a)
+}
+
+// Anchor returns the newest anchor of a gateway's boot.
+func (l *Ledger) Anchor(gateway, boot string) (wire.Anchor, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if g := l.gateways[gateway]; g != nil {
+		for _, a := range g.anchors {
+			if a.Boot == boot {
+				return a, true
+			}
+		}
+	}
+	return wire.Anchor{}, false
 }
 
 // drop enters a receipt.

@@ -9,6 +9,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"holdfast/uplink/wire"
 )
 
 // ErrSnapshot says that bytes are not a ledger snapshot that this program can read:
@@ -75,6 +77,13 @@ func (w *snapWriter) position(p Position) {
 func (w *snapWriter) gateway(g *ledgerGateway, ordinal map[*stream]uint64) {
 	for _, v := range g.earlier.fields() {
 		w.n(*v)
+	}
+	w.n(uint64(len(g.anchors)))
+	for _, a := range g.anchors {
+		w.s(a.Boot)
+		w.n(uint64(a.Mono))
+		w.s(a.UTC)
+		w.n(uint64(a.ErrorBound))
 	}
 	w.n(uint64(len(g.epochs)))
 	for _, id := range slices.Sorted(maps.Keys(g.epochs)) {
@@ -237,6 +246,9 @@ func (r *snapReader) position() Position {
 func (r *snapReader) gateway(g *ledgerGateway, streams *[]*stream) {
 	for _, v := range g.earlier.fields() {
 		*v = r.n()
+	}
+	for range r.count(4) {
+		g.anchors = append(g.anchors, wire.Anchor{Boot: r.s(), Mono: int64(r.n()), UTC: r.s(), ErrorBound: int64(r.n())})
 	}
 	for range r.count(2) {
 		e := &ledgerEpoch{devices: map[string]*stream{}}

@@ -1,0 +1,347 @@
+// Package admin is the broker's HTTP side door: health, metrics, the registry of
+// gateway keys, the ledger, a tail of readings, and a page that shows them.
+//
+// # What it is
+//
+// A [Server] that answers on two listeners: TCP on loopback, where everything under
+// /v1/ wants the token, and a unix socket that only its owner can open, where nothing
+// does. A [Client] for both, which the command line uses. It knows nothing of the
+// broker: what it shows comes through the small interfaces of [Options].
+//
+// # What it promises
+//
+// Answers are JSON; a mistake is {"error", "hint"} with a status that fits. Requests
+// are bounded in size and time, the number of tails is bounded, and a client that
+// stalls costs its own connection only. The token is never logged.
+//
+// # What it will not do
+//
+// No TLS and no users: it is for this host. It refuses requests whose Host is not a
+// loopback name, so that no web page can reach it through a name of its own.
+package admin
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// Health says how the node is.
+type Health interface {
+	// Ready returns why the node takes no clients; nothing: it does.
+	Ready() []string
+	// Status is the body of /v1/status.
+	Status() any
+}
+
+// Devices is the registry of gateway keys. Its errors may be *Error.
+type Devices interface {
+	ListDevices() any
+	ShowDevice(gateway string) (any, error)
+	AddDevice(ctx context.Context, r AddDevice) (any, error)
+	RevokeDevice(ctx context.Context, gateway, kid string) (any, error) // kid "": all keys
+}
+
+// AddDevice is the body of POST /v1/devices.
+type AddDevice struct {
+	Gateway string   `json:"gateway"`
+	Key     string   `json:"key"`               // PEM, JWK, or the output of `holdfast identity --json`
+	Epochs  []string `json:"epochs,omitempty"`  // that the key may verify though it is retired
+	Restore bool     `json:"restore,omitempty"` // take a revocation back
+}
+
+// Ledger is the account of what gateways numbered.
+type Ledger interface {
+	// ReportLedger is the body of /v1/ledger; gateway "" means all. An error if it is unknown.
+	ReportLedger(gateway string) (any, error)
+}
+
+// Tail shows messages as they come.
+type Tail interface {
+	// Tail calls emit for each message on the filter until ctx ends or emit fails; first,
+	// once it misses nothing any more, with nil.
+	Tail(ctx context.Context, filter string, emit func(line any) error) error
+}
+
+// Options is what a Server shows. All but Log must be there.
+type Options struct {
+	Health  Health
+	Devices Devices
+	Ledger  Ledger
+	Tail    Tail
+	Metrics http.Handler
+	Token   string
+	Log     *slog.Logger
+}
+
+// Error is an error with the HTTP status that fits and what to do next.
+type Error struct {
+	Status  int    `json:"-"`
+	Message string `json:"error"`
+	Hint    string `json:"hint,omitempty"`
+}
+
+func (e *Error) Error() string {
+	if e.Hint == "" {
+		return e.Message
+	}
+	return e.Message + "; " + e.Hint
+}
+
+// Bounds of a request. A tail and a report may take long to write, so the time to
+// write is set per line.
+const (
+	maxBody     = 1 << 20
+	maxHeader   = 16 << 10
+	readTimeout = 10 * time.Second
+	lineTimeout = 10 * time.Second // a client that does not take a line so long is cut off
+	idleTimeout = 2 * time.Minute
+	maxTails    = 16
+	maxRequests = 64 // at once, per listener
+)
+
+// Server serves the admin API.
+type Server struct {
+	o     Options
+	tails chan struct{}
+	token [sha256.Size]byte
+}
+
+// New makes a Server. An empty token is refused: it would let everybody in.
+func New(o Options) (*Server, error) {
+	if o.Token == "" {
+		return nil, errors.New("admin: no token")
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Server{o: o, tails: make(chan struct{}, maxTails), token: sha256.Sum256([]byte(o.Token))}, nil
+}
+
+// Serve answers on both listeners until ctx ends, then closes them. Either may be nil.
+func (s *Server) Serve(ctx context.Context, tcp, unix net.Listener) error {
+	type one struct {
+		l       net.Listener
+		handler http.Handler
+	}
+	var all []one
+	if tcp != nil {
+		all = append(all, one{tcp, s.guard(s.Handler())})
+	}
+	if unix != nil {
+		all = append(all, one{unix, s.Handler()})
+	}
+	done := make(chan error, len(all))
+	var servers []*http.Server
+	for _, a := range all {
+		srv := &http.Server{
+			Handler:           http.MaxBytesHandler(limitRequests(a.handler), maxBody),
+			ReadHeaderTimeout: readTimeout, ReadTimeout: readTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+			BaseContext: func(net.Listener) context.Context { return ctx }, // a tail ends with the server
+			ErrorLog:    slog.NewLogLogger(s.o.Log.Handler(), slog.LevelDebug),
+		}
+		servers = append(servers, srv)
+		go func() { done <- srv.Serve(a.l) }()
+	}
+	var failed error
+	left := len(all)
+	select {
+	case <-ctx.Done():
+	case failed = <-done:
+		left--
+	}
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	for _, srv := range servers {
+		if srv.Shutdown(end) != nil {
+			srv.Close()
+		}
+	}
+	for range left {
+		<-done
+	}
+	if failed != nil && !errors.Is(failed, http.ErrServerClosed) {
+		return fmt.Errorf("admin API: %w", failed)
+	}
+	return nil
+}
+
+func limitRequests(h http.Handler) http.Handler {
+	slots := make(chan struct{}, maxRequests)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
+			h.ServeHTTP(w, r)
+		default:
+			fail(w, &Error{http.StatusServiceUnavailable, "too many requests at once", "try again"})
+		}
+	})
+}
+
+// guard lets only loopback names through, and to /v1/ only who knows the token.
+func (s *Server) guard(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case !loopback(r.Host):
+			fail(w, &Error{http.StatusMisdirectedRequest, fmt.Sprintf("this is not %q", r.Host), "use http://127.0.0.1:…, on the node itself or through SSH"})
+		case strings.HasPrefix(r.URL.Path, "/v1/") && !s.authorized(r):
+			w.Header().Set("WWW-Authenticate", `Bearer realm="holdfast-broker"`)
+			fail(w, &Error{http.StatusUnauthorized, "no valid token", "send \"Authorization: Bearer …\" with the content of admin.token in the broker's data_dir (--token-file, HOLDFAST_TOKEN)"})
+		default:
+			h.ServeHTTP(w, r)
+		}
+	})
+}
+
+func loopback(host string) bool {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	ip := net.ParseIP(strings.Trim(host, "[]"))
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+func (s *Server) authorized(r *http.Request) bool {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	got := sha256.Sum256([]byte(strings.TrimSpace(token)))
+	return strings.EqualFold(scheme, "Bearer") && subtle.ConstantTimeCompare(got[:], s.token[:]) == 1
+}
+
+// Handler is the API without the guard.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "ok\n") })
+	mux.HandleFunc("GET /readyz", s.readyz)
+	mux.Handle("GET /metrics", s.o.Metrics)
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.o.Health.Status(), nil) })
+	mux.HandleFunc("GET /v1/devices", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.o.Devices.ListDevices(), nil) })
+	mux.HandleFunc("GET /v1/devices/{gateway}", s.showDevice)
+	mux.HandleFunc("POST /v1/devices", s.addDevice)
+	mux.HandleFunc("DELETE /v1/devices/{gateway}", s.revokeDevice)
+	mux.HandleFunc("GET /v1/ledger", s.ledger)
+	mux.HandleFunc("GET /v1/tail", s.tail)
+	mux.HandleFunc("GET /{$}", page)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		fail(w, &Error{http.StatusNotFound, fmt.Sprintf("there is no %s %s", r.Method, r.URL.Path), "see /v1/status, /v1/devices, /v1/ledger, /v1/tail, /healthz, /readyz, /metrics"})
+	})
+	return mux
+}
+
+func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
+	if why := s.o.Health.Ready(); len(why) > 0 {
+		text(w, http.StatusServiceUnavailable, strings.Join(why, "\n")+"\n")
+		return
+	}
+	text(w, http.StatusOK, "ready\n")
+}
+
+func (s *Server) showDevice(w http.ResponseWriter, r *http.Request) {
+	v, err := s.o.Devices.ShowDevice(r.PathValue("gateway"))
+	answer(w, v, err)
+}
+
+func (s *Server) addDevice(w http.ResponseWriter, r *http.Request) {
+	var in AddDevice
+	d := json.NewDecoder(r.Body)
+	d.DisallowUnknownFields()
+	if err := d.Decode(&in); err != nil {
+		fail(w, &Error{http.StatusBadRequest, "the body is not what is expected: " + err.Error(), `send {"gateway": "gw-1", "key": "PEM or JWK"}`})
+		return
+	}
+	v, err := s.o.Devices.AddDevice(r.Context(), in)
+	answer(w, v, err)
+}
+
+func (s *Server) revokeDevice(w http.ResponseWriter, r *http.Request) {
+	v, err := s.o.Devices.RevokeDevice(r.Context(), r.PathValue("gateway"), r.URL.Query().Get("kid"))
+	answer(w, v, err)
+}
+
+func (s *Server) ledger(w http.ResponseWriter, r *http.Request) {
+	v, err := s.o.Ledger.ReportLedger(r.URL.Query().Get("gateway"))
+	answer(w, v, err)
+}
+
+// tail writes one JSON object per line (application/x-ndjson) as messages come.
+func (s *Server) tail(w http.ResponseWriter, r *http.Request) {
+	filter := r.URL.Query().Get("filter")
+	if filter == "" {
+		filter = "#"
+	}
+	select {
+	case s.tails <- struct{}{}:
+		defer func() { <-s.tails }()
+	default:
+		fail(w, &Error{http.StatusServiceUnavailable, fmt.Sprintf("%d tails are running already", maxTails), "end one of them, or subscribe by MQTT"})
+		return
+	}
+	out := http.NewResponseController(w)
+	_ = out.SetReadDeadline(time.Time{}) // the request is read; its deadline would end the tail
+	started := false
+	emit := func(line any) error {
+		b, err := json.Marshal(line)
+		if err != nil {
+			return err
+		}
+		_ = out.SetWriteDeadline(time.Now().Add(lineTimeout)) // without deadlines (tests' recorders) it works as well
+		if !started {
+			started = true
+			w.Header().Set("Content-Type", "application/x-ndjson")
+			w.Header().Set("Cache-Control", "no-store")
+		}
+		if line != nil {
+			if _, err := w.Write(append(b, '\n')); err != nil {
+				return err
+			}
+		}
+		return out.Flush()
+	}
+	if err := s.o.Tail.Tail(r.Context(), filter, emit); err != nil && !started {
+		fail(w, err)
+	}
+}
+
+// answer writes a value or an error.
+func answer(w http.ResponseWriter, v any, err error) {
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	write(w, http.StatusOK, v)
+}
+
+func fail(w http.ResponseWriter, err error) {
+	var e *Error
+	if !errors.As(err, &e) {
+		e = &Error{Status: http.StatusInternalServerError, Message: err.Error()}
+	}
+	write(w, e.Status, e)
+}
+
+func write(w http.ResponseWriter, status int, v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		status, b = http.StatusInternalServerError, []byte(`{"error":"the answer cannot be written as JSON"}`)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(b, '\n')) // the client is gone: nobody to tell
+}
+
+func text(w http.ResponseWriter, status int, s string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, s) // the client is gone: nobody to tell
+}
