@@ -143,15 +143,20 @@ func (a *Agent) openBuffer() (err error) {
 			a.log.Warn("runtime_dir cannot be made: the journal is kept on the card", "err", err)
 		}
 	}
-	a.buffer, err = buffer.Open(a.cfg.Buffer, buffer.Env{
-		Log: a.log.With("part", "buffer"), Now: a.clock.Now, Wall: a.keeper.wall, BootID: a.clock.BootID(), Rand: a.opt.Rand,
-		KeyID: a.identity.Gateway + "/" + a.identity.Key.Kid(), // another name needs new numbers as another key does
-	})
+	a.buffer, err = buffer.Open(a.cfg.Buffer, bufferEnv(a.log.With("part", "buffer"), a.clock, a.keeper.wall, a.identity, a.opt.Rand))
 	if err != nil {
 		return fmt.Errorf("buffer: %w", err)
 	}
 	a.keeper.raise(a.buffer.LastWall())
 	return nil
+}
+
+// bufferEnv is what the buffer needs of the world.
+func bufferEnv(log *slog.Logger, clock Clock, wall func() time.Time, id Identity, random io.Reader) buffer.Env {
+	return buffer.Env{
+		Log: log, Now: clock.Now, Wall: wall, BootID: clock.BootID(), Rand: random,
+		KeyID: id.Gateway + "/" + id.Key.Kid(), // another name needs new numbers as another key does
+	}
 }
 
 // openBlob makes of what the buffer holds what the uplink publishes.

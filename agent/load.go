@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,10 +22,11 @@ import (
 // form, of its meaning, and of the files that it names. If any of them is not a
 // warning, the Config must not be used.
 func LoadConfig(name string) (Config, []settings.Problem) {
-	return loadConfig(name, catalog.Drivers())
+	c, l := load(name, catalog.Drivers())
+	return c, l.Problems()
 }
 
-func loadConfig(name string, drivers map[string]devices.Driver) (Config, []settings.Problem) {
+func load(name string, drivers map[string]devices.Driver) (Config, *loader) {
 	doc, _ := settings.Load(name)
 	f := defaults()
 	doc.Decode(&f)
@@ -40,36 +40,33 @@ func loadConfig(name string, drivers map[string]devices.Driver) (Config, []setti
 	}
 	c := f.config(doc.Path)
 	c.File = name
-	l := loader{doc, f}
+	l := &loader{Doc: doc, f: f}
 	l.gateway()
 	l.buffer()
 	l.uplink(c)
 	l.status()
 	c.Devices = l.devices(drivers)
-	return c, doc.Problems()
+	return c, l
 }
 
 // loader checks the meaning of what was decoded.
 type loader struct {
 	*settings.Doc
-	f file
+	f      file
+	tables []*settings.Table // of Config.Devices, in its order
 }
-
-var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
-
-const maxName = devices.MaxName // names stand in every topic and every header
 
 func badName(s string) string {
 	switch {
-	case len(s) > maxName:
-		return fmt.Sprintf("is %d characters long; at most %d", len(s), maxName)
-	case !nameForm.MatchString(s):
+	case len(s) > devices.MaxName:
+		return fmt.Sprintf("is %d characters long; at most %d", len(s), devices.MaxName)
+	case !devices.ValidName(s):
 		return fmt.Sprintf("%q must begin with a letter or digit and hold only letters, digits, '_', '.' and '-'", s)
 	}
 	return ""
 }
 
-func (l loader) oneOf(key, value string, allowed ...string) {
+func (l *loader) oneOf(key, value string, allowed ...string) {
 	if slices.Contains(allowed, value) {
 		return
 	}
@@ -80,7 +77,7 @@ func (l loader) oneOf(key, value string, allowed ...string) {
 	l.Problem(key, `%q is not one of "%s"%s`, value, strings.Join(allowed, `", "`), hint)
 }
 
-func (l loader) gateway() {
+func (l *loader) gateway() {
 	g := l.f.Gateway
 	if why := badName(g.ID); l.Has("gateway.id") && why != "" {
 		l.Problem("gateway.id", "%s", why)
@@ -102,7 +99,7 @@ func (l loader) gateway() {
 
 // secret checks a file that only the agent's user may read. forbidden are the bits of
 // its mode that must not be set; a missing one may be no problem yet.
-func (l loader) secret(key, name string, forbidden os.FileMode, mayLack bool) {
+func (l *loader) secret(key, name string, forbidden os.FileMode, mayLack bool) {
 	info, err := os.Stat(name)
 	switch {
 	case os.IsNotExist(err) && mayLack:
@@ -119,7 +116,7 @@ func (l loader) secret(key, name string, forbidden os.FileMode, mayLack bool) {
 	l.readable(key, name)
 }
 
-func (l loader) readable(key, name string) {
+func (l *loader) readable(key, name string) {
 	f, err := os.Open(name)
 	if err != nil {
 		l.Problem(key, "%v; the agent's user must be able to read it", err)
@@ -128,7 +125,7 @@ func (l loader) readable(key, name string) {
 	_ = f.Close() // only opened
 }
 
-func (l loader) buffer() {
+func (l *loader) buffer() {
 	b := l.f.Buffer
 	if b.MaxBytes < buffer.MinMaxBytes {
 		l.Problem("buffer.max_bytes", "%s is too small to work with; at least %s", settings.Size(b.MaxBytes), settings.Size(buffer.MinMaxBytes))
@@ -154,13 +151,13 @@ func (l loader) buffer() {
 	}
 }
 
-func (l loader) within(key string, n, low, high int64) {
+func (l *loader) within(key string, n, low, high int64) {
 	if n < low || n > high {
 		l.Problem(key, "%d is not between %d and %d", n, low, high)
 	}
 }
 
-func (l loader) uplink(c Config) {
+func (l *loader) uplink(c Config) {
 	u := l.f.Uplink
 	l.topic(u.Topic)
 	if len(u.Servers) == 0 {
@@ -171,14 +168,11 @@ func (l loader) uplink(c Config) {
 	}
 	if u.PasswordFile != "" {
 		l.secret("uplink.password_file", c.Uplink.PasswordFile, 0o007, false)
-		if u.Username == "" {
-			l.Problem("uplink.username", "is missing, but there is a password_file; add username")
-		}
+	}
+	if c.Uplink.ClientID == "" {
+		c.Uplink.ClientID = "gateway" // the real one is made at the first run
 	}
 	for _, p := range c.Uplink.Check() {
-		if p.Key == "password_file" {
-			continue // said above
-		}
 		if p.Warning {
 			l.Warn("uplink."+p.Key, "%s", p.Message)
 		} else {
@@ -188,7 +182,7 @@ func (l loader) uplink(c Config) {
 }
 
 // topic checks the template: MQTT 5 section 4.7.1 forbids wildcards in a topic name.
-func (l loader) topic(t string) {
+func (l *loader) topic(t string) {
 	const key = "uplink.topic"
 	plain := strings.NewReplacer("{gateway}", "g", "{device}", "d").Replace(t)
 	switch {
@@ -207,7 +201,7 @@ func (l loader) topic(t string) {
 	}
 }
 
-func (l loader) status() {
+func (l *loader) status() {
 	const key = "status.listen"
 	listen := l.f.Status.Listen
 	if listen == "" {
@@ -223,7 +217,7 @@ func (l loader) status() {
 	}
 }
 
-func (l loader) devices(drivers map[string]devices.Driver) []DeviceConfig {
+func (l *loader) devices(drivers map[string]devices.Driver) []DeviceConfig {
 	var list []DeviceConfig
 	tables := l.Tables("device")
 	lines := map[string]int{}
@@ -240,6 +234,7 @@ func (l loader) devices(drivers map[string]devices.Driver) []DeviceConfig {
 			continue
 		}
 		l.port(t, k, ports)
+		l.tables = append(l.tables, t)
 		list = append(list, DeviceConfig{Name: k.Name, Driver: k.Driver, Settings: s})
 	}
 	if len(tables) == 0 && !l.Broken() {
@@ -248,7 +243,7 @@ func (l loader) devices(drivers map[string]devices.Driver) []DeviceConfig {
 	return list
 }
 
-func (l loader) deviceName(t *settings.Table, name string, lines map[string]int) {
+func (l *loader) deviceName(t *settings.Table, name string, lines map[string]int) {
 	switch why := badName(name); {
 	case !t.Has("name"):
 		t.Problem("name", "is missing; every device needs one")
@@ -263,8 +258,11 @@ func (l loader) deviceName(t *settings.Table, name string, lines map[string]int)
 	}
 }
 
+// pushing are the drivers whose devices send unasked: no poll can be skipped.
+var pushing = []string{"serial-line", "serial-frame", "nmea", "gpio", "exec"}
+
 // driver decodes and checks the driver's own keys; nil if there is no such driver.
-func (l loader) driver(t *settings.Table, k deviceKeys, drivers map[string]devices.Driver) devices.Settings {
+func (l *loader) driver(t *settings.Table, k deviceKeys, drivers map[string]devices.Driver) devices.Settings {
 	driver, found := drivers[k.Driver]
 	if !found {
 		t.AcceptAll() // nothing can be said about the keys of an unknown driver
@@ -291,7 +289,7 @@ func (l loader) driver(t *settings.Table, k deviceKeys, drivers map[string]devic
 			t.Problem(p.Key, "%s", p.Message)
 		}
 	}
-	if p, is := s.(interface{ Pushes() bool }); l.f.Buffer.WhenFull == buffer.WhenFullBlock && is && p.Pushes() {
+	if l.f.Buffer.WhenFull == buffer.WhenFullBlock && slices.Contains(pushing, k.Driver) {
 		t.Warn("", `when_full = "block" cannot hold back what this device sends by itself; while the buffer is full its new readings are dropped and receipted`)
 	}
 	return s
@@ -299,7 +297,7 @@ func (l loader) driver(t *settings.Table, k deviceKeys, drivers map[string]devic
 
 // port refuses two devices on one serial port, whatever names they call it by. A
 // Modbus line is shared by design.
-func (l loader) port(t *settings.Table, k deviceKeys, ports map[string]string) {
+func (l *loader) port(t *settings.Table, k deviceKeys, ports map[string]string) {
 	name, found := t.Text("port")
 	if !found || name == "" || k.Driver == "modbus" {
 		return

@@ -74,6 +74,9 @@ type Table struct {
 	node *node
 }
 
+// maxProblems bounds what is told at once.
+const maxProblems = 1000
+
 // maxFile bounds a settings file; a thousand devices take a few hundred KiB.
 const maxFile = 4 << 20
 
@@ -230,6 +233,9 @@ func join(label, key string) string {
 // add notes a problem, unless there is an error at this key already: one mistake is
 // told once, and what could not be decoded is not judged by its default as well.
 func (d *Doc) add(line int, key string, warning bool, format string, args ...any) {
+	if len(d.problems) >= maxProblems {
+		return
+	}
 	if key != "" && slices.ContainsFunc(d.problems, func(p Problem) bool { return p.Key == key && p.Line == line && !p.Warning }) {
 		return
 	}

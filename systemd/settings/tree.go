@@ -62,9 +62,12 @@ func (n *node) put(name string, child *node) {
 }
 
 // find follows a path such as "uplink.servers[1]"; when a step is missing, it gives
-// the last node that is there and false. Keys with dots in them are not found so.
+// the last node that is there and false.
 func (n *node) find(path string) (*node, bool) {
 	for path != "" {
+		if next := n.keys[path]; next != nil {
+			return next, true // also keys with dots in them
+		}
 		var step string
 		step, path, _ = strings.Cut(path, ".")
 		name, indexes, _ := strings.Cut(step, "[")

@@ -1,0 +1,181 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"holdfast/devices/catalog"
+	"holdfast/systemd/settings"
+	"holdfast/uplink"
+	"holdfast/uplink/wire"
+)
+
+// CheckConfig is LoadConfig, and then a look at what the configuration names on this
+// machine: directories, room, the key, the devices' ports. online: also a login to
+// each broker, if nothing else is wrong. It changes nothing.
+func CheckConfig(ctx context.Context, name string, online bool) (Config, []settings.Problem) {
+	cfg, l := load(name, catalog.Drivers())
+	l.probe(cfg)
+	if online && len(settings.Errors(l.Problems())) == 0 {
+		l.online(ctx, cfg)
+	}
+	return cfg, l.Problems()
+}
+
+const mebi = 1 << 20
+
+func (l *loader) probe(cfg Config) {
+	l.dataDir(cfg)
+	l.runtimeDir(cfg)
+	l.key(cfg)
+	for i, d := range cfg.Devices {
+		l.device(i, d)
+	}
+}
+
+func (l *loader) dataDir(cfg Config) {
+	const key = "gateway.data_dir"
+	if cfg.DataDir == "" {
+		return
+	}
+	dir := existing(cfg.DataDir)
+	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
+		l.Problem(key, "%s cannot be written (%v); let it belong to the agent's user: chown holdfast: %s", dir, err, dir)
+		return
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		l.Problem(key, "%s: %v", dir, err)
+		return
+	}
+	free := int64(st.Bavail)*int64(st.Bsize) + used(cfg.DataDir)
+	if free < cfg.Buffer.MaxBytes {
+		l.Problem("buffer.max_bytes", "%s, but %s has room for %s only; lower it or make room",
+			settings.Size(cfg.Buffer.MaxBytes), dir, settings.Size(free/mebi*mebi))
+	}
+	if isTmpfs(st) {
+		l.Warn(key, "%s is on a tmpfs: a power cut takes everything that is not delivered", dir)
+	}
+}
+
+func isTmpfs(st unix.Statfs_t) bool {
+	return uint32(st.Type) == unix.TMPFS_MAGIC || uint32(st.Type) == unix.RAMFS_MAGIC
+}
+
+// existing is dir, or the nearest directory above it that exists.
+func existing(dir string) string {
+	for {
+		if info, err := os.Stat(dir); err == nil && info.IsDir() {
+			return dir
+		}
+		up := filepath.Dir(dir)
+		if up == dir {
+			return dir
+		}
+		dir = up
+	}
+}
+
+// used is what the buffer already takes of the room that max_bytes gives it.
+func used(dir string) (bytes int64) {
+	_ = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error { // what cannot be read is not counted
+		if err != nil {
+			return nil
+		}
+		var st unix.Stat_t
+		if info, err := e.Info(); err == nil && info.Mode().IsRegular() && unix.Stat(path, &st) == nil {
+			bytes += st.Blocks * 512
+		}
+		return nil
+	})
+	return bytes
+}
+
+func (l *loader) runtimeDir(cfg Config) {
+	const key = "buffer.runtime_dir"
+	dir := cfg.Buffer.RuntimeDir
+	if dir == "" {
+		l.Warn(key, "is empty: every reading goes straight to the card")
+		return
+	}
+	dir = existing(dir)
+	var st unix.Statfs_t
+	switch err := unix.Statfs(dir, &st); {
+	case err != nil:
+		l.Warn(key, "%s: %v; every reading goes straight to the card", dir, err)
+	case !isTmpfs(st):
+		l.Warn(key, "%s is not on a tmpfs: every reading goes straight to the card", dir)
+	}
+}
+
+// key reads the signing key, if it is there; its mode is checked with the configuration.
+func (l *loader) key(cfg Config) {
+	pem, err := os.ReadFile(cfg.KeyFile)
+	if err != nil {
+		return // absent: made on the first run; unreadable: said already
+	}
+	key, err := wire.ParsePrivateKey(pem)
+	if err != nil {
+		l.Problem("signing.key_file", "%s: %v; put the right file back, or remove it to get a new key and add that to the broker", cfg.KeyFile, err)
+		return
+	}
+	want := map[string]string{wire.Ed25519: "EdDSA", wire.HMACSHA256: "HS256"}[cfg.Algorithm]
+	if want != "" && key.Alg() != want {
+		l.Problem("signing.algorithm", "%s, but the key in %s is for %s; set the algorithm back, or run: holdfast identity rotate", cfg.Algorithm, cfg.KeyFile, key.Alg())
+	}
+}
+
+// device looks at the device's port or chip, whatever its driver calls it.
+func (l *loader) device(i int, d DeviceConfig) {
+	v := reflect.Indirect(reflect.ValueOf(d.Settings))
+	if v.Kind() != reflect.Struct {
+		return
+	}
+	for f := range v.NumField() {
+		name := v.Type().Field(f).Tag.Get("toml")
+		if name != "port" && name != "chip" && name != "bus" || v.Field(f).Kind() != reflect.String {
+			continue
+		}
+		path := v.Field(f).String()
+		if !filepath.IsAbs(path) {
+			continue // its Check has said so
+		}
+		if why := unusable(path); why != "" {
+			l.tables[i].Problem(name, "%s", why)
+		}
+	}
+}
+
+func unusable(path string) string {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return fmt.Sprintf("%v; is it plugged in? `holdfast devices` lists what there is", err)
+	case info.Mode()&fs.ModeCharDevice == 0:
+		return path + " is not a device"
+	}
+	if err := unix.Access(path, unix.R_OK|unix.W_OK); err != nil {
+		return fmt.Sprintf("%s: %v; add the agent's user to its group: usermod -aG dialout holdfast", path, err)
+	}
+	return ""
+}
+
+const probeLimit = 10 * time.Second
+
+func (l *loader) online(ctx context.Context, cfg Config) {
+	if cfg.Uplink.ClientID == "" {
+		cfg.Uplink.ClientID = "holdfast"
+	}
+	for i, r := range uplink.Probe(ctx, cfg.Uplink, probeLimit) {
+		if r.Err != nil {
+			l.Problem(fmt.Sprintf("uplink.servers[%d]", i), "%s: %v", r.Server, r.Err)
+		}
+	}
+}

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+type gpioChip struct {
+	Path  string     `json:"path"`
+	Label string     `json:"label"`
+	Lines []gpioLine `json:"lines"`
+	Error string     `json:"error,omitempty"`
+}
+
+type gpioLine struct {
+	Offset   uint32 `json:"offset"`
+	Name     string `json:"name"`
+	Consumer string `json:"used_by,omitempty"`
+}
+
+// The two questions of the GPIO character device that only ask (linux/gpio.h, v2 ABI).
+const (
+	gpioGetChipInfo = 0x8044B401 // _IOR(0xB4, 0x01, struct gpiochip_info)
+	gpioGetLineInfo = 0xC100B405 // _IOWR(0xB4, 0x05, struct gpio_v2_line_info)
+)
+
+// chipInfo is struct gpiochip_info.
+type chipInfo struct {
+	name, label [32]byte
+	lines       uint32
+}
+
+// lineInfo is struct gpio_v2_line_info; its attributes are not looked at.
+type lineInfo struct {
+	name, consumer  [32]byte
+	offset, numAttr uint32
+	flags           uint64
+	attrs           [10][2]uint64
+	_               [4]uint32
+}
+
+func gpioChips(root string) []gpioChip {
+	paths, _ := filepath.Glob(filepath.Join(root, "dev/gpiochip*")) // the pattern is good
+	var chips []gpioChip
+	for _, path := range paths {
+		c, err := askChip(path)
+		if err != nil {
+			c.Error = err.Error()
+			if errors.Is(err, os.ErrPermission) {
+				c.Error += "; run as root, or join the group gpio"
+			}
+		}
+		chips = append(chips, c)
+	}
+	return chips
+}
+
+func askChip(path string) (gpioChip, error) {
+	c := gpioChip{Path: path, Lines: []gpioLine{}}
+	f, err := os.Open(path)
+	if err != nil {
+		return c, err
+	}
+	defer func() { _ = f.Close() }() // only asked
+	var info chipInfo
+	if err := ioctl(f, gpioGetChipInfo, unsafe.Pointer(&info)); err != nil {
+		return c, fmt.Errorf("%s: chip info: %w", path, err)
+	}
+	c.Label = cString(info.label[:])
+	for i := range info.lines {
+		l := lineInfo{offset: i}
+		if err := ioctl(f, gpioGetLineInfo, unsafe.Pointer(&l)); err != nil {
+			return c, fmt.Errorf("%s: line %d: %w", path, i, err)
+		}
+		c.Lines = append(c.Lines, gpioLine{i, cString(l.name[:]), cString(l.consumer[:])})
+	}
+	return c, nil
+}
+
+func ioctl(f *os.File, request uintptr, arg unsafe.Pointer) error {
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), request, uintptr(arg))
+	runtime.KeepAlive(f)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+func cString(b []byte) string {
+	s, _, _ := bytes.Cut(b, []byte{0})
+	return string(s)
+}

@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/agent"
+	"holdfast/systemd"
+	"holdfast/systemd/settings"
+)
+
+func (a *app) runCommand() *cobra.Command {
+	var format, level string
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Run the agent",
+		Long: `Runs the agent in the foreground until SIGTERM or SIGINT; it then commits what is
+in memory and ends within 5 s. A second signal aborts. SIGHUP reads the configuration
+anew: devices, uplink and buffer bounds are taken over, the rest needs a restart.
+
+It logs "ready" when it serves, and then answers /readyz with 200.`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := newLog(a.stderr, format, level, systemd.Supervised(a.getenv, a.stderr))
+			if err != nil {
+				return err
+			}
+			return a.run(cmd.Context(), log)
+		},
+	}
+	cmd.Flags().StringVar(&format, "log-format", "text", "`form` of the log on standard error: text or json")
+	cmd.Flags().StringVar(&level, "log-level", "info", "least `level` to log: debug, info, warn or error")
+	return cmd
+}
+
+// daemon is one run of the agent.
+type daemon struct {
+	app    *app
+	log    *slog.Logger
+	notify systemd.Notifier
+	agent  *agent.Agent
+}
+
+func (a *app) run(ctx context.Context, log *slog.Logger) error {
+	cfg, problems, err := a.load()
+	if err != nil {
+		return err
+	}
+	warn(log, problems)
+	notify, err := systemd.FromEnv(a.getenv, os.Getpid())
+	if err != nil {
+		log.Warn("the service manager cannot be told anything", "error", err)
+	}
+	b := thisBuild()
+	log.Info("starting", "version", b.Version, "commit", b.Commit, "config", a.config)
+	ag, err := agent.New(cfg, agent.Options{Log: log, Version: b.Version, BuildTime: buildTime})
+	if err != nil {
+		return err
+	}
+	d := daemon{a, log, notify, ag}
+	return d.serve(ctx, cfg)
+}
+
+// serve runs the agent and its status server until ctx ends or either fails.
+func (d daemon) serve(ctx context.Context, cfg agent.Config) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	parts := []func(context.Context) error{d.agent.Run}
+	status, err := agent.ListenStatus(d.agent, cfg.SocketPaths(), cfg.StatusListen, d.log)
+	if err != nil {
+		d.log.Error("part of the status cannot be served; readings are taken and sent all the same", "error", err)
+	}
+	if status != nil {
+		d.log.Info("status", "listen", fmt.Sprint(status.Addrs()))
+		parts = append(parts, status.Serve)
+	}
+	ended := make(chan error, len(parts))
+	for _, part := range parts {
+		go func() {
+			defer cancel() // one without the others is no agent
+			ended <- part(ctx)
+		}()
+	}
+	d.watch(ctx, hup)
+	d.tell(d.notify.Stopping())
+	d.log.Info("stopping")
+	var errs []error
+	for range parts {
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			errs = append(errs, err)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	d.log.Info("stopped")
+	return nil
+}
+
+const (
+	readyPoll  = 20 * time.Millisecond // while it starts
+	statusLine = 10 * time.Second      // how often systemctl's line is renewed
+)
+
+// watch tells the service manager how the agent fares until ctx ends, and reloads.
+func (d daemon) watch(ctx context.Context, hup <-chan os.Signal) {
+	start := time.NewTicker(readyPoll)
+	defer start.Stop()
+	line := time.NewTicker(statusLine)
+	defer line.Stop()
+	var feed <-chan time.Time
+	if interval := d.notify.WatchdogInterval(); interval > 0 {
+		t := time.NewTicker(interval)
+		defer t.Stop()
+		feed = t.C
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-start.C:
+			if len(d.agent.Ready()) == 0 {
+				start.Stop()
+				d.log.Info("ready")
+				d.tell(d.notify.Ready())
+				d.tell(d.notify.Status(summary(d.agent.Status())))
+			}
+		case <-feed:
+			// Fed only while the pipeline makes progress: else we are restarted.
+			if stuck := d.agent.Healthy(); len(stuck) > 0 {
+				d.log.Error("standing still; the watchdog is not fed", "reasons", stuck)
+			} else {
+				d.tell(d.notify.Watchdog())
+			}
+		case <-line.C:
+			d.tell(d.notify.Status(summary(d.agent.Status())))
+		case <-hup:
+			d.reload()
+		}
+	}
+}
+
+// reload takes over a new configuration, or says what is wrong with it and keeps the
+// old one.
+func (d daemon) reload() {
+	d.tell(d.notify.Reloading())
+	cfg, problems := agent.LoadConfig(d.app.config)
+	errs := settings.Errors(problems)
+	for _, p := range errs {
+		d.log.Error("reload", "problem", p.String())
+	}
+	warn(d.log, problems)
+	if len(errs) > 0 {
+		d.log.Error("not reloaded: the configuration has problems; the old one stays in force", "problems", len(errs))
+	} else if err := d.agent.Reload(cfg); err != nil {
+		d.log.Error("not reloaded; the old configuration stays in force", "error", err)
+	} else {
+		d.log.Info("reloaded", "devices", len(cfg.Devices))
+	}
+	d.tell(d.notify.Ready())
+}
+
+// tell logs what the service manager could not be told.
+func (d daemon) tell(err error) {
+	if err != nil {
+		d.log.Warn("service manager", "error", err)
+	}
+}
+
+func warn(log *slog.Logger, problems []settings.Problem) {
+	for _, p := range problems {
+		if p.Warning {
+			log.Warn("configuration", "problem", p.String())
+		}
+	}
+}
+
+// summary is the one line of systemctl status.
+func summary(s agent.Status) string {
+	var taken uint64
+	bad := 0
+	for _, d := range s.Devices {
+		taken += d.Taken
+		if d.State != agent.StateRunning || d.Quality != "" && d.Quality != "good" {
+			bad++
+		}
+	}
+	parts := []string{fmt.Sprintf("%d devices", len(s.Devices))}
+	if bad > 0 {
+		parts[0] += fmt.Sprintf(" (%d in trouble)", bad)
+	}
+	parts = append(parts, fmt.Sprintf("%d readings taken", taken), fmt.Sprintf("%d messages waiting", s.Buffer.Messages))
+	if s.Uplink.Connected {
+		parts = append(parts, "connected to "+s.Uplink.Server)
+	} else {
+		parts = append(parts, "not connected")
+	}
+	return strings.Join(parts, ", ")
+}

@@ -1,0 +1,153 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/agent"
+	"holdfast/systemd/settings"
+)
+
+func (a *app) statusCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Ask the running agent how it fares; exit 1 if not well",
+		Args:  args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, _ := agent.LoadConfig(a.config) // even a broken file may name the right socket
+			st, err := agent.AskStatus(cmd.Context(), cfg.SocketPaths())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				err = printJSON(a.stdout, st)
+			} else {
+				err = printStatus(a.stdout, st)
+			}
+			if err == nil && (!st.Ready || len(st.Unhealthy) > 0) {
+				return no
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// printStatus writes a status for people.
+func printStatus(w io.Writer, s agent.Status) error {
+	state := "ready"
+	switch {
+	case len(s.Unhealthy) > 0:
+		state = "STANDING STILL: " + strings.Join(s.Unhealthy, "; ")
+	case !s.Ready:
+		state = "not ready: " + strings.Join(s.NotReady, "; ")
+	}
+	fmt.Fprintf(w, "%s: %s\n\n", s.Gateway, state)
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	row := func(name, format string, args ...any) { fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
+	row("agent", "version %s, up %s", s.Version, span(s.Uptime))
+	row("key", "%s (%s), epoch %s", s.Kid, s.Alg, s.Epoch)
+	if s.Clock.Synced {
+		row("clock", "synchronised, within %s", span(s.Clock.ErrorBound))
+	} else {
+		row("clock", "NOT synchronised; readings are marked, and resolved once it is")
+	}
+	uplinkRows(row, s)
+	bufferRows(row, s)
+	for _, warning := range s.Warnings {
+		row("warning", "%s", warning)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	return printDevices(w, s)
+}
+
+func uplinkRows(row func(string, string, ...any), s agent.Status) {
+	u := s.Uplink
+	if u.Connected {
+		row("uplink", "connected to %s for %s, answer in %s, %d in flight", u.Server, span(s.Now-u.Since), span(u.RTT), u.InFlight)
+	} else {
+		row("uplink", "NOT connected to %s", orNone(u.Server))
+	}
+	if u.Stopped != "" {
+		row("", "%s", u.Stopped)
+	}
+	if u.LastError != "" {
+		row("", "%s ago: %s", span(s.Now-u.LastErrorAt), u.LastError)
+	}
+}
+
+func bufferRows(row func(string, string, ...any), s agent.Status) {
+	b := s.Buffer
+	row("buffer", "%d messages waiting, %d readings; %s of %s on the card", b.Messages, b.Readings,
+		mib(b.DiskBytes), settings.FormatSize(b.MaxBytes))
+	if b.Messages > 0 {
+		row("", "the oldest is %s old", span(b.Oldest))
+	}
+	if !b.JournalTmpfs {
+		row("", "the journal is on the card: runtime_dir is not a tmpfs")
+	}
+	if b.Drops > 0 || b.Quarantined > 0 || b.AsideBytes > 0 {
+		row("", "%d dropped ranges to report, %d messages in quarantine, %s set aside for repair", b.Drops, b.Quarantined, mib(b.AsideBytes))
+	}
+	if b.LastError != "" {
+		row("", "the card: %s", b.LastError)
+	}
+	if b.StoreDisabled != "" {
+		row("", "no segments: %s", b.StoreDisabled)
+	}
+}
+
+func printDevices(w io.Writer, s agent.Status) error {
+	if len(s.Devices) == 0 {
+		return nil
+	}
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(t, "\nDEVICE\tDRIVER\tSTATE\tQUALITY\tLAST\tTAKEN\tBAD")
+	for _, d := range s.Devices {
+		quality, last := d.Quality, "never"
+		if d.Reason != "" {
+			quality += " (" + d.Reason + ")"
+		}
+		if d.LastAt > 0 {
+			last = span(d.LastAge) + " ago"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%d\n", d.Name, d.Driver, d.State, orNone(quality), last, d.Taken, d.Bad)
+		if d.Error != "" {
+			fmt.Fprintf(t, "\t%s\n", d.Error)
+		}
+	}
+	return t.Flush()
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// span rounds a duration to what people read.
+func span(d time.Duration) string {
+	switch {
+	case d <= 0:
+		return "0s"
+	case d < time.Millisecond:
+		return d.Round(time.Microsecond).String()
+	case d < time.Second:
+		return d.Round(time.Millisecond).String()
+	case d < time.Minute:
+		return d.Round(100 * time.Millisecond).String()
+	}
+	return settings.FormatDuration(d.Round(time.Second))
+}
+
+func mib(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
