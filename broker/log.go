@@ -106,7 +106,7 @@ const (
 )
 
 // AppendBatch encodes a batch behind dst.
-func AppendBatch(dst []byte, h Header, records []*Record) []byte {
+func AppendBatch(dst []byte, h Header, records []Record) []byte {
 	start := len(dst)
 	dst = append(dst, 'H', 'F', batchVersion, h.Flags, 0, 0, 0, 0)
 	for _, v := range []uint64{h.Incarnation, h.Number, h.Lamport, uint64(h.Time), uint64(h.Age)} {
@@ -115,8 +115,8 @@ func AppendBatch(dst []byte, h Header, records []*Record) []byte {
 	dst = binary.BigEndian.AppendUint32(dst, uint32(len(records)))
 	dst = append(dst, byte(len(h.Node)))
 	dst = append(dst, h.Node...)
-	for _, r := range records {
-		dst = appendRecord(dst, h.Time, r)
+	for i := range records {
+		dst = appendRecord(dst, h.Time, &records[i])
 	}
 	b := dst[start:]
 	binary.BigEndian.PutUint32(b[4:], crc32.Checksum(b[8:], castagnoli))
