@@ -6,7 +6,7 @@
 // at the door (door.go), offered to the ledger (ingest.go, ledger.go), packed with what else is
 // waiting into one batch (log.go, writer.go), stored and synced by an embedded JetStream
 // (stream.go), and only then acknowledged. A session is a cursor into that log plus its
-// subscriptions (session.go, deliver.go).
+// subscriptions (session.go, feed.go, deliver.go).
 //
 // # What it promises
 //
@@ -22,3 +22,290 @@
 // It does not keep QoS 0 for those who are away or too slow. It does not order messages by any
 // wall clock. It does not replicate: one node, one disk.
 package broker
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Options is what a broker gets from its surroundings. Everything has a default.
+type Options struct {
+	Log  *slog.Logger
+	Now  func() time.Duration // monotonic; orders and ages
+	Wall func() time.Time     // for message expiry and for people; orders nothing
+	Rand io.Reader
+}
+
+// Broker is one node.
+type Broker struct {
+	cfg  Config
+	log  *slog.Logger
+	mono func() time.Duration
+	wall func() time.Time
+	rand io.Reader
+
+	engine   *engine
+	stream   *stream // messages
+	messages *writer
+	state    *stateStore
+	door     *Door
+	ledger   *Ledger
+	registry *Registry
+	retained *retained
+	tail     *tail
+	sessions *sessions
+	groupsMu sync.Mutex
+	groups   map[string]*group
+	conns    connSet
+	buffers  bufferPool
+	stats    Stats
+
+	dirty       dirtySet
+	dirtyGroups sync.Map // *group → struct{}
+	checked     uint64   // last batch in the newest checkpoint; house only
+	checkedAt   time.Duration
+	generation  uint64
+
+	ctx      context.Context // ends when the broker stops
+	stop     context.CancelFunc
+	clients  sync.WaitGroup // connections
+	tasks    sync.WaitGroup // house, group pumps
+	notReady atomic.Pointer[error]
+	addrs    atomic.Pointer[[]net.Addr]
+}
+
+// errStopping is why a broker that ends is not ready.
+var errStopping = errors.New("the broker stops")
+
+// diskReserve is what is left free on the disk: for compaction, checkpoints and the engine.
+const diskReserve = 64 << 20
+
+// New opens the store in cfg.Node.DataDir. It serves nobody until Run; a Broker that is not run
+// must be closed.
+func New(cfg Config, o Options) (*Broker, error) {
+	b := &Broker{cfg: cfg, log: o.Log, mono: o.Now, wall: o.Wall, rand: o.Rand, ledger: NewLedger(), retained: newRetained(),
+		sessions: newSessions(), groups: map[string]*group{}, conns: connSet{m: map[*conn]struct{}{}}}
+	b.defaults()
+	b.ctx, b.stop = context.WithCancel(context.Background())
+	b.unready(errors.New("the broker starts"))
+	if err := b.open(); err != nil {
+		b.Close()
+		return nil, err
+	}
+	return b, nil
+}
+
+func (b *Broker) defaults() {
+	if b.log == nil {
+		b.log = slog.New(slog.DiscardHandler)
+	}
+	if b.mono == nil {
+		start := time.Now()
+		b.mono = func() time.Duration { return time.Since(start) }
+	}
+	if b.wall == nil {
+		b.wall = time.Now
+	}
+	if b.rand == nil {
+		b.rand = rand.Reader
+	}
+	if b.cfg.Node.Name == "" {
+		b.cfg.Node.Name, _ = os.Hostname()
+	}
+}
+
+// open opens the engine, reads the state stream, and makes what needs nothing but that.
+func (b *Broker) open() error {
+	dir := b.cfg.Node.DataDir
+	if err := os.MkdirAll(filepath.Join(dir, "jetstream"), 0o700); err != nil {
+		return fmt.Errorf("make data_dir: %w", err)
+	}
+	var err error
+	b.engine, err = openEngine(engineConfig{dir: dir, node: b.cfg.Node.Name, syncAlways: b.cfg.Store.Sync != SyncInterval, reserve: diskReserve}, b.log)
+	if err != nil {
+		return err
+	}
+	if b.cfg.Store.Sync == SyncInterval {
+		b.log.Warn(`[store] sync = "interval": a power cut may cost what was acknowledged in the last second`)
+	}
+	if b.stream, err = b.engine.open(b.ctx, "messages", b.cfg.Store.MaxBytes+b.cfg.Store.MaxBytes/4+1<<30); err != nil {
+		return err
+	}
+	stateStream, err := b.engine.open(b.ctx, "state", stateMax)
+	if err != nil {
+		return err
+	}
+	if b.state, err = loadState(b.ctx, stateStream, b.log); err != nil {
+		return err
+	}
+	if b.state.w, err = b.openWriter(stateStream, b.state.apply); err != nil {
+		return fmt.Errorf("state: %w", err)
+	}
+	if b.messages, err = b.openWriter(b.stream, b.commit); err != nil {
+		return fmt.Errorf("messages: %w", err)
+	}
+	if b.registry, err = OpenRegistry(b.state, b.wall); err != nil {
+		return err
+	}
+	b.door = NewDoor(b.cfg.Verify, b.registry, b.log)
+	return b.recover()
+}
+
+func (b *Broker) openWriter(s *stream, commit func(*Batch)) (*writer, error) {
+	return openWriter(b.ctx, s, writerConfig{node: b.cfg.Node.Name, incarnation: binary.BigEndian.Uint64(b.random(8)),
+		batchBytes: batchBytes, window: batchWindow, pending: pendingBytes, timeout: storeTimeout, room: b.engine.room,
+		reopen: b.engine.reopen, commit: commit, wall: b.wall, mono: b.mono, log: b.log})
+}
+
+// recover brings what follows from the log up to its end, and starts the writers.
+func (b *Broker) recover() error {
+	first, _, _, err := b.stream.bounds(b.ctx)
+	if err != nil {
+		return err
+	}
+	from, err := b.restoreLedger()
+	if err != nil { // everything can still be counted from what the log has
+		b.log.Error("the ledger is rebuilt from the log; what was trimmed is not in it", "err", err)
+		from = 0
+	}
+	b.state.w.start()
+	if err := b.state.w.begin(b.ctx); err != nil {
+		return fmt.Errorf("state: %w", err)
+	}
+	next := b.messages.number + 1
+	b.tail = newTail(b.stream, b.messages.offset, next, max(1, first-min(first, b.messages.offset)))
+	for _, restore := range []func() error{b.restoreRetained, b.restoreGroups, b.restoreSessions} {
+		if err := restore(); err != nil {
+			return err
+		}
+	}
+	if err := b.replay(b.ctx, b.stream, b.messages, from); err != nil {
+		return err
+	}
+	b.messages.start()
+	if err := b.messages.begin(b.ctx); err != nil {
+		return fmt.Errorf("messages: %w", err)
+	}
+	return nil
+}
+
+// Run serves clients until ctx ends, then stops in the order that loses nothing.
+func (b *Broker) Run(ctx context.Context) error {
+	defer b.Close()
+	f, err := listen(ctx, b.cfg.Listen)
+	if err != nil {
+		return err
+	}
+	b.opened(f)
+	b.tasks.Go(func() { b.house(b.ctx) })
+	var accepting sync.WaitGroup
+	for _, l := range f.listeners {
+		accepting.Go(func() { b.accept(ctx, l) })
+	}
+	b.notReady.Store(nil)
+	b.log.Info("ready", "node", b.cfg.Node.Name, "listeners", b.Addrs())
+
+	<-ctx.Done()
+	b.unready(errStopping)
+	f.close()
+	accepting.Wait()
+	b.conns.endAll()
+	b.clients.Wait()
+	return nil
+}
+
+// closeTimeout bounds how long a stopping broker waits for its disk.
+const closeTimeout = 10 * time.Second
+
+// Close ends what New opened: messages first, because their ends are in the state. Run calls it.
+func (b *Broker) Close() {
+	b.unready(errStopping)
+	b.stop()
+	b.tasks.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	b.messages.stop(ctx)
+	if b.state != nil {
+		b.saveDirty()
+		b.state.w.stop(ctx)
+	}
+	if b.engine != nil {
+		b.engine.close()
+	}
+}
+
+func (b *Broker) opened(f *front) {
+	addrs := make([]net.Addr, 0, len(f.listeners))
+	for _, l := range f.listeners {
+		addrs = append(addrs, l.Addr())
+	}
+	b.addrs.Store(&addrs)
+}
+
+// Addrs is where the broker listens for MQTT; empty until it does.
+func (b *Broker) Addrs() []net.Addr {
+	if p := b.addrs.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// Ready says whether clients are taken and messages are stored, and if not why.
+func (b *Broker) Ready() error {
+	if p := b.notReady.Load(); p != nil {
+		return *p
+	}
+	if err := b.messages.failure(); err != nil {
+		return err
+	}
+	return b.state.w.failure()
+}
+
+func (b *Broker) unready(err error) { b.notReady.Store(&err) }
+
+// Ledger is the account of what gateways sent.
+func (b *Broker) Ledger() *Ledger { return b.ledger }
+
+// Registry is the gateways' keys.
+func (b *Broker) Registry() *Registry { return b.registry }
+
+// Tail calls fn for each message stored from now on whose topic matches the filter, until ctx
+// ends or fn returns an error. The record must not be changed.
+func (b *Broker) Tail(ctx context.Context, filter string, fn func(*Record, Position) error) error {
+	for n := b.tail.end().Batch; ; n++ {
+		if err := b.tail.wait(ctx, n); err != nil {
+			return err
+		}
+		batch, err := b.tail.batch(ctx, n)
+		if err != nil {
+			return fmt.Errorf("read the log: %w", err)
+		}
+		if err := batch.matching(filter, fn); err != nil {
+			return err
+		}
+	}
+}
+
+// background runs fn in a goroutine that Close waits for.
+func (b *Broker) background(fn func(context.Context)) { b.tasks.Go(func() { fn(b.ctx) }) }
+
+func (b *Broker) random(n int) []byte {
+	p := make([]byte, n)
+	if _, err := io.ReadFull(b.rand, p); err != nil {
+		panic("no randomness: " + err.Error()) // nothing that follows would be safe
+	}
+	return p
+}
+
+func (b *Broker) newEpoch() uint64 { return binary.BigEndian.Uint64(b.random(8)) }

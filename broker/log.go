@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"time"
 
+	"holdfast/broker/mqtt"
 	"holdfast/uplink/wire"
 )
 
@@ -58,6 +59,8 @@ type Record struct {
 	Payload    []byte
 	Properties []byte // MQTT 5 PUBLISH properties to pass on, encoded, without alias and expiry
 	Identity   *wire.Verified
+
+	control *wire.Pack // of a verified control message, until it is in the ledger
 }
 
 // Header stands before the records of a batch.
@@ -365,3 +368,17 @@ func (d *decoder) bytes() []byte {
 
 // micros is a wall time as the log keeps it.
 func micros(t time.Time) int64 { return t.UnixMicro() }
+
+// matching calls fn for each message of the batch whose topic matches the filter.
+func (b *Batch) matching(filter string, fn func(*Record, Position) error) error {
+	for i := range b.Records {
+		r := &b.Records[i]
+		if r.Kind != KindMessage || !mqtt.Match(filter, r.Topic) {
+			continue
+		}
+		if err := fn(r, Position{b.Node, b.Number, uint32(i)}); err != nil {
+			return err
+		}
+	}
+	return nil
+}

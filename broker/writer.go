@@ -68,6 +68,7 @@ type writer struct {
 	queue   []entry
 	bytes   int
 	closing bool
+	held    bool // submit waits: a copy of the state is being handed in
 
 	wake    chan struct{}
 	commits chan *flight
@@ -76,6 +77,8 @@ type writer struct {
 	stored  atomic.Uint64         // number of the last batch on disk
 	age     int64                 // µs at start
 	started time.Duration
+	cancel  context.CancelFunc
+	ended   chan struct{}
 
 	// Of the loop alone.
 	flights []*flight
@@ -98,8 +101,7 @@ type flight struct {
 	err     error
 }
 
-// openWriter finds the end of the log and writes the incarnation record, which it repeats until
-// it is stored. Then run must be started.
+// openWriter finds the end of the log. Then come start and begin.
 func openWriter(ctx context.Context, s slots, cfg writerConfig) (*writer, error) {
 	w := &writer{cfg: cfg, s: s, wake: make(chan struct{}, 1), commits: make(chan *flight, 2*cfg.window), started: cfg.mono()}
 	w.room.L = &w.mu
@@ -127,26 +129,42 @@ func openWriter(ctx context.Context, s slots, cfg writerConfig) (*writer, error)
 	return w, nil
 }
 
-// begin writes the incarnation record and waits until it is stored.
+// start runs the writer in a goroutine that stop waits for.
+func (w *writer) start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	w.cancel, w.ended = cancel, make(chan struct{})
+	go func() {
+		defer close(w.ended)
+		w.run(ctx)
+	}()
+}
+
+// stop stores what was handed in, for as long as ctx allows, and ends the writer.
+func (w *writer) stop(ctx context.Context) {
+	if w == nil || w.ended == nil {
+		return
+	}
+	w.close()
+	select {
+	case <-w.ended:
+	case <-ctx.Done():
+		w.cancel()
+		<-w.ended
+	}
+	w.cancel()
+}
+
+// begin writes the incarnation record, again and again until it is stored: before it, no client
+// is taken.
 func (w *writer) begin(ctx context.Context) error {
-	f := w.makeFlight([]entry{{rec: &Record{Kind: KindIncarnation, Arrival: micros(w.cfg.wall())}}})
-	w.flights, w.sending = append(w.flights, f), 1
-	w.send(f)
-	for len(w.flights) > 0 {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case r := <-f.answer:
-			w.answered(ctx, r)
-		case <-time.After(w.cfg.timeout):
-			w.settle(ctx)
-		}
-		if err := w.failure(); err != nil {
-			return fmt.Errorf("begin to write the log: %w", err)
-		}
+	if err := w.put(ctx, &Record{Kind: KindIncarnation, Arrival: micros(w.cfg.wall())}); err != nil {
+		return fmt.Errorf("begin to write the log: %w", err)
 	}
 	return nil
 }
+
+// now is the log's powered-on time, in µs.
+func (w *writer) now() int64 { return w.age + (w.cfg.mono() - w.started).Microseconds() }
 
 // failure says why nothing can be written, or nil.
 func (w *writer) failure() error {
@@ -167,7 +185,7 @@ func (w *writer) submit(e entry) error {
 		size = recordSize(e.rec)
 	}
 	w.mu.Lock()
-	for w.bytes > w.cfg.pending && !w.closing {
+	for (w.held || w.bytes > w.cfg.pending) && !w.closing {
 		w.room.Wait()
 	}
 	if w.closing {
@@ -179,6 +197,43 @@ func (w *writer) submit(e entry) error {
 	w.mu.Unlock()
 	w.kick()
 	return nil
+}
+
+// hold makes submit wait, until letGo.
+func (w *writer) hold() {
+	w.mu.Lock()
+	w.held = true
+	w.mu.Unlock()
+}
+
+func (w *writer) letGo() {
+	w.mu.Lock()
+	w.held = false
+	w.room.Broadcast()
+	w.mu.Unlock()
+	w.kick()
+}
+
+// submitHeld hands in an entry between hold and letGo.
+func (w *writer) submitHeld(e entry) {
+	w.mu.Lock()
+	w.queue = append(w.queue, e)
+	w.bytes += recordSize(e.rec)
+	w.mu.Unlock()
+}
+
+// idle waits until everything that was handed in is stored and told; for use after hold.
+func (w *writer) idle(ctx context.Context) error {
+	done := make(chan error, 1)
+	w.mu.Lock()
+	if w.closing {
+		w.mu.Unlock()
+		return errClosed
+	}
+	w.queue = append(w.queue, entry{done: func(_ Position, err error) { done <- err }})
+	w.mu.Unlock()
+	w.kick()
+	return waitAll(ctx, done, 1)
 }
 
 // put submits a record and waits until it is on disk.
@@ -323,7 +378,7 @@ func (w *writer) makeFlight(es []entry) *flight {
 	f.ready = false
 	f.batch = &Batch{Records: make([]Record, 0, n), Header: Header{
 		Incarnation: w.cfg.incarnation, Number: w.number, Lamport: w.lamport, Node: w.cfg.node,
-		Time: micros(w.cfg.wall()), Age: w.age + (w.cfg.mono() - w.started).Microseconds(),
+		Time: micros(w.cfg.wall()), Age: w.now(),
 	}}
 	size := batchFixed + len(w.cfg.node)
 	for i := range es {

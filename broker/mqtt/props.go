@@ -198,3 +198,57 @@ func (r *reader) property() (p property) {
 // shared is b as a string in the same memory, for callers who own the packet's memory and let
 // nobody write to it.
 func shared(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+// WithoutUserProperty returns a list of encoded properties without the user properties of that
+// name; the same list if there are none.
+func WithoutUserProperty(props []byte, name string) []byte {
+	found := false
+	each(props, func(p property) { found = found || p.id == pUser && string(p.key) == name })
+	if !found {
+		return props
+	}
+	var kept []byte
+	each(props, func(p property) {
+		if p.id != pUser || string(p.key) != name {
+			kept = append(kept, p.raw...)
+		}
+	})
+	return kept
+}
+
+// SignedOf reads what a verifier needs from a list of encoded properties. The result shares it.
+func SignedOf(props []byte) (s Signed) {
+	each(props, func(p property) {
+		switch {
+		case p.id == pContentType:
+			s.ContentType = shared(p.data)
+		case p.id == pUser && string(p.key) == "jws":
+			s.JWS, s.JWSCount = shared(p.data), s.JWSCount+1
+		}
+	})
+	return s
+}
+
+// UserProperty is a name and a value (2.2.2.2).
+type UserProperty struct{ Key, Value string }
+
+// UserProperties reads the user properties from a list of encoded properties.
+func UserProperties(props []byte) (ps []UserProperty) {
+	each(props, func(p property) {
+		if p.id == pUser {
+			ps = append(ps, UserProperty{string(p.key), string(p.data)})
+		}
+	})
+	return ps
+}
+
+// each walks over a list of encoded properties up to the first mistake.
+func each(props []byte, fn func(property)) {
+	for r := (reader{b: props}); len(r.b) > 0; {
+		p := r.property()
+		if r.err != nil {
+			return
+		}
+		fn(p)
+	}
+}

@@ -1,0 +1,237 @@
+package broker
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"holdfast/broker/mqtt"
+)
+
+// connect answers a CONNECT. After an error the connection ends; the CONNACK has said why.
+func (c *conn) connect(ctx context.Context, body []byte) error {
+	k, err := mqtt.DecodeConnect(body)
+	c.version, c.problems = max(k.Version, mqtt.V311), k.RequestProblem
+	if err != nil {
+		var e *mqtt.Error
+		if errors.As(err, &e) && (k.Version == mqtt.V5 || e.Code == mqtt.UnsupportedVersion) {
+			return c.refuse(e.Code, e.Text)
+		}
+		return err
+	}
+	assigned := ""
+	if k.ClientID == "" {
+		if c.version != mqtt.V5 && !k.Clean { // [MQTT-3.1.3-8]
+			return c.refuse(mqtt.ClientIDNotValid, "an empty client id needs a clean session")
+		}
+		assigned = "auto-" + hex.EncodeToString(c.b.random(8))
+		k.ClientID = assigned
+	}
+	c.id = k.ClientID
+	if k.AuthMethod != "" {
+		return c.refuse(mqtt.BadAuthMethod, "no enhanced authentication here")
+	}
+	if err := c.b.Ready(); err != nil {
+		return c.refuse(mqtt.ServerUnavailable, err.Error())
+	}
+	c.maxPacket, c.will = k.MaxPacket, k.Will
+	if k.KeepAlive > 0 {
+		c.keepAlive = time.Duration(k.KeepAlive) * time.Second * 3 / 2 // [MQTT-3.1.2-22]
+	} else {
+		_ = c.nc.SetReadDeadline(time.Time{})
+	}
+	s, present, err := c.b.attach(ctx, c, &k)
+	if err != nil {
+		c.b.log.Error("a client's session cannot be opened", "client", c.id, "err", err)
+		return c.refuse(mqtt.ServerUnavailable, "session store: "+err.Error())
+	}
+	c.b.stats.Connects.Add(1)
+	c.mu.Lock()
+	c.out = append(mqtt.Connack{Version: c.version, SessionPresent: present, ReceiveMax: receiveMax, TopicAliasMax: aliasMax,
+		MaxPacket: maxPacket, AssignedID: assigned}.Append(nil), c.out...)
+	c.session = s
+	c.mu.Unlock()
+	c.kick()
+	return nil
+}
+
+// refuse sends a CONNACK with a reason and ends the connection.
+func (c *conn) refuse(code byte, reason string) error {
+	c.b.stats.Refused.Add(1)
+	_ = c.nc.SetWriteDeadline(time.Now().Add(goodbyeTimeout))
+	_, _ = c.nc.Write(mqtt.Connack{Version: c.version, Code: code, Reason: c.why(reason)}.Append(nil))
+	return fmt.Errorf("connection refused: %s (0x%02X)", reason, code)
+}
+
+// leave is the end of an attached connection.
+func (c *conn) leave(err error) {
+	if w := c.will; w != nil && !errors.Is(err, errStopping) {
+		c.b.willOf(c, w)
+	}
+	c.b.detach(c)
+}
+
+// will is a will message that waits for its delay.
+type will struct {
+	b   *Broker
+	c   *conn
+	msg *mqtt.Will
+	due time.Duration
+}
+
+// willOf publishes a will, or leaves it with the session until its delay is over.
+func (b *Broker) willOf(c *conn, msg *mqtt.Will) {
+	w := &will{b: b, c: c, msg: msg, due: b.mono() + time.Duration(msg.Delay)*time.Second}
+	s := c.session
+	s.mu.Lock()
+	waits := msg.Delay > 0 && s.expiry > 0
+	if waits {
+		s.will = w
+	}
+	s.mu.Unlock()
+	if !waits {
+		w.fire()
+	}
+}
+
+// fire publishes the will, through the same door as any message of the client.
+func (w *will) fire() {
+	p := mqtt.Publish{QoS: w.msg.QoS, Retain: w.msg.Retain, Topic: w.msg.Topic, HasExpiry: w.msg.HasExpiry, Expiry: w.msg.Expiry,
+		Properties: w.msg.Properties, Payload: w.msg.Payload, Signed: w.msg.Signed}
+	r, reject := w.b.admit(w.c, &p)
+	if reject != nil {
+		w.b.log.Warn("a will was refused", "client", w.c.id, "topic", p.Topic, "reason", reject.Text)
+		return
+	}
+	w.b.publishOwn(r)
+}
+
+// subscribe handles a SUBSCRIBE: the subscriptions are on disk, if the session is, before the
+// SUBACK says so.
+func (c *conn) subscribe(ctx context.Context, p *mqtt.Subscribe) error {
+	s, b := c.session, c.b
+	codes := make([]byte, len(p.Filters))
+	var send []item
+	for i, f := range p.Filters {
+		share, plain, ok := mqtt.ParseFilter(f.Filter)
+		if !ok {
+			codes[i] = mqtt.TopicFilterInvalid
+			continue
+		}
+		if share != "" && f.NoLocal { // [MQTT-3.8.3-4]
+			return &mqtt.Error{Code: mqtt.ProtocolError, Text: "No Local on a shared subscription"}
+		}
+		codes[i] = f.QoS
+		sub := &subscription{Filter: f.Filter, QoS: f.QoS, NoLocal: f.NoLocal, RetainAsPublished: f.RetainAsPublished, ID: p.SubscriptionID}
+		fresh := b.addSub(s, sub, plain, share != "")
+		if share == "" && (f.RetainHandling == 0 || f.RetainHandling == 1 && fresh) {
+			send = append(send, b.stored(plain, sub)...)
+		}
+	}
+	if err := c.keepSubs(ctx); err != nil {
+		b.log.Error("subscriptions cannot be stored", "client", c.id, "err", err)
+		for i := range codes {
+			codes[i] = mqtt.Unspecified
+		}
+		c.send(mqtt.AppendSuback(nil, c.version, p.ID, codes, c.why("session store: "+err.Error())))
+		return nil
+	}
+	c.send(mqtt.AppendSuback(nil, c.version, p.ID, codes, ""))
+	if len(send) > 0 {
+		s.mu.Lock()
+		s.extra = append(s.extra, send...)
+		s.touch()
+		s.mu.Unlock()
+		c.kick()
+	}
+	return nil
+}
+
+// addSub enters a subscription from the end of the log on; true if there was none for the filter.
+func (b *Broker) addSub(s *session, sub *subscription, plain string, shared bool) bool {
+	if shared {
+		s.mu.Lock()
+		_, had := s.shares[sub.Filter]
+		s.mu.Unlock()
+		sub.Since = b.tail.end()
+		b.joinGroup(s, sub)
+		return !had
+	}
+	b.tail.mu.Lock()
+	defer b.tail.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.subs[sub.Filter]
+	sub.Since = cursor{Batch: b.tail.next}
+	if old != nil {
+		sub.Since = old.Since
+	}
+	s.subs[sub.Filter] = sub
+	b.tail.tree.add(plain, &s.feed, sub)
+	return old == nil
+}
+
+// stored is the retained messages that a subscription asks for.
+func (b *Broker) stored(filter string, sub *subscription) []item {
+	its := b.retained.matching(filter)
+	for i := range its {
+		its[i].qos = min(its[i].rec.QoS, sub.QoS)
+		if sub.ID != 0 {
+			its[i].ids = []uint32{sub.ID}
+		}
+	}
+	return its
+}
+
+// keepSubs stores the session's subscriptions if the session is kept.
+func (c *conn) keepSubs(ctx context.Context) error {
+	s := c.session
+	end := c.b.tail.end()
+	s.mu.Lock()
+	kept, record, progress := s.kept, s.record(), s.progress(end)
+	s.mu.Unlock()
+	if !kept {
+		return nil
+	}
+	return c.b.state.put(ctx, pair{sessionKey + s.id, record}, pair{cursorKey + s.id, progress})
+}
+
+// unsubscribe handles an UNSUBSCRIBE.
+func (c *conn) unsubscribe(ctx context.Context, id uint16, filters []string) error {
+	codes := make([]byte, len(filters))
+	for i, f := range filters {
+		if !c.b.removeSub(c.session, f) {
+			codes[i] = mqtt.NoSubscriptionExisted
+		}
+	}
+	if err := c.keepSubs(ctx); err != nil {
+		c.b.log.Error("subscriptions cannot be stored", "client", c.id, "err", err)
+		for i := range codes {
+			codes[i] = mqtt.Unspecified
+		}
+	}
+	c.send(mqtt.AppendUnsuback(nil, c.version, id, codes))
+	return nil
+}
+
+func (b *Broker) removeSub(s *session, filter string) bool {
+	s.mu.Lock()
+	m, shared := s.shares[filter]
+	s.mu.Unlock()
+	if shared {
+		b.leaveGroup(s, m.group)
+		return true
+	}
+	b.tail.mu.Lock()
+	defer b.tail.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.subs[filter] == nil {
+		return false
+	}
+	delete(s.subs, filter)
+	b.tail.tree.remove(filter, &s.feed)
+	return true
+}

@@ -1,0 +1,219 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+
+	"holdfast/broker/mqtt"
+)
+
+// cursor is a position in this node's own log.
+type cursor struct {
+	Batch uint64 `json:"batch"`
+	Index uint32 `json:"index,omitempty"`
+}
+
+func (c cursor) before(d cursor) bool {
+	return c.Batch < d.Batch || c.Batch == d.Batch && c.Index < d.Index
+}
+
+func (c cursor) String() string { return fmt.Sprintf("%d/%d", c.Batch, c.Index) }
+
+// item is a record on its way to one subscriber.
+type item struct {
+	rec    *Record
+	at     cursor // zero for a QoS 0 message that is not in the log
+	qos    byte   // of the subscription; merge keeps the highest
+	retain bool
+	stored bool // a retained message sent because of a SUBSCRIBE
+	must   bool // handed over by a group: not to be skipped
+	ids    []uint32
+	group  *group
+}
+
+// merge adds a subscription that wants the record (5.0 section 3.3.4).
+func (it *item) merge(s *subscription) {
+	it.qos = max(it.qos, min(it.rec.QoS, s.QoS))
+	it.retain = it.retain || s.RetainAsPublished && it.rec.Retain
+	if s.ID != 0 {
+		it.ids = append(it.ids, s.ID)
+	}
+}
+
+// wants says whether a subscription gets a record that its filter matches.
+func (s *subscription) wants(r *Record, at cursor, client string) bool {
+	if s.NoLocal && r.Client == client {
+		return false
+	}
+	return at == cursor{} || !at.before(s.Since)
+}
+
+// What a feed holds in memory before it says that it has fallen behind, and reads the log instead.
+const (
+	feedItems = 2048
+	feedBytes = 1 << 20
+	liveItems = 1000 // unlogged QoS 0 messages; what is more is dropped and counted
+)
+
+// feed is a cursor into the log with what was read ahead of it. A live feed is handed each record
+// as it is stored; one that has fallen behind reads the log until it is live again.
+type feed struct {
+	client string // for No Local; "" for a group
+	kick   func() // there is something to do
+
+	mu      sync.Mutex
+	subs    map[string]*subscription // by filter as subscribed, shared ones excepted
+	queue   []item
+	bytes   int
+	loose   []item // QoS 0 messages that are not in the log
+	online  bool   // somebody takes the loose ones
+	live    bool
+	at      cursor // where to read on; meant only if not live
+	dropped uint64 // loose messages that had no room
+	gaps    uint64 // batches that were trimmed before they were read
+
+	stamp uint64 // of the tail
+	hit   int
+}
+
+// offer takes a record from the tail; true if the pump should be woken.
+func (f *feed) offer(it item) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if it.at == (cursor{}) {
+		if !f.online {
+			return false
+		}
+		if len(f.loose) >= liveItems {
+			f.dropped++
+			return false
+		}
+		f.loose = append(f.loose, it)
+		return true
+	}
+	if !f.live {
+		return false
+	}
+	if len(f.queue) >= feedItems || f.bytes > feedBytes {
+		f.live, f.at = false, it.at
+		return false
+	}
+	f.push(it)
+	return true
+}
+
+func (f *feed) push(it item) {
+	f.queue = append(f.queue, it)
+	f.bytes += len(it.rec.Payload) + len(it.rec.Topic)
+}
+
+// pop removes the first item. f.mu is held.
+func (f *feed) pop() item {
+	it := f.queue[0]
+	f.queue[0] = item{}
+	f.bytes -= len(it.rec.Payload) + len(it.rec.Topic)
+	if f.queue = f.queue[1:]; len(f.queue) == 0 {
+		f.queue = nil // let a burst's memory go
+	}
+	return it
+}
+
+// position is where the feed would have to go on if what it holds were lost. f.mu is held; end is
+// the end of the log, read before f.mu was taken or with the tail held.
+func (f *feed) position(end cursor) cursor {
+	switch {
+	case len(f.queue) > 0:
+		return f.queue[0].at
+	case f.live:
+		return end
+	}
+	return f.at
+}
+
+// rewind drops what was read ahead, so that it will be read from the log.
+func (f *feed) rewind(end cursor) {
+	f.at = f.position(end)
+	f.live, f.queue, f.bytes, f.loose = false, nil, 0, nil
+}
+
+// refill reads on in the log for a feed that is not live. It returns false if the feed is live
+// now, or err. Only the feed's pump calls it.
+func (f *feed) refill(ctx context.Context, t *tail, log *slog.Logger) (bool, error) {
+	f.mu.Lock()
+	at, live := f.at, f.live
+	f.mu.Unlock()
+	if live {
+		return false, nil
+	}
+	b, err := t.batch(ctx, at.Batch)
+	switch {
+	case errors.Is(err, errAtEnd):
+		return f.goLive(t), nil
+	case errors.Is(err, errTrimmed):
+		return true, f.skip(t, at, log)
+	case err != nil:
+		return false, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i := int(at.Index); i < len(b.Records); i++ {
+		if r := &b.Records[i]; r.Kind == KindMessage {
+			f.take(r, cursor{b.Number, uint32(i)})
+		}
+	}
+	f.at = cursor{Batch: at.Batch + 1}
+	return true, nil
+}
+
+// goLive: from here on the tail hands records in. False if that is so now.
+func (f *feed) goLive(t *tail) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.at.Batch >= t.next {
+		f.live = true
+	}
+	return !f.live
+}
+
+// skip jumps over batches that are gone, and counts them.
+func (f *feed) skip(t *tail, at cursor, log *slog.Logger) error {
+	first := t.oldest()
+	if first <= at.Batch { // gone, though not by retention
+		return fmt.Errorf("batch %d is missing from the log", at.Batch)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.gaps += first - at.Batch
+	f.at = cursor{Batch: first}
+	log.Warn("a session fell behind retention: messages for it may have been trimmed", "client", f.client,
+		"from", at.Batch, "to", first-1, "reason", "retention")
+	return nil
+}
+
+// take queues a record from the log if a subscription wants it. f.mu is held.
+func (f *feed) take(r *Record, at cursor) {
+	it, wanted := item{rec: r, at: at}, false
+	for _, s := range f.subs {
+		if mqtt.Match(plainFilter(s.Filter), r.Topic) && s.wants(r, at, f.client) {
+			it.merge(s)
+			wanted = true
+		}
+	}
+	if wanted {
+		f.push(it)
+	}
+}
+
+// plainFilter is a filter without $share/name/.
+func plainFilter(s string) string {
+	if rest, shared := strings.CutPrefix(s, "$share/"); shared {
+		_, s, _ = strings.Cut(rest, "/")
+	}
+	return s
+}

@@ -1,0 +1,329 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"holdfast/broker/mqtt"
+	"holdfast/uplink/wire"
+)
+
+// publish handles a PUBLISH: door, ledger, log. The answer leaves when the log has it on disk,
+// in the order of the PUBLISHes ([MQTT-4.6.0-2]): everything with an answer goes through the
+// log's queue, refusals too.
+func (c *conn) publish(p *mqtt.Publish) error {
+	if err := c.alias(p); err != nil {
+		return err
+	}
+	if p.QoS > 0 {
+		if err := c.begin(); err != nil {
+			return err
+		}
+	}
+	c.b.stats.Received.Add(1)
+	if p.QoS == 2 && c.repeated(p.ID) {
+		return c.answer(entry{}, mqtt.PUBREC, p.ID, nil)
+	}
+	r, reject := c.b.admit(c, p)
+	switch {
+	case reject != nil && p.QoS == 0:
+		return nil
+	case reject != nil:
+		return c.answer(entry{}, ackOf(p.QoS), p.ID, reject)
+	case p.QoS == 0 && !p.Retain && r.Identity == nil:
+		c.b.tail.direct(r) // QoS 0 does not wait for the disk
+		return nil
+	}
+	return c.append(r, p)
+}
+
+func ackOf(qos byte) byte {
+	if qos == 2 {
+		return mqtt.PUBREC
+	}
+	return mqtt.PUBACK
+}
+
+// alias resolves a topic alias (3.3.2.3.4): the log knows only topics.
+func (c *conn) alias(p *mqtt.Publish) error {
+	switch {
+	case p.Alias == 0:
+		return nil
+	case p.Alias > aliasMax:
+		return &mqtt.Error{Code: mqtt.TopicAliasInvalid, Text: fmt.Sprintf("topic alias %d; at most %d", p.Alias, aliasMax)}
+	case p.Topic != "":
+		if c.aliases == nil {
+			c.aliases = map[uint16]string{}
+		}
+		p.Topic = strings.Clone(p.Topic)
+		c.aliases[p.Alias] = p.Topic
+	default:
+		if p.Topic = c.aliases[p.Alias]; p.Topic == "" {
+			return &mqtt.Error{Code: mqtt.ProtocolError, Text: fmt.Sprintf("topic alias %d is not defined", p.Alias)}
+		}
+	}
+	return nil
+}
+
+// begin counts a publish that will be acknowledged (our Receive Maximum, 3.3.4).
+func (c *conn) begin() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pending++
+	if c.pending > receiveMax && c.version == mqtt.V5 {
+		return &mqtt.Error{Code: mqtt.ReceiveMaximumExceeded, Text: fmt.Sprintf("more than %d publishes without acknowledgement", receiveMax)}
+	}
+	return nil
+}
+
+// repeated: the client sends a QoS 2 message again that is being or has been received.
+func (c *conn) repeated(id uint16) bool {
+	s := c.session
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, known := s.recv[id]; known {
+		return true
+	}
+	s.received(id, false)
+	return false
+}
+
+// admit asks the door and makes the record; or says why not.
+func (b *Broker) admit(c *conn, p *mqtt.Publish) (*Record, *mqtt.Error) {
+	if strings.HasPrefix(p.Topic, "$SYS/") || p.Topic == "$SYS" {
+		return nil, &mqtt.Error{Code: mqtt.TopicNameInvalid, Text: "$SYS is the broker's own"}
+	}
+	m := wire.Message{Topic: p.Topic, ContentType: p.ContentType, JWS: p.JWS, Payload: p.Payload}
+	if p.JWSCount > 1 {
+		m.JWS = "ambiguous" // exactly one is allowed: this is no signature
+	}
+	v := b.door.Check(m, Publisher{Client: c.id, Addr: c.addr, Protocol: c.version})
+	if v.Code != 0 {
+		b.stats.Rejected.Add(1)
+		return nil, &mqtt.Error{Code: v.Code, Text: v.Reason}
+	}
+	r := &Record{Kind: KindMessage, QoS: p.QoS, Retain: p.Retain, HasExpiry: p.HasExpiry, Expiry: p.Expiry, Arrival: micros(b.wall()),
+		Topic: p.Topic, Client: c.id, Mark: v.Mark, Payload: p.Payload, Properties: p.Properties, Identity: v.Verified, control: v.Control}
+	if len(p.Properties) > len(PropertyVerified) {
+		r.Properties = mqtt.WithoutUserProperty(p.Properties, PropertyVerified)
+	}
+	return r, nil
+}
+
+// append offers a record to the ledger and hands it to the log.
+func (c *conn) append(r *Record, p *mqtt.Publish) error {
+	b := c.b
+	if p.QoS == 2 {
+		r.PacketID, r.Epoch = p.ID, c.session.epoch
+	}
+	offered := false
+	if v := r.Identity; v != nil {
+		switch b.ledger.Offer(v) {
+		case Duplicate, Pending: // stored, or about to be by what is ahead in the queue
+			b.stats.Duplicates.Add(1)
+			if p.QoS == 0 {
+				return nil
+			}
+			return c.answer(entry{}, ackOf(p.QoS), p.ID, nil)
+		case Conflict:
+			b.stats.Conflicts.Add(1)
+			b.log.Error("two different messages claim the same number: a cloned card, or a number used twice; both are kept",
+				"gateway", v.Gateway, "device", v.Device, "epoch", v.Header.Epoch, "seq", v.Seq, "client", c.id, "addr", c.addr)
+			r.Conflict = true
+		}
+		offered = true
+	}
+	e := entry{rec: r}
+	if offered {
+		e.done = func(_ Position, err error) {
+			if err != nil {
+				b.ledger.Abort(r.Identity)
+			}
+		}
+	}
+	return c.answer(e, ackOf(p.QoS), p.ID, nil)
+}
+
+// answer hands an entry to the log and sends the acknowledgement when it is stored.
+func (c *conn) answer(e entry, kind byte, id uint16, reject *mqtt.Error) error {
+	first := e.done
+	e.done = func(at Position, err error) {
+		if first != nil {
+			first(at, err)
+		}
+		if id != 0 {
+			c.answered(kind, id, reject, err)
+		}
+	}
+	if err := c.b.messages.submit(e); err != nil {
+		if first != nil {
+			first(Position{}, err)
+		}
+		return &mqtt.Error{Code: mqtt.ServerShuttingDown, Text: err.Error()}
+	}
+	return nil
+}
+
+// answered runs in log order.
+func (c *conn) answered(kind byte, id uint16, reject *mqtt.Error, err error) {
+	if err != nil {
+		reject = refusal(err)
+		c.b.stats.StoreRefused.Add(1)
+	}
+	if kind == mqtt.PUBREC {
+		c.session.accepted(id, reject == nil || err == nil && c.version != mqtt.V5)
+	}
+	c.mu.Lock()
+	c.pending--
+	switch {
+	case c.closed || c.ending:
+	case reject == nil:
+		c.out = mqtt.AppendAck(c.out, kind, c.version, id, 0, "")
+	case c.version == mqtt.V5:
+		reason := ""
+		if c.problems {
+			reason = reject.Text
+		}
+		c.out = mqtt.AppendAck(c.out, kind, c.version, id, reject.Code, reason)
+	case err != nil:
+		// 3.1.1 has no words for "not stored": no acknowledgement, and the connection ends,
+		// so that the client sends it again (3.3.5).
+		c.mu.Unlock()
+		c.end(mqtt.QuotaExceeded, "")
+		return
+	default:
+		// 3.1.1 section 3.3.5: what is refused is acknowledged, or the connection ends. A client
+		// that is cut off comes back with the same message for ever.
+		c.out = mqtt.AppendAck(c.out, kind, c.version, id, 0, "")
+		c.b.stats.SilentlyRefused.Add(1)
+	}
+	c.mu.Unlock()
+	c.kick()
+}
+
+// accepted: a QoS 2 publish gets a PUBREC that a PUBREL will follow, or not.
+func (s *session) accepted(id uint16, yes bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if yes {
+		s.received(id, true)
+	} else {
+		delete(s.recv, id)
+	}
+}
+
+// refusal is a store's error as the client is told.
+func refusal(err error) *mqtt.Error {
+	if errors.Is(err, errStoreFull) {
+		return &mqtt.Error{Code: mqtt.QuotaExceeded, Text: "not stored: " + err.Error()}
+	}
+	return &mqtt.Error{Code: mqtt.ImplementationSpecific, Text: "not stored: " + err.Error()}
+}
+
+// release handles PUBREL: the packet id is free when that is on disk.
+func (c *conn) release(id uint16) error {
+	s := c.session
+	s.mu.Lock()
+	stored, known := s.recv[id]
+	kept := s.kept
+	s.mu.Unlock()
+	if !known {
+		c.send(mqtt.AppendAck(nil, mqtt.PUBCOMP, c.version, id, mqtt.PacketIDNotFound, ""))
+		return nil
+	}
+	if !stored {
+		return &mqtt.Error{Code: mqtt.ProtocolError, Text: "PUBREL before PUBREC"}
+	}
+	var rec *Record
+	if kept {
+		rec = &Record{Kind: KindRelease, Client: c.id, PacketID: id, Epoch: s.epoch, Arrival: micros(c.b.wall())}
+	}
+	err := c.b.messages.submit(entry{rec, func(_ Position, err error) {
+		if err != nil {
+			c.end(mqtt.ImplementationSpecific, "not stored: "+err.Error())
+			return
+		}
+		s.mu.Lock()
+		delete(s.recv, id)
+		s.mu.Unlock()
+		c.send(mqtt.AppendAck(nil, mqtt.PUBCOMP, c.version, id, 0, ""))
+	}})
+	if err != nil {
+		return &mqtt.Error{Code: mqtt.ServerShuttingDown, Text: err.Error()}
+	}
+	return nil
+}
+
+// publishOwn puts a message into the log for which nobody waits: a will.
+func (b *Broker) publishOwn(r *Record) {
+	if r.QoS == 0 && !r.Retain && r.Identity == nil {
+		b.tail.direct(r)
+		return
+	}
+	err := b.messages.submit(entry{r, func(_ Position, err error) {
+		if err != nil {
+			b.log.Error("a will was not stored", "client", r.Client, "topic", r.Topic, "err", err)
+		}
+	}})
+	if err != nil {
+		b.log.Error("a will was not stored", "client", r.Client, "topic", r.Topic, "err", err)
+	}
+}
+
+// commit enters a stored batch, in log order: first what follows from the log, then the tail,
+// and after that the publishers are told.
+func (b *Broker) commit(batch *Batch) {
+	for i := range batch.Records {
+		b.enter(batch, i, false)
+	}
+	b.tail.distribute(batch)
+}
+
+// enter applies one record to the ledger, the retained messages and the QoS 2 packet ids.
+func (b *Broker) enter(batch *Batch, i int, replay bool) {
+	r := &batch.Records[i]
+	at := cursor{batch.Number, uint32(i)}
+	if r.Identity != nil {
+		b.enterLedger(r, Position{batch.Node, at.Batch, at.Index}, replay)
+	}
+	b.retain(r, at)
+	if r.PacketID == 0 {
+		return
+	}
+	if replay {
+		b.replayQoS2(r, at)
+	} else if s := b.sessions.get(r.Client); s != nil && r.Kind == KindMessage {
+		s.mu.Lock()
+		if s.epoch == r.Epoch {
+			s.received(r.PacketID, true)
+			s.touch()
+		}
+		s.mu.Unlock()
+	}
+}
+
+// enterLedger commits a verified record; a control message of a replayed log has to be decoded
+// again.
+func (b *Broker) enterLedger(r *Record, p Position, replay bool) {
+	if replay && r.Identity.Type != wire.TypeData {
+		pack, err := wire.Decode(recordMessage(r))
+		if err != nil {
+			b.log.Error("a stored control message cannot be read", "position", p.String(), "err", err)
+		} else {
+			r.control = &pack
+		}
+	}
+	b.ledger.Commit(r.Identity, r.control, p, time.UnixMicro(r.Arrival))
+	r.control = nil
+}
+
+// recordMessage is a record as the message that was published.
+func recordMessage(r *Record) wire.Message {
+	s := mqtt.SignedOf(r.Properties)
+	return wire.Message{Topic: r.Topic, ContentType: s.ContentType, JWS: s.JWS, Payload: r.Payload}
+}
+
+// Message returns the published message of a record, for whoever wants to verify it again.
+func (r *Record) Message() wire.Message { return recordMessage(r) }

@@ -1,0 +1,336 @@
+package broker
+
+import (
+	"encoding/json"
+	"slices"
+	"sync"
+	"time"
+
+	"holdfast/broker/mqtt"
+)
+
+// session is a client's subscriptions, its cursor into the log, and what it has not acknowledged.
+// feed.mu guards all of it.
+type session struct {
+	feed
+	b     *Broker
+	id    string
+	epoch uint64 // a clean start begins another
+
+	conn     *conn // nil: away
+	expiry   uint32
+	gone     time.Duration // when it went away, monotonic
+	goneWall int64         // µs, for after a restart
+	kept     bool          // there is a record of it in the state store
+	shares   map[string]membership
+	ended    bool
+
+	window      int // how much may be unacknowledged (Receive Maximum)
+	outstanding int
+	inflight    map[uint16]*sent
+	nextID      uint16
+	order       uint64
+	resend      []*sent
+	extra       []item // retained messages and a group's, in the order they came
+	qos0From    cursor // it was away before this: what it gets with QoS 0 begins here
+
+	recv   map[uint16]bool // inbound QoS 2 packet ids not yet released; true: on disk
+	recvAt cursor          // recv has been restored up to here
+
+	dirty   bool // to be saved with the next round
+	saving  bool
+	waiters []func(error)
+	will    *will
+}
+
+// sent is a message that was sent with QoS 1 or 2 and is not finished.
+type sent struct {
+	ID       uint16   `json:"id"`
+	At       cursor   `json:"at"`
+	QoS      byte     `json:"qos"`
+	Released bool     `json:"released,omitempty"` // QoS 2: PUBREC came, PUBREL is on disk
+	Retain   bool     `json:"retain,omitempty"`
+	Stored   string   `json:"stored,omitempty"` // topic, if it is a retained message
+	SubIDs   []uint32 `json:"sub_ids,omitempty"`
+	Share    string   `json:"share,omitempty"`
+	order    uint64
+	group    *group
+}
+
+// sessionRecord is what a session is, apart from how far it has come.
+type sessionRecord struct {
+	Epoch  uint64          `json:"epoch"`
+	Expiry uint32          `json:"expiry"`
+	Gone   int64           `json:"gone,omitempty"` // µs since 1970; 0: connected
+	Subs   []*subscription `json:"subs,omitempty"`
+}
+
+// cursorRecord is how far a session has come.
+type cursorRecord struct {
+	Epoch  uint64   `json:"epoch"`
+	At     cursor   `json:"at"`
+	NextID uint16   `json:"next_id"`
+	Sent   []*sent  `json:"sent,omitempty"`
+	Stored []string `json:"stored,omitempty"` // retained messages still to send
+	Recv   []uint16 `json:"recv,omitempty"`
+	RecvAt cursor   `json:"recv_at"`
+}
+
+const (
+	sessionKey = "session/"
+	cursorKey  = "cursor/"
+	shareKey   = "share/"
+)
+
+// windows: a client's Receive Maximum, but not beyond what is sensible to keep as unfinished;
+// MQTT 3.1.1 has none, and small clients expect little.
+const (
+	maxWindow = 1024
+	window311 = 100
+)
+
+func (b *Broker) newSession(id string, epoch uint64) *session {
+	s := &session{b: b, id: id, epoch: epoch, window: window311}
+	s.feed.client = id
+	s.feed.subs = map[string]*subscription{}
+	s.feed.kick = s.wake
+	return s
+}
+
+// wake lets the connection's writer look at the feed.
+func (s *session) wake() {
+	s.mu.Lock()
+	c := s.conn
+	s.mu.Unlock()
+	if c != nil {
+		c.kick()
+	}
+}
+
+// record is the present sessionRecord. s.mu is held.
+func (s *session) record() []byte {
+	r := sessionRecord{Epoch: s.epoch, Expiry: s.expiry}
+	if s.conn == nil {
+		r.Gone = s.goneWall
+	}
+	for _, sub := range s.subs {
+		r.Subs = append(r.Subs, sub)
+	}
+	for _, m := range s.shares {
+		r.Subs = append(r.Subs, m.sub)
+	}
+	data, _ := json.Marshal(r) // plain values: it cannot fail
+	return data
+}
+
+// progress is the present cursorRecord. s.mu is held; end was read before that.
+func (s *session) progress(end cursor) []byte {
+	r := cursorRecord{Epoch: s.epoch, At: s.position(end), NextID: s.nextID, RecvAt: end}
+	for _, f := range s.inflight {
+		if f.group == nil || f.QoS == 2 { // what the group can give to another, the group remembers
+			r.Sent = append(r.Sent, f)
+		}
+	}
+	slices.SortFunc(r.Sent, func(a, b *sent) int { return int(int64(a.order - b.order)) })
+	for i := range s.extra {
+		if s.extra[i].stored {
+			r.Stored = append(r.Stored, s.extra[i].rec.Topic)
+		}
+	}
+	for id, stored := range s.recv {
+		if stored {
+			r.Recv = append(r.Recv, id)
+		}
+	}
+	data, _ := json.Marshal(r)
+	return data
+}
+
+// save writes how far the session has come; done, if any, is called when that is on disk. Saves
+// of one session are never on their way twice: what comes meanwhile shares the next one.
+func (s *session) save(done func(error)) {
+	s.mu.Lock()
+	if done != nil {
+		s.waiters = append(s.waiters, done)
+	}
+	start := !s.saving && s.kept
+	ended := !s.kept
+	if start {
+		s.saving = true
+	}
+	var waiters []func(error)
+	if ended { // nothing of it is kept on disk: what it promises ends with the process
+		waiters, s.waiters = s.waiters, nil
+	}
+	s.mu.Unlock()
+	callAll(waiters, nil)
+	if start {
+		s.saveRound()
+	}
+}
+
+func callAll(fns []func(error), err error) {
+	for _, fn := range fns {
+		fn(err)
+	}
+}
+
+func (s *session) saveRound() {
+	end := s.b.tail.end()
+	s.mu.Lock()
+	data := s.progress(end)
+	waiters := s.waiters
+	s.waiters, s.dirty = nil, false
+	s.mu.Unlock()
+	err := s.b.state.putAsync(cursorKey+s.id, data, func(err error) { s.saved(waiters, err) })
+	if err != nil {
+		s.saved(waiters, err)
+	}
+}
+
+func (s *session) saved(waiters []func(error), err error) {
+	callAll(waiters, err)
+	s.mu.Lock()
+	again := len(s.waiters) > 0 && err == nil
+	s.saving = again
+	rest := s.waiters
+	if !again {
+		s.waiters = nil
+	}
+	s.mu.Unlock()
+	if again {
+		s.saveRound()
+		return
+	}
+	callAll(rest, err)
+}
+
+// touch marks the session for the next round of saves. s.mu is held.
+func (s *session) touch() {
+	if s.kept && !s.dirty {
+		s.dirty = true
+		s.b.dirty.add(s)
+	}
+}
+
+// dirtySet is the sessions that moved since the last round.
+type dirtySet struct {
+	mu  sync.Mutex
+	set []*session
+}
+
+func (d *dirtySet) add(s *session) {
+	d.mu.Lock()
+	d.set = append(d.set, s)
+	d.mu.Unlock()
+}
+
+func (d *dirtySet) take() []*session {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	set := d.set
+	d.set = nil
+	return set
+}
+
+// restore makes the sessions that the state store remembers. Nobody is connected yet.
+func (b *Broker) restoreSessions() error {
+	err := b.state.Each(sessionKey, func(key string, value []byte) error {
+		var r sessionRecord
+		if err := json.Unmarshal(value, &r); err != nil {
+			b.log.Error("a session's record cannot be read: it begins anew", "key", key, "err", err)
+			return nil
+		}
+		s := b.newSession(key[len(sessionKey):], r.Epoch)
+		s.expiry, s.kept, s.goneWall, s.gone = r.Expiry, true, r.Gone, b.mono()
+		if r.Gone != 0 { // the time away counts by the wall clock, but never more than it says
+			away := max(0, time.Duration(micros(b.wall())-r.Gone)*time.Microsecond)
+			s.gone -= away
+		} else {
+			s.goneWall = micros(b.wall())
+		}
+		for _, sub := range r.Subs {
+			b.restoreSub(s, sub)
+		}
+		b.sessions.m[s.id] = s
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return b.state.Each(cursorKey, b.restoreCursor)
+}
+
+func (b *Broker) restoreSub(s *session, sub *subscription) {
+	if share, _, ok := mqtt.ParseFilter(sub.Filter); !ok || share == "" {
+		s.subs[sub.Filter] = sub
+		return
+	}
+	b.joinGroup(s, sub)
+}
+
+func (b *Broker) restoreCursor(key string, value []byte) error {
+	s := b.sessions.m[key[len(cursorKey):]]
+	var r cursorRecord
+	if err := json.Unmarshal(value, &r); err != nil || s == nil || r.Epoch != s.epoch {
+		if err != nil {
+			b.log.Error("a session's cursor cannot be read: it gets what the log still has", "key", key, "err", err)
+		}
+		return nil
+	}
+	s.at, s.nextID, s.recvAt = r.At, r.NextID, r.RecvAt
+	for _, f := range r.Sent {
+		s.order++
+		f.order = s.order
+		if f.Share != "" {
+			f.group = s.shares[f.Share].group
+			f.group.keeps(f.At)
+		}
+		s.remember(f)
+	}
+	for _, id := range r.Recv {
+		s.received(id, true)
+	}
+	for _, topic := range r.Stored {
+		if it, ok := b.retained.get(topic); ok {
+			it.qos = it.rec.QoS
+			s.extra = append(s.extra, it)
+		}
+	}
+	return nil
+}
+
+func (s *session) remember(f *sent) {
+	if s.inflight == nil {
+		s.inflight = map[uint16]*sent{}
+	}
+	s.inflight[f.ID] = f
+}
+
+func (s *session) received(id uint16, stored bool) {
+	if s.recv == nil {
+		s.recv = map[uint16]bool{}
+	}
+	s.recv[id] = stored
+}
+
+// replayQoS2 restores the inbound packet ids from a record of the log.
+func (b *Broker) replayQoS2(r *Record, at cursor) {
+	if r.PacketID == 0 {
+		return
+	}
+	s := b.sessions.get(r.Client)
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.epoch != r.Epoch || at.before(s.recvAt) {
+		return
+	}
+	if r.Kind == KindRelease {
+		delete(s.recv, r.PacketID)
+	} else {
+		s.received(r.PacketID, true)
+	}
+}

@@ -1,0 +1,232 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"hash/maphash"
+	"sync"
+	"time"
+
+	"holdfast/broker/mqtt"
+)
+
+// sessions is all sessions by client id.
+type sessions struct {
+	mu   sync.Mutex
+	m    map[string]*session
+	seed maphash.Seed
+	ids  [64]sync.Mutex // serialise CONNECTs of one client id
+}
+
+func newSessions() *sessions {
+	return &sessions{m: map[string]*session{}, seed: maphash.MakeSeed()}
+}
+
+func (ss *sessions) get(id string) *session {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	return ss.m[id]
+}
+
+func (ss *sessions) all() []*session {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	all := make([]*session, 0, len(ss.m))
+	for _, s := range ss.m {
+		all = append(all, s)
+	}
+	return all
+}
+
+// attach gives a connection its session: an earlier connection of the same client is ended first.
+// present is what the CONNACK has to say.
+func (b *Broker) attach(ctx context.Context, c *conn, k *mqtt.Connect) (s *session, present bool, err error) {
+	lock := &b.sessions.ids[maphash.String(b.sessions.seed, k.ClientID)%64]
+	lock.Lock()
+	defer lock.Unlock()
+	s = b.sessions.get(k.ClientID)
+	if s != nil {
+		if err := b.takeOver(ctx, s); err != nil {
+			return nil, false, err
+		}
+		s = b.sessions.get(k.ClientID) // it may have ended with its connection
+	}
+	if s != nil && (k.Clean || b.expired(s)) {
+		b.endSession(s)
+		s = nil
+	}
+	if present = s != nil; !present {
+		s = b.newSession(k.ClientID, b.newEpoch())
+	}
+	if err := b.enlist(ctx, s, c, k); err != nil {
+		return nil, false, err
+	}
+	return s, present, nil
+}
+
+// takeOver ends the connection that a session has and waits for its end ([MQTT-3.1.4-3]).
+func (b *Broker) takeOver(ctx context.Context, s *session) error {
+	s.mu.Lock()
+	old := s.conn
+	s.mu.Unlock()
+	if old == nil {
+		return nil
+	}
+	b.log.Info("a client connected again while it was connected: the older connection is closed",
+		"client", s.id, "older", old.addr)
+	old.end(mqtt.SessionTakenOver, "another connection with this client id")
+	select {
+	case <-old.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("take over session %q: %w", s.id, ctx.Err())
+	}
+}
+
+// enlist connects session and connection. A session that is to outlive its connection is on
+// disk before the CONNACK says so.
+func (b *Broker) enlist(ctx context.Context, s *session, c *conn, k *mqtt.Connect) error {
+	end := b.tail.end()
+	s.mu.Lock()
+	fresh := !s.kept && s.at == cursor{}
+	if fresh {
+		s.at = end
+	}
+	s.expiry = k.SessionExpiry
+	keep := s.expiry > 0 && !s.kept
+	s.window = window311
+	if k.Version == mqtt.V5 {
+		s.window = min(int(k.ReceiveMax), maxWindow)
+	}
+	s.outstanding, s.online, s.qos0From = 0, true, end
+	s.will = nil
+	s.resend = s.resend[:0]
+	for _, f := range s.inflight {
+		s.resend = append(s.resend, f)
+	}
+	sortSent(s.resend)
+	c.session, s.conn = s, c
+	record, progress := s.record(), s.progress(end)
+	s.mu.Unlock()
+	if keep {
+		if err := b.state.put(ctx, pair{sessionKey + s.id, record}, pair{cursorKey + s.id, progress}); err != nil {
+			s.mu.Lock()
+			s.conn = nil
+			s.mu.Unlock()
+			return fmt.Errorf("store session %q: %w", s.id, err)
+		}
+		s.mu.Lock()
+		s.kept = true
+		s.mu.Unlock()
+	} else if s.kept {
+		_ = b.state.putAsync(sessionKey+s.id, record, nil) // only says that it is connected
+	}
+	b.sessions.mu.Lock()
+	b.sessions.m[s.id] = s
+	b.sessions.mu.Unlock()
+	b.tail.mu.Lock()
+	for _, sub := range s.subs {
+		b.tail.tree.add(sub.Filter, &s.feed, sub)
+	}
+	b.tail.mu.Unlock()
+	for _, g := range s.groups() {
+		g.kick()
+	}
+	return nil
+}
+
+func (s *session) groups() []*group {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	gs := make([]*group, 0, len(s.shares))
+	for _, m := range s.shares {
+		gs = append(gs, m.group)
+	}
+	return gs
+}
+
+// detach is the end of a connection: the session stays behind in the log, or ends.
+func (b *Broker) detach(c *conn) {
+	s := c.session
+	b.tail.mu.Lock()
+	end := cursor{Batch: b.tail.next}
+	for _, sub := range s.subs {
+		b.tail.tree.remove(sub.Filter, &s.feed)
+	}
+	s.mu.Lock()
+	s.rewind(end)
+	s.conn, s.online = nil, false
+	s.gone, s.goneWall = b.mono(), micros(b.wall())
+	back := s.giveBack()
+	ends := s.expiry == 0
+	record := s.record()
+	kept := s.kept
+	s.mu.Unlock()
+	b.tail.mu.Unlock()
+	for g, items := range back {
+		g.takeBack(items)
+	}
+	if ends {
+		b.endSession(s)
+		return
+	}
+	if kept {
+		_ = b.state.putAsync(sessionKey+s.id, record, nil) // refused only when the broker ends
+		s.save(nil)
+	}
+}
+
+// endSession forgets a session that nobody is connected to.
+func (b *Broker) endSession(s *session) {
+	s.mu.Lock()
+	s.ended = true
+	kept, w := s.kept, s.will
+	s.kept, s.will = false, nil
+	s.mu.Unlock()
+	if w != nil { // the will's delay ends with the session ([MQTT-3.1.3-9])
+		w.fire()
+	}
+	for _, g := range s.groups() {
+		b.leaveGroup(s, g)
+	}
+	b.sessions.mu.Lock()
+	if b.sessions.m[s.id] == s {
+		delete(b.sessions.m, s.id)
+	}
+	b.sessions.mu.Unlock()
+	if kept {
+		_ = b.state.deleteAsync(sessionKey + s.id)
+		_ = b.state.deleteAsync(cursorKey + s.id)
+	}
+}
+
+// expired: it was away for longer than its expiry.
+func (b *Broker) expired(s *session) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conn == nil && s.expiry != mqtt.NeverExpires && b.mono()-s.gone >= time.Duration(s.expiry)*time.Second
+}
+
+// sweep ends sessions that have expired and fires wills whose delay is over.
+func (b *Broker) sweep() {
+	for _, s := range b.sessions.all() {
+		s.mu.Lock()
+		w := s.will
+		due := w != nil && s.conn == nil && b.mono() >= w.due
+		if due {
+			s.will = nil
+		}
+		s.mu.Unlock()
+		if due {
+			w.fire()
+		}
+		if b.expired(s) {
+			lock := &b.sessions.ids[maphash.String(b.sessions.seed, s.id)%64]
+			lock.Lock()
+			if b.expired(s) {
+				b.endSession(s)
+			}
+			lock.Unlock()
+		}
+	}
+}

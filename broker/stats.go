@@ -1,0 +1,59 @@
+package broker
+
+import "sync/atomic"
+
+// Stats counts since the start. Nothing is dropped, refused or lost without being counted in one
+// of them.
+type Stats struct {
+	Connects        atomic.Uint64 // CONNECTs that were accepted
+	Refused         atomic.Uint64 // CONNECTs that were refused
+	Received        atomic.Uint64 // PUBLISHes from clients
+	Rejected        atomic.Uint64 // … refused by the door
+	SilentlyRefused atomic.Uint64 // … of them acknowledged to MQTT 3.1.1 clients, which can be told nothing
+	StoreRefused    atomic.Uint64 // … refused because they could not be stored
+	Duplicates      atomic.Uint64 // verified messages that the log had already
+	Conflicts       atomic.Uint64 // verified messages whose number was used for other bytes
+	Sent            atomic.Uint64 // PUBLISHes to clients
+	Expired         atomic.Uint64 // not sent: message expiry
+	TooLarge        atomic.Uint64 // not sent: longer than the client's Maximum Packet Size
+	TrimmedBatches  atomic.Uint64 // batches that retention removed
+	TrimmedSessions atomic.Uint64 // sessions that had not read what was trimmed, once per trim
+	TrimmedUnread   atomic.Uint64 // unfinished messages that were trimmed before they were sent again
+	Panics          atomic.Uint64 // bugs that ended a connection
+}
+
+// Stats is the broker's counters.
+func (b *Broker) Stats() *Stats { return &b.stats }
+
+// Gauges is the broker's present state in numbers.
+type Gauges struct {
+	Connections  int
+	Sessions     int
+	Retained     int
+	LastBatch    uint64 // stored
+	FirstBatch   uint64 // that can still be read
+	QueuedBytes  int    // publishes that wait for the disk
+	DroppedQoS0  uint64 // unlogged QoS 0 messages that had no room, sum over the present sessions
+	BehindLogged int    // sessions that are connected and read from the log
+}
+
+// Gauges returns the present state.
+func (b *Broker) Gauges() Gauges {
+	g := Gauges{Connections: b.conns.len(), LastBatch: b.messages.stored.Load(), FirstBatch: b.tail.oldest()}
+	b.retained.mu.RLock()
+	g.Retained = len(b.retained.m)
+	b.retained.mu.RUnlock()
+	b.messages.mu.Lock()
+	g.QueuedBytes = b.messages.bytes
+	b.messages.mu.Unlock()
+	for _, s := range b.sessions.all() {
+		s.mu.Lock()
+		g.Sessions++
+		g.DroppedQoS0 += s.dropped
+		if s.conn != nil && !s.live {
+			g.BehindLogged++
+		}
+		s.mu.Unlock()
+	}
+	return g
+}
