@@ -56,7 +56,7 @@ type Broker struct {
 	rand io.Reader
 
 	engine   *engine
-	stream   *stream // messages
+	stream   *logStream // messages
 	messages *writer
 	state    *stateStore
 	door     *Door
@@ -162,7 +162,7 @@ func (b *Broker) open() error {
 	return b.recover()
 }
 
-func (b *Broker) openWriter(s *stream, commit func(*Batch)) (*writer, error) {
+func (b *Broker) openWriter(s *logStream, commit func(*Batch)) (*writer, error) {
 	return openWriter(b.ctx, s, writerConfig{node: b.cfg.Node.Name, incarnation: binary.BigEndian.Uint64(b.random(8)),
 		batchBytes: batchBytes, window: batchWindow, pending: pendingBytes, timeout: storeTimeout, room: b.engine.room,
 		reopen: b.engine.reopen, commit: commit, wall: b.wall, mono: b.mono, log: b.log})

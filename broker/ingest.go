@@ -169,7 +169,7 @@ func (c *conn) answer(e entry, kind byte, id uint16, reject *mqtt.Error) error {
 // answered runs in log order.
 func (c *conn) answered(kind byte, id uint16, reject *mqtt.Error, err error) {
 	if err != nil {
-		reject = refusal(err)
+		reject = storeRefusal(err)
 		c.b.stats.StoreRefused.Add(1)
 	}
 	if kind == mqtt.PUBREC {
@@ -214,8 +214,8 @@ func (s *session) accepted(id uint16, yes bool) {
 	}
 }
 
-// refusal is a store's error as the client is told.
-func refusal(err error) *mqtt.Error {
+// storeRefusal is a store's error as the client is told.
+func storeRefusal(err error) *mqtt.Error {
 	if errors.Is(err, errStoreFull) {
 		return &mqtt.Error{Code: mqtt.QuotaExceeded, Text: "not stored: " + err.Error()}
 	}

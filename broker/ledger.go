@@ -14,7 +14,7 @@ type Outcome int
 
 // The outcomes.
 const (
-	New       Outcome = iota // never seen: store it
+	Unseen    Outcome = iota // never seen: store it
 	Duplicate                // stored before: acknowledge it, do not store it again
 	Pending                  // an identical one is in a batch not yet stored: acknowledge it with that one
 	Conflict                 // other bytes were seen under this identity: store it as well (it is evidence)
@@ -127,7 +127,7 @@ func NewLedger() *Ledger {
 	}
 }
 
-// Offer says what to do with a verified message. After New and Conflict the caller
+// Offer says what to do with a verified message. After Unseen and Conflict the caller
 // owes a Commit or an Abort of the same message.
 func (l *Ledger) Offer(v *wire.Verified) Outcome {
 	l.mu.Lock()
@@ -146,7 +146,7 @@ func (l *Ledger) Offer(v *wire.Verified) Outcome {
 		}
 		return l.offer(v, h, Conflict)
 	}
-	return l.offer(v, h, New)
+	return l.offer(v, h, Unseen)
 }
 
 // offer notes that a batch will hold the message.

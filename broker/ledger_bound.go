@@ -58,7 +58,7 @@ func (l *Ledger) letGo(g *ledgerGateway, keep *ledgerEpoch) {
 }
 
 // foldThrough sums up all detail at and below a number. A message that arrives there
-// later is New once more: the ledger can no longer tell, and losing one is worse than
+// later is Unseen once more: the ledger can no longer tell, and losing one is worse than
 // storing it twice.
 func (s *stream) foldThrough(through uint64, tags *tagStore) {
 	i := 0

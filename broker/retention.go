@@ -138,7 +138,7 @@ func (b *Broker) restoreLedger() (from uint64, err error) {
 }
 
 // replay enters what the log has beyond the last checkpoint, and gives the first batch there is.
-func (b *Broker) replay(ctx context.Context, s *stream, w *writer, from uint64) error {
+func (b *Broker) replay(ctx context.Context, s *logStream, w *writer, from uint64) error {
 	first, last, _, err := s.bounds(ctx)
 	if err != nil {
 		return err

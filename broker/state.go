@@ -32,7 +32,7 @@ type pair struct {
 type stateStore struct {
 	log    *slog.Logger
 	w      *writer
-	stream *stream
+	stream *logStream
 
 	mu      sync.RWMutex
 	m       map[string][]byte
@@ -50,7 +50,7 @@ const (
 )
 
 // loadState reads a state stream from its beginning.
-func loadState(ctx context.Context, s *stream, log *slog.Logger) (*stateStore, error) {
+func loadState(ctx context.Context, s *logStream, log *slog.Logger) (*stateStore, error) {
 	st := &stateStore{log: log, stream: s, m: map[string][]byte{}}
 	first, last, _, err := s.bounds(ctx)
 	if err != nil {

@@ -54,7 +54,7 @@ type engine struct {
 }
 
 const (
-	engineMaxPayload = 32 << 20 // the longest batch; a packet is at most 1 MiB by default
+	engineMaxPayload = 8 << 20 // the longest batch; a packet is at most 1 MiB by default
 	engineStart      = 60 * time.Second
 	engineCall       = 10 * time.Second
 )
@@ -196,8 +196,8 @@ func (e *engine) answered(m *nats.Msg) {
 	ch.(chan sendResult) <- r
 }
 
-// stream is one of the node's two streams, seen as a row of numbered slots.
-type stream struct {
+// logStream is one of the node's two streams, seen as a row of numbered slots.
+type logStream struct {
 	e       *engine
 	name    string
 	subject string
@@ -209,12 +209,12 @@ func streamName(kind, node string) string {
 }
 
 // open creates the stream if it is not there.
-func (e *engine) open(ctx context.Context, kind string, maxBytes int64) (*stream, error) {
+func (e *engine) open(ctx context.Context, kind string, maxBytes int64) (*logStream, error) {
 	_, js, err := e.conn()
 	if err != nil {
 		return nil, err
 	}
-	s := &stream{e: e, name: streamName(kind, e.cfg.node)}
+	s := &logStream{e: e, name: streamName(kind, e.cfg.node)}
 	s.subject = "hf." + s.name
 	_, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name: s.name, Subjects: []string{s.subject}, Storage: jetstream.FileStorage, Replicas: 1,
@@ -229,7 +229,7 @@ func (e *engine) open(ctx context.Context, kind string, maxBytes int64) (*stream
 }
 
 // bounds returns the first and last used slot; last < first if it is empty.
-func (s *stream) bounds(ctx context.Context) (first, last uint64, bytes int64, err error) {
+func (s *logStream) bounds(ctx context.Context) (first, last uint64, bytes int64, err error) {
 	_, js, err := s.e.conn()
 	if err != nil {
 		return 0, 0, 0, err
@@ -244,7 +244,7 @@ func (s *stream) bounds(ctx context.Context) (first, last uint64, bytes int64, e
 
 // send stores data in slot seq or not at all. The answer comes into the channel, which has room
 // for it; it may never come.
-func (s *stream) send(seq uint64, id string, data []byte) (<-chan sendResult, error) {
+func (s *logStream) send(seq uint64, id string, data []byte) (<-chan sendResult, error) {
 	nc, _, err := s.e.conn()
 	if err != nil {
 		return nil, err
@@ -265,7 +265,7 @@ func (s *stream) send(seq uint64, id string, data []byte) (<-chan sendResult, er
 
 // read returns what slot seq holds: errNoSlot if nothing was ever stored there, errTrimmed if it
 // is gone.
-func (s *stream) read(ctx context.Context, seq uint64) ([]byte, error) {
+func (s *logStream) read(ctx context.Context, seq uint64) ([]byte, error) {
 	nc, _, err := s.e.conn()
 	if err != nil {
 		return nil, err
@@ -290,7 +290,7 @@ func (s *stream) read(ctx context.Context, seq uint64) ([]byte, error) {
 }
 
 // purge forgets every slot before seq.
-func (s *stream) purge(ctx context.Context, seq uint64) error {
+func (s *logStream) purge(ctx context.Context, seq uint64) error {
 	_, js, err := s.e.conn()
 	if err != nil {
 		return err

@@ -1,0 +1,85 @@
+package broker
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m)
+}
+
+// testConfig is a broker on a free port of the loopback, without verification.
+func testConfig(dir string) Config {
+	cfg := DefaultConfig()
+	cfg.Node = NodeConfig{Name: "n1", DataDir: dir}
+	cfg.Listen = ListenConfig{MQTT: "127.0.0.1:0"}
+	cfg.Verify = nil
+	return cfg
+}
+
+// running is a broker that serves until stop.
+type running struct {
+	*Broker
+	addr string
+	stop func()
+}
+
+func start(t testing.TB, cfg Config) *running {
+	t.Helper()
+	level := slog.LevelWarn
+	if os.Getenv("HOLDFAST_TEST_LOG") != "" {
+		level = slog.LevelDebug
+	}
+	b, err := New(cfg, Options{Log: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: level}))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return serveBroker(t, b)
+}
+
+func serveBroker(t testing.TB, b *Broker) *running {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- b.Run(ctx) }()
+	r := &running{Broker: b}
+	stopped := false
+	r.stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("run: %v", err)
+		}
+	}
+	t.Cleanup(r.stop)
+	eventually(t, "the broker is ready", func() bool { return b.Ready() == nil && len(b.Addrs()) > 0 })
+	r.addr = b.Addrs()[0].String()
+	return r
+}
+
+type testWriter struct{ t testing.TB }
+
+func (w testWriter) Write(p []byte) (int, error) {
+	w.t.Logf("%s", p)
+	return len(p), nil
+}
+
+// eventually polls a condition.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 20 s: %s", what)
+		}
+		<-time.After(2 * time.Millisecond)
+	}
+}
