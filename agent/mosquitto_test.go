@@ -56,17 +56,25 @@ func mosquitto(t testing.TB) string {
 // eventually polls a condition that nothing announces.
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	deadline := time.NewTimer(60 * time.Second)
+	if !settled(cond) {
+		t.Fatalf("not within a minute: %s", what)
+	}
+}
+
+// settled polls a condition for at most a minute.
+func settled(cond func() bool) bool {
+	deadline := time.NewTimer(time.Minute)
 	defer deadline.Stop()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !cond() {
 		select {
 		case <-deadline.C:
-			t.Fatalf("not within a minute: %s", what)
+			return false
 		case <-tick.C:
 		}
 	}
+	return true
 }
 
 // arrival is a message as the subscriber got it.
