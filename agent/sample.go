@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"maps"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,8 +39,8 @@ type station struct {
 	mu       sync.Mutex
 	status   DeviceStatus
 	counters map[string]uint64
-	metrics  map[string]bool // names emitted so far, for what a failed driver leaves behind
-	untold   bool            // readings were lost and no subscriber knows yet
+	metrics  map[string]devices.Reading // the last of each: for status, and for what a failed driver leaves behind
+	untold   bool                       // readings were lost and no subscriber knows yet
 }
 
 const (
@@ -59,7 +61,7 @@ func newStation(cfg DeviceConfig, driver devices.Driver, l *lane, due func()) *s
 		log:  l.log.With("device", cfg.Name, "driver", cfg.Driver),
 		done: make(chan struct{}), patience: 2 * time.Second,
 		counters: map[string]uint64{},
-		metrics:  map[string]bool{},
+		metrics:  map[string]devices.Reading{},
 		status:   DeviceStatus{Name: cfg.Name, Driver: cfg.Driver, State: StateRunning},
 	}
 }
@@ -266,8 +268,8 @@ func (s *station) account(readings []devices.Reading) {
 		if r.Quality == devices.Bad {
 			d.Bad++
 		}
-		if len(s.metrics) < maxMetrics {
-			s.metrics[r.Metric] = true
+		if _, known := s.metrics[r.Metric]; known || len(s.metrics) < maxMetrics {
+			s.metrics[r.Metric] = brief(r)
 		}
 	}
 	last := readings[len(readings)-1]
@@ -299,9 +301,14 @@ func (s *station) snapshot() DeviceStatus {
 	s.mu.Lock()
 	d := s.status
 	d.Counters = maps.Clone(s.counters)
+	now := s.lane.clock.Now()
+	for _, r := range s.metrics {
+		d.Values = append(d.Values, valueStatus(r, now))
+	}
 	s.mu.Unlock()
+	slices.SortFunc(d.Values, func(a, b ValueStatus) int { return strings.Compare(a.Metric, b.Metric) })
 	if d.LastAt > 0 {
-		d.LastAge = s.lane.clock.Now() - d.LastAt
+		d.LastAge = now - d.LastAt
 	}
 	d.Waiting = s.lane.waitingCount()
 	d.Sealed, d.SealErrors = s.lane.sealed.Load(), s.lane.failed.Load()

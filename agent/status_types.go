@@ -59,6 +59,17 @@ type DeviceStatus struct {
 	Sealed     uint64            `json:"sealed"`             // messages
 	SealErrors uint64            `json:"seal_errors"`        // each was tried again
 	Counters   map[string]uint64 `json:"counters,omitempty"` // the driver's own
+	Values     []ValueStatus     `json:"values,omitempty"`   // the last of each metric, by name
+}
+
+// ValueStatus is the last reading of a metric, for people.
+type ValueStatus struct {
+	Metric  string        `json:"metric"`
+	Value   string        `json:"value"` // cut if it is long; "" if there is none
+	Unit    string        `json:"unit,omitempty"`
+	Quality string        `json:"quality"`
+	Reason  string        `json:"reason,omitempty"`
+	Age     time.Duration `json:"age"`
 }
 
 // The states of a device.
