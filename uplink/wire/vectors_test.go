@@ -282,6 +282,15 @@ func controlBodies(t *testing.T, keys vectorKeys) map[string]any {
 	}
 }
 
+// documented is the pack that docs/MESSAGE-FORMAT.md shows.
+func documented() Pack {
+	return Pack{Gateway: "gw-0042", Device: "scale", Base: testBase, Records: []Record{
+		{Name: "weight", Unit: "kg", V: ptr(12.5)},
+		{Name: "weight", Unit: "kg", V: ptr(12.75), Time: 250 * time.Millisecond, Quality: Uncertain, Reason: "unstable"},
+		{Name: "temp", Time: 250 * time.Millisecond, Quality: Bad, Reason: "port-lost"},
+	}}
+}
+
 func positives(t *testing.T, keys vectorKeys) (list []vector) {
 	seal := func(name string, f Format, h Header, p Pack, k *PrivateKey) {
 		m, err := Seal(f, h, p, k)
@@ -291,6 +300,7 @@ func positives(t *testing.T, keys vectorKeys) (list []vector) {
 		list = append(list, sealed(t, name, m, keys.known()))
 	}
 	for _, f := range []Format{JSON, CBOR} {
+		seal(string(f)+": the example of docs/MESSAGE-FORMAT.md", f, testHeader(3), documented(), keys.ed)
 		for _, k := range []*PrivateKey{keys.ed, keys.mac} {
 			name := string(f) + " " + k.Alg() + ": "
 			seal(name+"every kind of value and quality", f, testHeader(16), everyKind(), k)
