@@ -178,8 +178,15 @@ func (r *Recorder) Wait(t testing.TB, what string, cond func(readings []devices.
 	}
 }
 
-// WaitEmitting waits until a blocked Emit is under way.
-func (r *Recorder) WaitEmitting(t testing.TB) {
-	t.Helper()
-	r.Wait(t, "an Emit under way", func([]devices.Reading, map[string]uint64) bool { return r.emitting })
+func (r *Recorder) check(cond func([]devices.Reading, map[string]uint64) bool) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return cond(r.readings, r.counts)
+}
+
+// Emitting says whether an Emit is under way.
+func (r *Recorder) Emitting() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.emitting
 }

@@ -18,6 +18,7 @@ type line struct {
 	t    testing.TB
 	path string
 	pty  *os.File
+	fd   int // of pty, for writes that do not wait
 }
 
 // newLine makes a line whose device is there.
@@ -35,7 +36,7 @@ func (l *line) plug() {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	l.pty = os.NewFile(uintptr(fd), "ptmx")
+	l.pty, l.fd = os.NewFile(uintptr(fd), "ptmx"), fd
 	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
 	if err != nil {
 		l.t.Fatal(err)

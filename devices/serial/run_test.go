@@ -1,8 +1,6 @@
 package serial
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -12,63 +10,29 @@ import (
 )
 
 // bench runs a device on a line, under a clock that the test moves.
-type bench struct {
-	*testing.T
-	*drivertest.Recorder
-	clock *drivertest.Clock
-	stop  func()
-}
+type bench struct{ *drivertest.Bench }
 
-func start(t *testing.T, s *Settings) *bench {
+func start(t testing.TB, s *Settings) *bench {
 	t.Helper()
-	b := &bench{T: t, Recorder: drivertest.NewRecorder(), clock: drivertest.NewClock()}
-	d, err := Driver{}.New(s, devices.Env{Name: "scale", Clock: b.clock})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- d.Run(ctx, b.Recorder) }()
-	b.stop = func() {
-		cancel()
-		if err := <-done; !errors.Is(err, context.Canceled) {
-			t.Errorf("Run returned %v", err)
-		}
-		b.stop = func() {}
-		for _, f := range b.Faults() {
-			t.Error(f)
-		}
-	}
-	t.Cleanup(func() { b.stop() })
-	return b
+	return &bench{drivertest.Start(t, Driver{}, s, maxWait)}
 }
 
+// want waits for n readings without letting time go by, drive lets it.
 func (b *bench) want(n int) []devices.Reading {
 	b.Helper()
 	b.Wait(b, fmt.Sprintf("%d readings", n), func(r []devices.Reading, _ map[string]uint64) bool { return len(r) >= n })
 	return b.Readings()
 }
 
-func (b *bench) wantCount(counter string, n uint64) {
-	b.Helper()
-	b.Wait(b, fmt.Sprintf("%s = %d", counter, n), func(_ []devices.Reading, c map[string]uint64) bool { return c[counter] >= n })
-}
-
-// drive lets time go by, a wait of the device at a time, until there are n readings.
 func (b *bench) drive(n int) []devices.Reading {
 	b.Helper()
-	deadline := time.Now().Add(drivertest.Patience)
-	for len(b.Readings()) < n {
-		if time.Now().After(deadline) {
-			b.Fatalf("%d readings after %v of the device's time, want %d", len(b.Readings()), b.clock.Now(), n)
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Millisecond)
-		if b.clock.WaitTimer(ctx, maxWait) {
-			b.clock.Advance(maxWait)
-		}
-		cancel()
-	}
+	b.Drive(fmt.Sprintf("%d readings", n), func(r []devices.Reading, _ map[string]uint64) bool { return len(r) >= n })
 	return b.Readings()
+}
+
+func (b *bench) wantCount(counter string, n uint64) {
+	b.Helper()
+	b.Wait(b, fmt.Sprintf("%s = %d", counter, n), func(_ []devices.Reading, c map[string]uint64) bool { return c[counter] == n })
 }
 
 func scale(l *line) *Settings {
@@ -114,7 +78,7 @@ func TestLinesBecomeReadings(t *testing.T) {
 	b := start(t, scale(l))
 	l.send("n=1 w=12.50\r\nn=2 w=")
 	b.equal(b.want(2), "n=1", "weight=12.5kg")
-	b.clock.Advance(time.Second)
+	b.Clock.Advance(time.Second)
 	l.send("0.4\nhello\nn=3 w=1\n")
 	b.equal(b.want(6)[2:], "n=2", "weight=0.4kg", "n=3", "weight=1kg")
 	b.wantCount("lines_unmatched", 1)

@@ -84,8 +84,9 @@ func (s *Settings) compile() (*plan, []devices.Problem) {
 	if s.Delimiter == "" || len(s.Delimiter) > 16 {
 		c.bad("delimiter", `want 1 to 16 bytes that end a line, such as "\n", "\r\n" or "\u0003"`)
 	}
-	if s.MaxLine < 1 || s.MaxLine > devices.MaxValue {
-		c.bad("max_line", "want 1 to %d bytes, not %d", devices.MaxValue, s.MaxLine)
+	// A byte of latin-1 may be two of UTF-8.
+	if s.MaxLine < 1 || s.MaxLine > devices.MaxValue/2 {
+		c.bad("max_line", "want 1 to %d bytes, not %d", devices.MaxValue/2, s.MaxLine)
 	}
 	if !slices.Contains([]string{"mark", "keep", "discard"}, s.FirstLine) {
 		c.bad("first_line", `want "mark", "keep" or "discard", not %q`, s.FirstLine)
