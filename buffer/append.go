@@ -144,12 +144,12 @@ func (b *Buffer) Append(ctx context.Context, num Number, meta Meta, blob []byte)
 		return 0, err
 	}
 	if !meta.Control && b.refuses() {
-		b.refuse(m)
+		b.refuse(m, meta.Raws)
 		b.mu.Unlock()
 		return 0, ErrDropped
 	}
-	journaled := b.journalMessage(m)
-	b.take(m)
+	journaled := b.journalMessage(m, meta.Raws)
+	b.take(m, meta.Raws)
 	wait := b.cfg.CommitInterval == 0 || !journaled
 	gen := b.gen
 	if wait || b.commitDue(m) {
@@ -199,15 +199,15 @@ func (b *Buffer) accept(num Number, meta Meta, blob []byte) (*message, error) {
 	}
 	return &message{
 		pos: b.next, epoch: b.epoch, device: meta.Device, seq: num.Seq, total: num.Total, n: meta.Readings,
-		raws: meta.Raws, control: meta.Control, opens: meta.Opens, closes: meta.Closes,
+		control: meta.Control, opens: meta.Opens, closes: meta.Closes,
 		receipts: append([]uint64(nil), meta.Receipts...), blob: append([]byte(nil), blob...),
 		taken: b.poweredOn(taken), due: int64(taken + b.cfg.CommitInterval),
 	}, nil
 }
 
 // journalMessage says whether the message is in the journal.
-func (b *Buffer) journalMessage(m *message) bool {
-	payload := appendBlock(nil, []*message{m}, m.taken)
+func (b *Buffer) journalMessage(m *message, raws int) bool {
+	payload := appendBlock(binary.AppendUvarint(nil, uint64(raws)), []*message{m}, m.taken)
 	b.rollFor(len(payload))
 	if err := b.journal.add(recMessage, payload, true); err != nil {
 		b.journalFailed(err)
@@ -219,10 +219,10 @@ func (b *Buffer) journalMessage(m *message) bool {
 }
 
 // take makes the number final and holds the message. mu is held.
-func (b *Buffer) take(m *message) {
+func (b *Buffer) take(m *message, raws int) {
 	d := b.device(m.device)
 	d.Numbers = Numbers{m.seq, m.total}
-	b.dropRaws(d, m.raws)
+	b.dropRaws(d, raws)
 	b.waiting += m.n
 	b.hold(m)
 	b.stats.Appended++
@@ -280,10 +280,10 @@ func (b *Buffer) fullNow() bool {
 }
 
 // refuse uses up the number of a message and records that it was dropped.
-func (b *Buffer) refuse(m *message) {
+func (b *Buffer) refuse(m *message, raws int) {
 	d := b.device(m.device)
 	d.Numbers = Numbers{m.seq, m.total}
-	b.dropRaws(d, m.raws)
+	b.dropRaws(d, raws)
 	b.addDrop(Drop{Device: m.device, Epoch: m.epoch, First: m.seq, Last: m.seq, Readings: uint64(m.n), Reason: ReasonMaxBytes})
 	b.journalDrops(m.device, d.Numbers)
 }
@@ -350,8 +350,7 @@ func (b *Buffer) roll() error {
 			}
 		}
 		for _, m := range b.unsynced() {
-			m.raws = 0 // what it replaced is not in the new file
-			payload := appendBlock(nil, []*message{m}, m.taken)
+			payload := appendBlock([]byte{0}, []*message{m}, m.taken) // what it replaced is not in the new file
 			add(recMessage, payload)
 			keep(&m.live, recordHeader+len(payload))
 			written = append(written, func() { m.journal = true })

@@ -16,7 +16,7 @@ import (
 //	"HFb1" crc32c(rest) length(body) count powered-on seconds | body
 //	body: count of names, each: epoch (8 bytes) length device; then the messages
 //	message: length(payload) crc32c(name, payload) payload
-//	payload: flags name pos seq total n [raws] [closes] [count ids...] blob
+//	payload: flags name pos seq total n taken [closes] [count ids...] blob
 //
 // Integers of the header are little-endian, those of the body are varints.
 
@@ -35,7 +35,6 @@ const (
 	flagOpens
 	flagCloses
 	flagReceipts
-	flagRaws
 )
 
 var errBlock = errors.New("damaged block")
@@ -50,7 +49,6 @@ type message struct {
 	seq      uint64
 	total    uint64
 	n        int
-	raws     int
 	control  bool
 	opens    bool
 	closes   string
@@ -127,13 +125,9 @@ func appendPayload(dst []byte, m *message, name int) []byte {
 	set(m.opens, flagOpens)
 	set(m.closes != "", flagCloses)
 	set(len(m.receipts) > 0, flagReceipts)
-	set(m.raws > 0, flagRaws)
 	dst = append(dst, flags)
 	for _, v := range [...]uint64{uint64(name), m.pos, m.seq, m.total, uint64(m.n), m.taken} {
 		dst = binary.AppendUvarint(dst, v)
-	}
-	if m.raws > 0 {
-		dst = binary.AppendUvarint(dst, uint64(m.raws))
 	}
 	if m.closes != "" {
 		dst = binary.BigEndian.AppendUint64(dst, parseEpoch(m.closes))
@@ -245,9 +239,6 @@ func decodePayload(b []byte, names []name) (*message, bool) {
 	m.n = d.bounded(1 << 30)
 	m.taken = d.uvarint()
 	m.control, m.opens = flags&flagControl != 0, flags&flagOpens != 0
-	if flags&flagRaws != 0 {
-		m.raws = d.bounded(1 << 30)
-	}
 	if flags&flagCloses != 0 {
 		m.closes = formatEpoch(d.fixed64())
 	}

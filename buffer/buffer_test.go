@@ -169,7 +169,7 @@ func TestOnlineNothingReachesTheCard(t *testing.T) {
 	if o := b.Opened(); !o.New || o.Cause != CauseFirst || len(o.Epoch) != 16 {
 		t.Fatalf("opened %+v", o)
 	}
-	before := b.disk.bytes
+	before := b.disk.bytes.Load()
 	for i := range 1000 {
 		pos, num := r.append("scale", fmt.Sprint("message ", i))
 		if num.Seq != uint64(i+1) || num.Total != uint64(i+1) || num.Floor != uint64(i+1) {
@@ -179,8 +179,8 @@ func TestOnlineNothingReachesTheCard(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if b.disk.bytes != before {
-		t.Fatalf("%d bytes went to the card", b.disk.bytes-before)
+	if b.disk.bytes.Load() != before {
+		t.Fatalf("%d bytes went to the card", b.disk.bytes.Load()-before)
 	}
 	if first, next := b.Bounds(); first != 1001 || next != 1001 {
 		t.Fatalf("bounds %d, %d", first, next)

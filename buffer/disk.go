@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -19,7 +20,7 @@ type disk struct {
 	synced func(path string, off int64, b []byte) // nil outside tests: b is on the card now
 	nosync bool                                   // tests only: the negative control
 	fail   func() error                           // tests only: what the card answers
-	bytes  uint64                                 // written by writeSync and create
+	bytes  atomic.Uint64                          // written by writeSync and create
 }
 
 // writeSync writes in place and waits until it is on the card.
@@ -32,7 +33,7 @@ func (d *disk) writeSync(f *os.File, b []byte, off int64) error {
 	if _, err := f.WriteAt(b, off); err != nil {
 		return err
 	}
-	d.bytes += uint64(len(b))
+	d.bytes.Add(uint64(len(b)))
 	if d.nosync {
 		return nil
 	}
@@ -56,7 +57,7 @@ func (d *disk) create(path string, b []byte) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.bytes += uint64(len(b))
+	d.bytes.Add(uint64(len(b)))
 	if _, err := f.Write(b); err != nil {
 		f.Close()
 		os.Remove(path)

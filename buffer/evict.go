@@ -219,30 +219,30 @@ func (b *Buffer) rehome(m *message) error {
 	m.pos = b.next
 	m.live, m.rec, m.due = 0, nil, 0
 	b.mu.Unlock()
-	if err := b.keepFile(m); err != nil {
+	path, err := b.keepFile(m)
+	if err != nil {
 		return err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	m.synced = true
+	m.synced, m.kept = true, path
 	b.hold(m)
 	return nil
 }
 
 // keepFile writes a message into a file of its own.
-func (b *Buffer) keepFile(m *message) error {
+func (b *Buffer) keepFile(m *message) (string, error) {
 	dir := filepath.Join(b.disk.root, "kept")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("keep control message: %w", err)
+		return "", fmt.Errorf("keep control message: %w", err)
 	}
 	path := filepath.Join(dir, fmt.Sprintf("%020d", m.pos))
 	f, err := b.disk.create(path, appendBlock(nil, []*message{m}, m.taken))
 	if err != nil {
-		return fmt.Errorf("keep control message: %w", err)
+		return "", fmt.Errorf("keep control message: %w", err)
 	}
 	f.Close()
-	m.kept = path
-	return b.disk.syncDir(dir)
+	return path, b.disk.syncDir(dir)
 }
 
 // evictTail drops the oldest messages of the tail as long as while says so.
@@ -267,11 +267,13 @@ func (b *Buffer) evictTail(reason string, while func(*message) bool) error {
 		return errNothing
 	}
 	for _, m := range kept { // it must not hold its place in the ring
-		if m.kept == "" {
-			if err := b.keepFile(m); err != nil {
-				return err
-			}
+		path, err := b.keepFile(m)
+		if err != nil {
+			return err
 		}
+		b.mu.Lock()
+		m.kept = path
+		b.mu.Unlock()
 	}
 	b.mu.Lock()
 	for _, m := range gone {
@@ -284,7 +286,9 @@ func (b *Buffer) evictTail(reason string, while func(*message) bool) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, m := range kept {
-		if m.rec != nil {
+		if b.inTail(m.pos) != m {
+			os.Remove(m.kept) // acknowledged meanwhile
+		} else if m.rec != nil {
 			b.ring.done(m.rec)
 			m.rec = nil
 		}

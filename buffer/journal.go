@@ -47,7 +47,7 @@ const (
 const (
 	recState   = 'S' // JSON of journalState: all that is not messages and raws
 	recRaw     = 'R' // taken, ns of boot time; readings; device; bytes
-	recMessage = 'M' // block of one message; raws of the device that it replaces are in it
+	recMessage = 'M' // how many raws of its device it replaces; block of one message
 	recAcks    = 'A' // pairs of positions
 	recDrops   = 'D' // JSON of dropState, and the numbers of the device that was refused
 )

@@ -260,7 +260,7 @@ func (b *Buffer) writeBlocks(msgs []*message) (int, error) {
 		b.writerFailed(err)
 		return 0, err
 	}
-	b.disk.bytes += uint64(total)
+	b.disk.bytes.Add(uint64(total))
 	b.mu.Lock()
 	if len(b.writing.Blocks) == 0 {
 		b.segments = append(b.segments, b.writing)

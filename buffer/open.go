@@ -316,7 +316,7 @@ func (b *Buffer) findJournal(f *found) {
 		b.warn("journal: %v", err)
 		return
 	}
-	r := replay{f: f, raws: make(map[string][]int)}
+	r := replay{f: f, raws: make(map[string][]int), gone: make(map[int]bool)}
 	f.journalOK = readJournal(bytes, r.record)
 	if f.journal == nil {
 		f.journalOK = false
@@ -360,8 +360,10 @@ func (r *replay) record(kind byte, payload []byte) {
 			r.at = append(r.at, raw)
 		}
 	case recMessage:
-		_, _ = decodeBlock(payload, false, func(m *message) bool {
-			r.message(m)
+		d := decoder{b: payload}
+		raws := d.uvarint()
+		_, _ = decodeBlock(d.b, false, func(m *message) bool {
+			r.message(m, raws)
 			return true
 		})
 	case recAcks:
@@ -377,15 +379,13 @@ func (r *replay) record(kind byte, payload []byte) {
 	}
 }
 
-func (r *replay) message(m *message) {
-	if r.gone == nil {
-		r.gone = make(map[int]bool)
-	}
-	for _, i := range r.raws[m.device][:min(m.raws, len(r.raws[m.device]))] {
+func (r *replay) message(m *message, raws uint64) {
+	taken := r.raws[m.device]
+	n := int(min(raws, uint64(len(taken))))
+	for _, i := range taken[:n] {
 		r.gone[i] = true
 	}
-	r.raws[m.device] = r.raws[m.device][min(m.raws, len(r.raws[m.device])):]
-	m.raws = 0
+	r.raws[m.device] = taken[n:]
 	f := r.f
 	if f.journal != nil && m.epoch == f.journal.Epoch {
 		f.journalNums[m.device] = Numbers{m.seq, m.total}
