@@ -17,6 +17,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if spec := os.Getenv(crashEnv); spec != "" {
+		crashChild(spec)
+		return
+	}
 	goleak.VerifyTestMain(m,
 		// Badger's caches and oracle leave these behind a Close that succeeded.
 		goleak.IgnoreAnyFunction("github.com/dgraph-io/ristretto/v2.(*lfuPolicy).processItems"))
@@ -66,7 +70,17 @@ func newRig(t testing.TB) *rig {
 
 func (r *rig) open() *Buffer {
 	r.t.Helper()
-	b, err := Open(r.cfg, r.env)
+	return r.openOn(func(*disk) {})
+}
+
+// openOn opens with a disk that the test set up.
+func (r *rig) openOn(set func(*disk)) *Buffer {
+	r.t.Helper()
+	b, err := prepare(r.cfg, r.env)
+	if err == nil {
+		set(b.disk)
+		b, err = b.run()
+	}
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -17,18 +17,16 @@ import (
 // the tests that simulate a power cut watch it.
 type disk struct {
 	root   string
-	synced func(path string, off int64, b []byte) // nil outside tests: b is on the card now
-	nosync bool                                   // tests only: the negative control
-	fail   func() error                           // tests only: what the card answers
-	bytes  atomic.Uint64                          // written by writeSync and create
+	synced func(path string) // tests only: the file, or the store, is on the card as it is now
+	nosync bool              // tests only: the negative control
+	fail   func() error      // tests only: what the card answers
+	bytes  atomic.Uint64     // written by writeSync and create
 }
 
 // writeSync writes in place and waits until it is on the card.
 func (d *disk) writeSync(f *os.File, b []byte, off int64) error {
-	if d.fail != nil {
-		if err := d.fail(); err != nil {
-			return err
-		}
+	if err := d.check(); err != nil {
+		return err
 	}
 	if _, err := f.WriteAt(b, off); err != nil {
 		return err
@@ -40,18 +38,42 @@ func (d *disk) writeSync(f *os.File, b []byte, off int64) error {
 	if err := fdatasync(f); err != nil {
 		return err
 	}
-	if d.synced != nil {
-		d.synced(f.Name(), off, b)
-	}
+	d.settled(f.Name())
 	return nil
+}
+
+// check asks what the tests let the card answer.
+func (d *disk) check() error {
+	if d.fail == nil {
+		return nil
+	}
+	return d.fail()
+}
+
+func (d *disk) settled(path string) {
+	if d.synced != nil && !d.nosync {
+		d.synced(path)
+	}
+}
+
+// replace gives a synced new file its final name and opens it there.
+func (d *disk) replace(f *os.File, path string) (*os.File, error) {
+	tmp := f.Name()
+	f.Close()
+	if err := os.Rename(tmp, path); err != nil {
+		return nil, err
+	}
+	if err := d.syncDir(filepath.Dir(path)); err != nil {
+		return nil, err
+	}
+	d.settled(path)
+	return os.OpenFile(path, os.O_RDWR, 0o600)
 }
 
 // create makes a file with this content, synced.
 func (d *disk) create(path string, b []byte) (*os.File, error) {
-	if d.fail != nil {
-		if err := d.fail(); err != nil {
-			return nil, err
-		}
+	if err := d.check(); err != nil {
+		return nil, err
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -68,6 +90,7 @@ func (d *disk) create(path string, b []byte) (*os.File, error) {
 		os.Remove(path)
 		return nil, err
 	}
+	d.settled(path)
 	return f, nil
 }
 

@@ -256,11 +256,15 @@ func (b *Buffer) writeBlocks(msgs []*message) (int, error) {
 	if err := b.makeRoom(int64(total)); err != nil {
 		return 0, err
 	}
+	if err := b.disk.check(); err != nil {
+		return 0, err
+	}
 	if err := b.writer.write(blocks); err != nil {
 		b.writerFailed(err)
 		return 0, err
 	}
 	b.disk.bytes.Add(uint64(total))
+	b.disk.settled(b.writing.dir)
 	b.mu.Lock()
 	if len(b.writing.Blocks) == 0 {
 		b.segments = append(b.segments, b.writing)
@@ -333,6 +337,7 @@ func (b *Buffer) finishWriter() error {
 	b.writer, b.writing = nil, nil
 	b.stores.Unlock()
 	err := st.close()
+	b.disk.settled(seg.dir)
 	if len(seg.Blocks) == 0 {
 		return errors.Join(err, os.RemoveAll(seg.dir))
 	}

@@ -38,6 +38,11 @@ func Open(cfg Config, env Env) (*Buffer, error) {
 	if err != nil {
 		return nil, err
 	}
+	return b.run()
+}
+
+// run reads what is there and goes on from it.
+func (b *Buffer) run() (*Buffer, error) {
 	f := b.find()
 	b.decide(f)
 	b.restore(f)

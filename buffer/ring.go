@@ -77,12 +77,8 @@ func (r *ring) create(rnd io.Reader) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Rename(path+".new", path); err != nil {
-		f.Close()
-		return err
-	}
-	r.file = f
-	return r.disk.syncDir(r.disk.root)
+	r.file, err = r.disk.replace(f, path)
+	return err
 }
 
 func (r *ring) load(b []byte, yield func([]byte, *ringRecord)) error {

@@ -115,11 +115,11 @@ func (s *segment) save(d *disk) error {
 	if err != nil {
 		return fmt.Errorf("segment account: %w", err)
 	}
-	f.Close()
-	if err := os.Rename(s.metaPath()+".new", s.metaPath()); err != nil {
+	f, err = d.replace(f, s.metaPath())
+	if err != nil {
 		return fmt.Errorf("segment account: %w", err)
 	}
-	return d.syncDir(s.dir)
+	return f.Close()
 }
 
 var errNoMeta = errors.New("no intact account of the segment")

@@ -7,7 +7,6 @@ import (
 	"hash/crc32"
 	"io/fs"
 	"os"
-	"path/filepath"
 )
 
 // page is what a card writes at the least, as far as a file system lets us say so.
@@ -131,15 +130,11 @@ func (s *slots) create() error {
 	if err != nil {
 		return err
 	}
-	if err := os.Rename(tmp, s.path); err != nil {
-		f.Close()
-		return err
-	}
 	if s.file != nil {
 		s.file.Close()
 	}
-	s.file = f
-	return s.disk.syncDir(filepath.Dir(s.path))
+	s.file, err = s.disk.replace(f, s.path)
+	return err
 }
 
 func (s *slots) close() {
