@@ -45,7 +45,7 @@ func coseMap(h Header) map[any]any {
 	}
 }
 
-func mustCBOR(t *testing.T, v any) []byte {
+func mustCBOR(t testing.TB, v any) []byte {
 	t.Helper()
 	b, err := cborEncoder.Marshal(v)
 	if err != nil {
