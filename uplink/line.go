@@ -65,7 +65,8 @@ type line struct {
 	bad    []verdictOn
 	unsaid int // answers since the pump was woken
 
-	probe   uint16 // packet id whose round trip is measured
+	ackedAt time.Duration // the last PUBACK, or when the first in flight was sent
+	probe   uint16        // packet id whose round trip is measured
 	probeAt time.Duration
 	n       Status // the counters and RTT, LastError
 }

@@ -167,6 +167,7 @@ func (u *Uplink) finish(l *link, pumped <-chan struct{}) {
 	soft := time.NewTimer(u.tune.finish)
 	defer soft.Stop()
 	<-pumped
+	u.opt.Log.Debug("uplink finishing", "in_flight", u.line.onWire())
 	for waiting := true; waiting && u.line.onWire() > 0; {
 		select {
 		case <-u.line.wake:

@@ -41,10 +41,12 @@ func (p *pump) run(ctx context.Context, closed <-chan struct{}, relane <-chan st
 			_ = p.c.fail(err)
 			return
 		}
-		if wait == 0 {
-			wait = time.Hour
+		left, mute := p.silence()
+		if mute {
+			_ = p.c.fail(fmt.Errorf("no PUBACK within %v although messages are in flight", p.tune.silence))
+			return
 		}
-		timer.Reset(wait)
+		timer.Reset(shorter(wait, left))
 		select {
 		case <-ctx.Done():
 			return
@@ -57,6 +59,19 @@ func (p *pump) run(ctx context.Context, closed <-chan struct{}, relane <-chan st
 		case <-timer.C:
 		}
 	}
+}
+
+// silence says how long the server may still go without a PUBACK, or that it is mute:
+// alive, but acknowledging nothing. A new connection may reach one that does, and is
+// the only occasion to send again (§4.4).
+func (l *line) silence() (left time.Duration, mute bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fl.wire == 0 {
+		return time.Hour, false
+	}
+	left = l.ackedAt + l.tune.silence - l.now()
+	return left, left <= 0
 }
 
 // burst sends everything that may be sent now and flushes it. It returns how long to
@@ -300,6 +315,9 @@ func (l *line) admit(pos uint64, id uint16, backlog bool, size int) (_ uint16, s
 		}
 		id = l.fl.add(pos, backlog)
 		l.held[pos] = struct{}{}
+	}
+	if l.fl.wire == 1 {
+		l.ackedAt = l.now()
 	}
 	l.n.Sent++
 	l.n.SentBytes += uint64(size)

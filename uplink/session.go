@@ -139,6 +139,7 @@ func (l *line) PacketReceived(p *packets.ControlPacket, _ chan<- *packets.Publis
 			words = c.Properties.ReasonString
 		}
 		l.mu.Lock()
+		l.ackedAt = l.now()
 		l.puback(c.PacketID, c.ReasonCode, words)
 		l.mu.Unlock()
 	case *packets.Suback:
@@ -157,6 +158,7 @@ func (l *line) PacketReceived(p *packets.ControlPacket, _ chan<- *packets.Publis
 func (l *line) acknowledged(ids []uint16) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.ackedAt = l.now()
 	for _, id := range ids {
 		l.puback(id, 0, "")
 	}
