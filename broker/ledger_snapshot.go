@@ -31,8 +31,6 @@ func (l *Ledger) Snapshot() ([]byte, Position) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	w := &snapWriter{b: make([]byte, snapshotHead, 4096+l.tags.live*chunkNumbers*8)}
-	copy(w.b, snapshotMagic)
-	w.b[len(snapshotMagic)] = snapshotVersion
 	w.position(l.position)
 	w.n(l.serial)
 	ordinal := map[*stream]uint64{}
@@ -42,8 +40,15 @@ func (l *Ledger) Snapshot() ([]byte, Position) {
 		w.gateway(l.gateways[name], ordinal)
 	}
 	w.tags(&l.tags, ordinal)
-	binary.BigEndian.PutUint32(w.b[snapshotHead-4:], crc32.Checksum(w.b[snapshotHead:], castagnoli))
+	seal(w.b)
 	return w.b, l.position
+}
+
+// seal fills in the head.
+func seal(b []byte) {
+	copy(b, snapshotMagic)
+	b[len(snapshotMagic)] = snapshotVersion
+	binary.BigEndian.PutUint32(b[snapshotHead-4:], crc32.Checksum(b[snapshotHead:], castagnoli))
 }
 
 type snapWriter struct{ b []byte }
