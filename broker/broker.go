@@ -283,7 +283,11 @@ func (b *Broker) Registry() *Registry { return b.registry }
 // Tail calls fn for each message stored from now on whose topic matches the filter, until ctx
 // ends or fn returns an error. The record must not be changed.
 func (b *Broker) Tail(ctx context.Context, filter string, fn func(*Record, Position) error) error {
-	for n := b.tail.end().Batch; ; n++ {
+	return b.tailFrom(ctx, b.tail.end().Batch, filter, fn)
+}
+
+func (b *Broker) tailFrom(ctx context.Context, n uint64, filter string, fn func(*Record, Position) error) error {
+	for ; ; n++ {
 		if err := b.tail.wait(ctx, n); err != nil {
 			return err
 		}

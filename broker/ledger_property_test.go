@@ -329,7 +329,7 @@ func BenchmarkLedgerOfferCommit(b *testing.B) {
 	for i := 0; b.Loop(); i++ {
 		v.Seq, v.Total = uint64(i+1), uint64(i+1)*10
 		v.Hash[0] = byte(i)
-		if l.Offer(&v) == New {
+		if l.Offer(&v) == Unseen {
 			l.Commit(&v, nil, Position{"n1", uint64(i), 0}, at)
 		}
 	}

@@ -199,34 +199,51 @@ func (l *Ledger) Report(gateway string) []LedgerGateway {
 
 // Sums adds everything up.
 func (l *Ledger) Sums() LedgerSums {
+	l.mu.Lock()
+	names := slices.Collect(maps.Keys(l.gateways))
+	l.mu.Unlock()
 	var t LedgerSums
-	for _, g := range l.Report("") {
-		t.add(g)
+	for _, name := range names {
+		l.mu.Lock()
+		if g := l.gateways[name]; g != nil {
+			g.addTo(&t)
+		}
+		l.mu.Unlock()
 	}
 	return t
 }
 
-func (t *LedgerSums) add(g LedgerGateway) {
+func (g *ledgerGateway) addTo(t *LedgerSums) {
 	t.Gateways++
-	if e := g.Earlier; e != nil {
-		t.Received, t.Readings = t.Received+e.Received, t.Readings+e.Readings
-		t.Missing, t.Dropped = t.Missing+e.Missing, t.Dropped+e.Dropped
-		t.Conflicts, t.Uncertain = t.Conflicts+e.Conflicts, t.Uncertain+int(e.Uncertain)
-	}
-	for _, e := range g.Epochs {
-		if e.Uncertain {
+	t.Received, t.Readings = t.Received+g.earlier.Received, t.Readings+g.earlier.Readings
+	t.Missing, t.Dropped = t.Missing+g.earlier.Missing, t.Dropped+g.earlier.Dropped
+	t.Conflicts, t.Uncertain = t.Conflicts+g.earlier.Conflicts, t.Uncertain+int(g.earlier.Uncertain)
+	for _, e := range g.epochs {
+		if e.uncertain {
 			t.Uncertain++
 		}
-		for _, d := range e.Devices {
+		for _, s := range e.devices {
 			t.Streams++
-			t.Received, t.Readings = t.Received+d.Received, t.Readings+d.Readings
-			t.Duplicates += d.Duplicates
-			t.Pending += d.Pending
-			t.Missing += d.Missing + d.Unaccounted
-			t.Dropped += d.Dropped
-			t.Conflicts += d.Conflicts
-			t.Skipped += d.Skipped
+			t.Received, t.Readings = t.Received+s.messages, t.Readings+s.readings
+			t.Duplicates += s.duplicates
+			t.Missing += s.fold.unaccounted()
+			t.Dropped += s.fold.dropped
+			t.Conflicts += s.conflicts
+			t.Skipped += s.skipped
+			s.walk(e.closed, t.enter)
 		}
+	}
+}
+
+func (t *LedgerSums) enter(seg segment) {
+	n := seg.last - seg.first + 1
+	switch seg.kind {
+	case segDropped:
+		t.Dropped += n
+	case segPending:
+		t.Pending += n
+	case segMissing:
+		t.Missing += n
 	}
 }
 

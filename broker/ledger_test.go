@@ -47,7 +47,7 @@ func (s *story) commit(v *wire.Verified, control *wire.Pack) {
 // arrive offers and stores.
 func (s *story) arrive(v *wire.Verified) Outcome {
 	out := s.l.Offer(v)
-	if out == New || out == Conflict {
+	if out == Unseen || out == Conflict {
 		s.commit(v, nil)
 	}
 	return out
@@ -138,11 +138,11 @@ func TestLedgerSameBytesAgainAreADuplicate(t *testing.T) {
 func TestLedgerIdenticalInOneBatchIsPending(t *testing.T) {
 	s := newStory(t)
 	v := msg(epochA, "scale", 1, 1)
-	if a, b := s.l.Offer(v), s.l.Offer(v); a != New || b != Pending {
+	if a, b := s.l.Offer(v), s.l.Offer(v); a != Unseen || b != Pending {
 		t.Fatalf("offers: %v, %v", a, b)
 	}
 	s.l.Abort(v)
-	if out := s.l.Offer(v); out != New {
+	if out := s.l.Offer(v); out != Unseen {
 		t.Errorf("after the batch failed: %v", out)
 	}
 	s.commit(v, nil)
@@ -178,7 +178,7 @@ func TestLedgerConflictWithinABatch(t *testing.T) {
 	s := newStory(t)
 	v := msg(epochA, "scale", 1, 1)
 	w := other(v)
-	if a, b, c := s.l.Offer(v), s.l.Offer(w), s.l.Offer(w); a != New || b != Conflict || c != Pending {
+	if a, b, c := s.l.Offer(v), s.l.Offer(w), s.l.Offer(w); a != Unseen || b != Conflict || c != Pending {
 		t.Fatalf("offers: %v %v %v", a, b, c)
 	}
 	s.l.Abort(v) // the first one's batch fails: the other is the first then
@@ -393,7 +393,7 @@ func TestLedgerFoldsWhatIsTooDetailed(t *testing.T) {
 	if d.Received != last/2 || d.Unaccounted+d.Missing != last/2 || d.Complete {
 		t.Errorf("received %d, missing %d, unaccounted %d", d.Received, d.Missing, d.Unaccounted)
 	}
-	if out := s.arrive(msg(epochA, "scale", 3, 1)); out != New { // below the fold nothing may be refused as known
+	if out := s.arrive(msg(epochA, "scale", 3, 1)); out != Unseen { // below the fold nothing may be refused as known
 		t.Errorf("late message: %v", out)
 	}
 	if e := s.device(epochA); e.Unaccounted != d.Unaccounted-1 || e.Received != d.Received+1 {

@@ -21,6 +21,9 @@ const (
 // tokenSize is the entropy of a token in bytes.
 const tokenSize = 32
 
+// maxSocketPath is the size of sun_path less its final zero (unix(7)).
+const maxSocketPath = 107
+
 // Token returns the token under dir, which it creates (0600) if there is none. One
 // that others may read is refused.
 func Token(dir string, rand io.Reader) (string, error) {
@@ -77,6 +80,9 @@ func createToken(path string, rand io.Reader) (string, error) {
 // process left is replaced; the caller holds the lock of dir, so nobody answers on it.
 func ListenUnix(dir string) (net.Listener, error) {
 	path := filepath.Join(dir, SocketFile)
+	if len(path) > maxSocketPath {
+		return nil, fmt.Errorf("admin socket: %s is longer than the %d bytes that a socket's path may have; choose a shorter data_dir", path, maxSocketPath)
+	}
 	if info, err := os.Lstat(path); err == nil {
 		if info.Mode()&fs.ModeSocket == 0 {
 			return nil, fmt.Errorf("admin socket: %s is there and is no socket: move it away", path)

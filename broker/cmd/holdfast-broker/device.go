@@ -1,0 +1,197 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/broker"
+	"holdfast/broker/admin"
+)
+
+func (a *app) deviceCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "device",
+		Short: "Manage the keys of gateways",
+		Long: `The registry says which key may sign for which gateway. A gateway has one active key;
+rotation retires the old one, which then verifies only the epochs it signed; a revoked
+key verifies nothing.`,
+		Args: cobra.ArbitraryArgs,
+		RunE: group,
+	}
+	c.AddCommand(a.deviceAdd(), a.deviceList(), a.deviceShow(), a.deviceRevoke())
+	return c
+}
+
+func (a *app) deviceAdd() *cobra.Command {
+	var file string
+	var in admin.AddDevice
+	c := &cobra.Command{
+		Use:   "add GATEWAY --key FILE",
+		Short: "Register a gateway's key",
+		Long: `Registers the public key of a gateway: a PEM public key, a JWK, or the output of
+"holdfast identity --json". For HMAC it is the gateway's key file, which holds the secret.
+Adding the same key again changes nothing. A further key is pending until the gateway
+opens an epoch with it; then the earlier one is retired.`,
+		Example: "  ssh gw-1 holdfast identity --json | holdfast-broker device add gw-1 --key -",
+		Args:    args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, list []string) error {
+			key, err := a.readKey(file)
+			if err != nil {
+				return err
+			}
+			in.Gateway, in.Key = list[0], key
+			return a.ask(func(c *admin.Client) error {
+				var k broker.GatewayKey
+				if err := c.Post(cmd.Context(), "/v1/devices", in, &k); err != nil {
+					return err
+				}
+				if a.json {
+					return printJSON(a.stdout, k)
+				}
+				fmt.Fprintf(a.stdout, "gateway %s: key %s (%s) is %s\n", in.Gateway, k.Kid, k.Alg, k.State)
+				return nil
+			})
+		},
+	}
+	c.Flags().StringVar(&file, "key", "", "`file` with the key, - for standard input")
+	c.Flags().StringArrayVar(&in.Epochs, "epoch", nil, "an `epoch` that the key may verify though it is retired (repeatable)")
+	c.Flags().BoolVar(&in.Restore, "restore", false, "take a revocation back that was a mistake")
+	return c
+}
+
+// maxKeyFile is far more than any key takes.
+const maxKeyFile = 64 << 10
+
+func (a *app) readKey(file string) (string, error) {
+	if file == "" {
+		return "", usage("--key is missing: a file with the public key, or - for standard input")
+	}
+	in := a.stdin
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return "", fmt.Errorf("key: %w", err)
+		}
+		defer f.Close()
+		in = f
+	}
+	b, err := io.ReadAll(io.LimitReader(in, maxKeyFile+1))
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("key: read %s: %w", file, err)
+	case len(b) > maxKeyFile:
+		return "", usage("key: %s is more than %d bytes: that is no key", file, maxKeyFile)
+	case strings.TrimSpace(string(b)) == "":
+		return "", usage("key: %s is empty", file)
+	}
+	return string(b), nil
+}
+
+func (a *app) deviceList() *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "List gateways and their keys",
+		Args:  args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.ask(func(c *admin.Client) error {
+				var all []broker.Gateway
+				if err := c.Get(cmd.Context(), "/v1/devices", &all); err != nil {
+					return err
+				}
+				return a.printGateways(all)
+			})
+		},
+	}
+}
+
+func (a *app) deviceShow() *cobra.Command {
+	return &cobra.Command{
+		Use:   "show GATEWAY",
+		Short: "Show one gateway's keys with their epochs",
+		Args:  args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, list []string) error {
+			return a.ask(func(c *admin.Client) error {
+				var g broker.Gateway
+				if err := c.Get(cmd.Context(), "/v1/devices/"+url.PathEscape(list[0]), &g); err != nil {
+					return err
+				}
+				if a.json {
+					return printJSON(a.stdout, g)
+				}
+				for _, k := range g.Keys {
+					fmt.Fprintf(a.stdout, "key %s\n  algorithm %s\n  state     %s since %s\n  added     %s\n  jwk       %s\n  epochs    %s\n",
+						k.Kid, k.Alg, k.State, stamp(k.Changed), stamp(k.Added), k.JWK, words(k.Epochs))
+				}
+				return nil
+			})
+		},
+	}
+}
+
+func (a *app) deviceRevoke() *cobra.Command {
+	var kid string
+	c := &cobra.Command{
+		Use:   "revoke GATEWAY",
+		Short: "Make keys of a gateway verify nothing any more",
+		Long: `Revokes one key (--kid) or all keys of a gateway. What is signed with a revoked key is
+refused from now on, the gateway's backlog included: it waits there, and drains if the
+revocation is taken back (device add --restore). What is stored already stays.`,
+		Args: args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, list []string) error {
+			return a.ask(func(c *admin.Client) error {
+				path := "/v1/devices/" + url.PathEscape(list[0])
+				if kid != "" {
+					path += "?kid=" + url.QueryEscape(kid)
+				}
+				var keys []broker.GatewayKey
+				if err := c.Delete(cmd.Context(), path, &keys); err != nil {
+					return err
+				}
+				if a.json {
+					return printJSON(a.stdout, keys)
+				}
+				for _, k := range keys {
+					fmt.Fprintf(a.stdout, "gateway %s: key %s is %s\n", list[0], k.Kid, k.State)
+				}
+				return nil
+			})
+		},
+	}
+	c.Flags().StringVar(&kid, "kid", "", "only the key with this `id`")
+	return c
+}
+
+func (a *app) printGateways(all []broker.Gateway) error {
+	if a.json {
+		return printJSON(a.stdout, all)
+	}
+	if len(all) == 0 {
+		fmt.Fprintln(a.stdout, "no gateway is registered; holdfast-broker device add GATEWAY --key FILE")
+		return nil
+	}
+	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "GATEWAY\tKEY\tALGORITHM\tSTATE\tSINCE\tEPOCHS")
+	for _, g := range all {
+		for _, k := range g.Keys {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\n", g.Gateway, k.Kid, k.Alg, k.State, stamp(k.Changed), len(k.Epochs))
+		}
+	}
+	return errors.Join(w.Flush())
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+func words(list []string) string {
+	if len(list) == 0 {
+		return "none yet"
+	}
+	return strings.Join(list, " ")
+}

@@ -1,0 +1,207 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/broker"
+	"holdfast/broker/admin"
+	"holdfast/systemd"
+)
+
+func (a *app) runCommand() *cobra.Command {
+	var format, level string
+	c := &cobra.Command{
+		Use:   "run",
+		Short: "Run the broker",
+		Long: `Runs the broker in the foreground until SIGTERM or SIGINT; it then takes no more
+clients, stores what it has received and ends. A second signal aborts, and loses
+nothing that was acknowledged. Settings take effect at the next start.
+
+It logs "ready" when it serves, and then answers /readyz with 200.`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := newLog(a.stderr, format, level, systemd.Supervised(a.getenv, a.stderr))
+			if err != nil {
+				return err
+			}
+			return a.run(cmd.Context(), log)
+		},
+	}
+	c.Flags().StringVar(&format, "log-format", "text", "`form` of the log on standard error: text or json")
+	c.Flags().StringVar(&level, "log-level", "info", "least `level` to log: debug, info, warn or error")
+	return c
+}
+
+// load reads the settings for a command that needs sound ones.
+func (a *app) load(log *slog.Logger) (broker.Config, error) {
+	cfg, problems := broker.LoadConfig(a.config)
+	var bad []string
+	for _, p := range problems {
+		if p.Warning {
+			log.Warn("configuration", "problem", p.String())
+		} else {
+			bad = append(bad, p.String())
+		}
+	}
+	if len(bad) > 0 {
+		return cfg, fmt.Errorf("the configuration cannot be used:\n  %s", strings.Join(bad, "\n  "))
+	}
+	return cfg, nil
+}
+
+func (a *app) run(ctx context.Context, log *slog.Logger) (err error) {
+	cfg, err := a.load(log)
+	if err != nil {
+		return err
+	}
+	notify, err := systemd.FromEnv(a.getenv, os.Getpid())
+	if err != nil {
+		log.Warn("the service manager cannot be told anything", "err", err)
+	}
+	lock, err := broker.LockDataDir(cfg.Node.DataDir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
+	version := thisBuild()
+	log.Info("starting", "version", version.Version, "commit", version.Commit, "config", a.config, "data_dir", cfg.Node.DataDir)
+	b, err := broker.New(cfg, broker.Options{Log: log})
+	if err != nil {
+		return err
+	}
+	server, tcp, unix, err := listenAdmin(cfg, b, version.Version, log)
+	if err != nil {
+		b.Close()
+		return err
+	}
+	return daemon{log, notify, b}.serve(ctx, func(ctx context.Context) error { return server.Serve(ctx, tcp, unix) })
+}
+
+// listenAdmin opens the admin API: the socket always, TCP if the settings say so.
+func listenAdmin(cfg broker.Config, b *broker.Broker, version string, log *slog.Logger) (s *admin.Server, tcp, unix net.Listener, err error) {
+	token, err := admin.Token(cfg.Node.DataDir, rand.Reader)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	console := broker.NewConsole(b, version)
+	s, err = admin.New(admin.Options{Health: console, Devices: console, Ledger: console, Tail: console,
+		Metrics: broker.MetricsHandler(b), Token: token, Log: log})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if unix, err = admin.ListenUnix(cfg.Node.DataDir); err != nil {
+		return nil, nil, nil, err
+	}
+	if cfg.Listen.Admin == "" {
+		return s, nil, unix, nil
+	}
+	if tcp, err = net.Listen("tcp", cfg.Listen.Admin); err != nil {
+		return nil, nil, nil, errors.Join(fmt.Errorf("admin API: %w; free the address, or change listen.admin", err), unix.Close())
+	}
+	log.Info("admin API", "listen", "http://"+tcp.Addr().String(), "socket", unix.Addr().String())
+	return s, tcp, unix, nil
+}
+
+// daemon is one run of the broker.
+type daemon struct {
+	log    *slog.Logger
+	notify systemd.Notifier
+	broker *broker.Broker
+}
+
+// serve runs the broker and its admin API until ctx ends or either fails. The API ends
+// last: while the broker stops, /readyz says so.
+func (d daemon) serve(ctx context.Context, api func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	apiCtx, endAPI := context.WithCancel(context.WithoutCancel(ctx))
+	defer endAPI()
+	apiEnded, brokerEnded := make(chan error, 1), make(chan error, 1)
+	go func() {
+		defer cancel()
+		apiEnded <- api(apiCtx)
+	}()
+	go func() {
+		defer cancel()
+		brokerEnded <- d.broker.Run(ctx)
+	}()
+	d.watch(ctx)
+	d.tell(d.notify.Stopping())
+	d.log.Info("stopping")
+	err := <-brokerEnded
+	endAPI()
+	if err = errors.Join(err, <-apiEnded); err != nil {
+		return err
+	}
+	d.log.Info("stopped")
+	return nil
+}
+
+const (
+	readyPoll  = 20 * time.Millisecond // while it starts
+	statusLine = 10 * time.Second      // how often systemctl's line is renewed
+)
+
+// watch tells the service manager how the broker fares until ctx ends.
+func (d daemon) watch(ctx context.Context) {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	start := time.NewTicker(readyPoll)
+	defer start.Stop()
+	line := time.NewTicker(statusLine)
+	defer line.Stop()
+	var feed <-chan time.Time
+	if interval := d.notify.WatchdogInterval(); interval > 0 {
+		t := time.NewTicker(interval)
+		defer t.Stop()
+		feed = t.C
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-start.C:
+			if d.broker.Ready() == nil {
+				start.Stop()
+				d.tell(d.notify.Ready())
+			}
+		case <-feed: // a store that refuses is no reason to be restarted: it says so itself, and tries again
+			d.tell(d.notify.Watchdog())
+		case <-line.C:
+			d.tell(d.notify.Status(d.summary()))
+		case <-hup:
+			d.tell(d.notify.Reloading())
+			d.log.Warn("SIGHUP changes nothing: the broker's settings take effect when it starts again")
+			d.tell(d.notify.Ready())
+		}
+	}
+}
+
+// summary is the one line of systemctl status.
+func (d daemon) summary() string {
+	if err := d.broker.Ready(); err != nil {
+		return "not ready: " + err.Error()
+	}
+	g, s := d.broker.Gauges(), d.broker.Stats()
+	return fmt.Sprintf("%d clients, %d sessions, %d messages received, %d refused", g.Connections, g.Sessions, s.Received.Load(), s.Rejected.Load())
+}
+
+// tell logs what the service manager could not be told.
+func (d daemon) tell(err error) {
+	if err != nil {
+		d.log.Warn("service manager", "err", err)
+	}
+}
