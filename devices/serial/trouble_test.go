@@ -1,0 +1,251 @@
+package serial
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"holdfast/devices"
+	"holdfast/devices/drivertest"
+)
+
+// TestFirstLine: what may have lost its head is told, unless it cannot have.
+func TestFirstLine(t *testing.T) {
+	loose := func(policy string) *Settings {
+		return with(func(s *Settings) { s.Pattern, s.FirstLine = `(?P<w>[0-9]+)$`, policy })
+	}
+	for _, c := range []struct {
+		name   string
+		s      *Settings
+		quiet  bool
+		first  string
+		want   []string
+		counts map[string]uint64
+	}{
+		{"marked", loose("mark"), false, "12\n", []string{"w=12 uncertain:maybe-torn", "w=34"}, nil},
+		{"kept", loose("keep"), false, "12\n", []string{"w=12", "w=34"}, nil},
+		{"discarded", loose("discard"), false, "12\n", []string{"w=34"}, map[string]uint64{"lines_torn": 1}},
+		{"after silence", loose("discard"), true, "12\n", []string{"w=12", "w=34"}, nil},
+		{"no match", loose("keep"), false, "x\n", []string{"w= bad:unmatched", "w=34"}, map[string]uint64{"lines_unmatched": 1}},
+		{"no match, perhaps torn", loose("mark"), false, "x\n", []string{"w=34"}, map[string]uint64{"lines_torn": 1}},
+		{"begins with a letter", with(func(s *Settings) { s.Pattern = `^w=(?P<w>[0-9]+)$` }), false, "w=12\n", []string{"w=12", "w=34"}, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := newLine(t)
+			c.s.Port = l.path
+			b := start(t, c.s)
+			if c.quiet {
+				// The stale timer is set after the port was opened.
+				b.Clock.WaitTimer(t.Context(), time.Minute)
+				b.Clock.Advance(200 * time.Millisecond)
+			}
+			l.send(c.first)
+			b.Wait(t, "first line", func(_ []devices.Reading, counts map[string]uint64) bool {
+				return counts["lines_ok"]+counts["lines_torn"]+counts["lines_unmatched"] == 1
+			})
+			if strings.HasPrefix(c.s.Pattern, "^w=") {
+				l.send("w=")
+			}
+			l.send("34\n")
+			b.equal(b.want(len(c.want)), c.want...)
+			for k, v := range c.counts {
+				b.wantCount(k, v)
+			}
+		})
+	}
+}
+
+// TestGarbage: damaged lines are counted each, told once and again after a good line,
+// and stop nothing.
+func TestGarbage(t *testing.T) {
+	l := newLine(t)
+	b := start(t, scale(l))
+	l.send("n=1 w=1\n")
+	b.want(2)
+	long := strings.Repeat("x", 1500) + "\n"
+	l.send(long + long + "n=\xff\n" + "chatter\n" + "n=\xfe\n" + "n=2 w=2\n" + long)
+	b.wantCount("lines_ok", 2)
+	b.wantCount("lines_too_long", 3)
+	b.wantCount("lines_undecodable", 2)
+	b.wantCount("lines_unmatched", 1)
+	b.equal(b.want(10)[2:], "n= bad:line-too-long", "weight=kg bad:line-too-long", "n= bad:undecodable", "weight=kg bad:undecodable",
+		"n=2", "weight=2kg", "n= bad:line-too-long", "weight=kg bad:line-too-long")
+}
+
+// TestEndlessLine: a stream without a delimiter costs no memory and no readings.
+func TestEndlessLine(t *testing.T) {
+	l := newLine(t)
+	b := start(t, scale(l))
+	block := strings.Repeat("0123456789abcdef", 256)
+	sent := uint64(0)
+	for range 200 {
+		l.send(block)
+		sent += uint64(len(block))
+	}
+	l.send("\nn=2 w=2\n")
+	b.wantCount("lines_ok", 1)
+	b.wantCount("bytes", sent+9)
+	b.equal(b.want(2)[0:], "n=2", "weight=2kg")
+}
+
+func TestStale(t *testing.T) {
+	l := newLine(t)
+	s := scale(l)
+	s.StaleAfter, s.ReportEvery = 30*time.Second, 2*time.Minute
+	b := start(t, s)
+	b.Step = 2 * time.Minute
+	l.send("n=1 w=1\n")
+	t0 := b.want(2)[0].At
+	r := b.drive(4)
+	b.equal(r[2:], "n= bad:stale", "weight=kg bad:stale")
+	if d := r[2].At - t0; d < 30*time.Second {
+		t.Errorf("stale after %v already", d)
+	}
+	r = b.drive(6) // or more: time goes by in big steps here
+	if d := r[4].At - r[2].At; d != 2*time.Minute {
+		t.Errorf("told again after %v, want 2m", d)
+	}
+	// It comes alive, with lines that do not fit: they are the reason then.
+	l.send("n=2 w=2\nbanner\n")
+	b.wantCount("lines_unmatched", 1)
+	n := len(b.Readings())
+	b.equal(b.drive(n + 2)[n:n+2], "n= bad:unmatched", "weight=kg bad:unmatched")
+}
+
+func TestNotThereAtFirst(t *testing.T) {
+	l := newLine(t)
+	l.unplug()
+	b := start(t, scale(l))
+	b.equal(b.want(2), "n= bad:port-lost", "weight=kg bad:port-lost")
+	l.plug()
+	l.send("n=1 w=1\n")
+	b.equal(b.drive(4)[2:], "n=1", "weight=1kg")
+}
+
+func TestBusyPort(t *testing.T) {
+	l := newLine(t)
+	first := start(t, scale(l))
+	l.send("n=1 w=1\n")
+	first.want(2)
+	second := start(t, scale(l))
+	second.equal(second.want(2), "n= bad:port-busy", "weight=kg bad:port-busy")
+	first.Stop()
+	l.send("n=2 w=2\n")
+	second.equal(second.drive(4)[2:], "n=2", "weight=2kg")
+}
+
+func TestPathsThatAreNoPorts(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for path, reason := range map[string]string{file: portWrong, "/dev/null": portWrong, filepath.Join(dir, "none"): portLost, dir: portFailed} {
+		_, _, err := openPort(path, mode{baud: 9600, dataBits: 8, parity: 'N', stopBits: 1})
+		var e *portError
+		if !errors.As(err, &e) || e.reason != reason {
+			t.Errorf("%s: %v, want %s", path, err, reason)
+		}
+	}
+}
+
+func TestExplainOpen(t *testing.T) {
+	for errno, want := range map[unix.Errno][2]string{
+		unix.EACCES: {portDenied, "dialout"}, unix.EPERM: {portDenied, "dialout"}, unix.EBUSY: {portBusy, "another program"},
+		unix.ENOENT: {portLost, ""}, unix.ENXIO: {portLost, ""}, unix.ENODEV: {portLost, ""}, unix.EIO: {portLost, ""}, unix.EMFILE: {portFailed, ""},
+	} {
+		err := explainOpen("/dev/x", errno)
+		var e *portError
+		if !errors.As(err, &e) || e.reason != want[0] || !strings.Contains(err.Error(), want[1]) {
+			t.Errorf("%v: %v (%s), want %s and %q", errno, err, e.reason, want[0], want[1])
+		}
+	}
+}
+
+// TestThousandReturns: the port vanishes and comes back, with whole and half lines in
+// between. Each line that was written whole while the port was open arrives once,
+// nothing leaks, and after each loss there is word of it.
+func TestThousandReturns(t *testing.T) {
+	drivertest.NoLeak(t)
+	cycles := 1000
+	if testing.Short() {
+		cycles = 50
+	}
+	l := newLine(t)
+	b := start(t, scale(l))
+	rng := rand.New(rand.NewPCG(2026, 11))
+	sent := uint64(0)
+	g0, d0 := 0, 0
+	for cycle := range cycles {
+		for range rng.IntN(3) + 1 {
+			sent++
+			l.send(fmt.Sprintf("n=%d w=%d\n", sent, sent%100))
+		}
+		b.Drive("lines", func(_ []devices.Reading, c map[string]uint64) bool { return c["lines_ok"] == sent })
+		if rng.IntN(2) == 0 {
+			half := "n=99999999 w="
+			before := b.Counts()["bytes"]
+			l.send(half)
+			b.wantCount("bytes", before+uint64(len(half)))
+		}
+		told := len(b.Readings())
+		l.unplug()
+		b.Drive("word of the loss", func(r []devices.Reading, _ map[string]uint64) bool {
+			return len(r) > told && r[len(r)-1].Reason == portLost
+		})
+		b.Forget()
+		sent = 0
+		l.plug()
+		if cycle == 10 {
+			g0, d0 = drivertest.Resources(t)
+		}
+	}
+	if g, d := drivertest.Resources(t); g > g0+1 || d > d0+1 { // the port may be open now, and was closed then
+		t.Errorf("goroutines %d → %d, descriptors %d → %d over %d cycles", g0, g, d0, d, cycles)
+	}
+}
+
+// TestStopKeepsWhatWasRead: lines that were read from the port before the end are
+// emitted, however busy the sink was.
+func TestStopKeepsWhatWasRead(t *testing.T) {
+	l := newLine(t)
+	b := start(t, scale(l))
+	l.send("n=1 w=1\n")
+	b.want(2)
+	release := b.Block()
+	l.send("n=2 w=2\n")
+	b.Wait(t, "Emit", func([]devices.Reading, map[string]uint64) bool { return true })
+	for n := 3; n < 20; n++ {
+		l.send(fmt.Sprintf("n=%d w=1\n", n))
+	}
+	// The reader is ahead of the sink: the kernel's queue is empty.
+	slave, err := unix.Open(l.path, unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(slave)
+	for deadline := time.Now().Add(drivertest.Patience); ; {
+		n, err := unix.IoctlGetInt(slave, unix.TIOCINQ)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d bytes were not read", n)
+		}
+	}
+	go release()
+	b.Stop()
+	if got := b.Counts()["lines_ok"]; got != 19 {
+		t.Errorf("%d lines, want 19", got)
+	}
+}
