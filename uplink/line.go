@@ -136,7 +136,9 @@ func (l *line) puback(id uint16, code byte, words string) {
 		l.tryAgain(pos, code, words)
 	case stop:
 		l.n.Refused++
-		l.stopLine(l.troubled(pos, code, words))
+		t := l.troubled(pos, code, words)
+		l.enqueue(t)
+		l.stopLine(t)
 	case poison:
 		l.n.Rejected++
 		l.reject(pos, code, words)
@@ -219,31 +221,29 @@ func (l *line) reject(pos uint64, code byte, words string) {
 	l.putAside(t)
 }
 
-// putAside lets others pass until one succeeds. If many are rejected and none succeeds,
-// it is not the messages: the line stops.
+// putAside lets others pass until one succeeds, or it is time to try again without. If
+// many are rejected and none succeeds, it is not the messages: the line stops.
 func (l *line) putAside(t *trouble) {
 	if len(l.aside) == 0 {
-		l.asideTill = l.now() + l.tune.stopBase
+		l.asideTill = l.now() + l.tune.stopBase/2 + l.stopWait.next(l.rand)
 	}
 	l.aside = append(l.aside, t)
 	if len(l.aside) >= maxAside {
 		l.recallAside()
+		l.stopLine(t)
 	}
 }
 
-// recallAside gives up waiting for a witness: all of them are tried once more, slowly.
+// recallAside gives up waiting for a witness: all of them are tried once more.
 func (l *line) recallAside() {
-	for _, t := range l.aside[1:] {
+	for _, t := range l.aside {
 		l.enqueue(t)
 	}
-	first := l.aside[0]
 	l.aside = l.aside[:0]
-	l.stopLine(first)
 }
 
 // stopLine holds the line until somebody has acted; it is tried slowly meanwhile.
 func (l *line) stopLine(t *trouble) {
-	l.enqueue(t)
 	l.stopped = t.why
 	wait := l.tune.stopBase/2 + l.stopWait.next(l.rand)
 	l.holdTill = l.now() + wait

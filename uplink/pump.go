@@ -148,7 +148,6 @@ func (l *line) turn() turn {
 	}
 	if len(l.aside) > 0 && now >= l.asideTill {
 		l.recallAside()
-		return turn{wait: max(1, l.holdTill-now)}
 	}
 	if len(l.retry) > 0 {
 		if l.fl.wire > 0 && !l.retrying {
