@@ -31,6 +31,7 @@ type scripted struct {
 	arrivals []arrival
 	taken    map[uint64]int // by position: answered with success
 	wg       sync.WaitGroup
+	once     sync.Once
 }
 
 // arrival is a PUBLISH as it came.
@@ -65,13 +66,18 @@ func newScripted(t testing.TB) *scripted {
 		t.Fatal(err)
 	}
 	s.ln = ln
-	s.wg.Add(1)
-	go s.accept()
 	t.Cleanup(s.close)
 	return s
 }
 
-func (s *scripted) url() string { return "mqtt://" + s.ln.Addr().String() }
+// url starts the server: what it is told to do must be set before.
+func (s *scripted) url() string {
+	s.once.Do(func() {
+		s.wg.Add(1)
+		go s.accept()
+	})
+	return "mqtt://" + s.ln.Addr().String()
+}
 
 func (s *scripted) close() {
 	_ = s.ln.Close()
