@@ -102,19 +102,24 @@ func newLanes(src Source, now func() time.Duration) *lanes {
 	return &lanes{src: src, now: now, live: lane{src: src}, old: lane{src: src}}
 }
 
-// reset starts over from the first unacknowledged message: what is in flight is left
-// out by whoever sends. What the Source holds now is the backlog.
-func (s *lanes) reset(drain string, rate Rate) {
-	first, next := s.src.Bounds()
+// connected starts over: what the Source holds now is the backlog.
+func (s *lanes) connected(drain string, rate Rate) {
+	_, s.boundary = s.src.Bounds()
+	s.arrange(drain, rate)
+}
+
+// arrange begins again at the first unacknowledged message, with this order and rate:
+// what is in flight is left out by whoever sends.
+func (s *lanes) arrange(drain string, rate Rate) {
+	first, _ := s.src.Bounds()
 	s.liveFirst = drain == LiveFirst
-	s.boundary = next
 	if s.rate.rate != rate {
 		s.rate = bucket{rate: rate, last: s.now(), tokens: 1}
 	}
 	s.liveSent, s.oldSent = 0, 0
 	if s.liveFirst {
-		s.old.reset(first, next)
-		s.live.reset(next, math.MaxUint64)
+		s.old.reset(first, s.boundary)
+		s.live.reset(s.boundary, math.MaxUint64)
 	} else {
 		s.old.reset(0, 0)
 		s.live.reset(first, math.MaxUint64)

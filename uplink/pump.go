@@ -29,7 +29,7 @@ type pump struct {
 // run sends until ctx ends or the connection does. relane is signalled when drain or
 // drain_rate changed.
 func (p *pump) run(ctx context.Context, closed <-chan struct{}, relane <-chan struct{}, lanes func() (string, Rate)) {
-	p.lanes.reset(lanes())
+	p.lanes.connected(lanes())
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -53,7 +53,7 @@ func (p *pump) run(ctx context.Context, closed <-chan struct{}, relane <-chan st
 		case <-closed:
 			return
 		case <-relane:
-			p.lanes.reset(lanes())
+			p.lanes.arrange(lanes())
 		case <-p.wake:
 		case <-p.src.Changed():
 		case <-timer.C:
