@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -71,14 +73,22 @@ func (m *mosquitto) kill() {
 	}
 }
 
+var lastPort atomic.Int32
+
+// freePort is a port outside the range from which the kernel takes ports for clients
+// and for listeners on port 0: nobody else gets it between here and its use.
 func freePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		port := 10000 + (os.Getpid()*97+int(lastPort.Add(1)))%20000
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			l.Close()
+			return port
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("no free port")
+	return 0
 }
 
 // quick are durations for tests.
@@ -154,3 +164,14 @@ func TestMosquittoDrain(t *testing.T) {
 		t.Fatalf("%+v", s)
 	}
 }
+
+// passwd makes a password file.
+func (m *mosquitto) passwd(file, user, password string) {
+	m.t.Helper()
+	out, err := exec.Command("mosquitto_passwd", "-b", "-c", file, user, password).CombinedOutput()
+	if err != nil {
+		m.t.Fatalf("this test needs the Debian package mosquitto: %v: %s", err, out)
+	}
+}
+
+func contains(s, part string) bool { return strings.Contains(s, part) }
