@@ -129,8 +129,7 @@ func (c *conn) append(r *Record, p *mqtt.Publish) error {
 			return c.answer(entry{}, ackOf(p.QoS), p.ID, nil)
 		case Conflict:
 			b.stats.Conflicts.Add(1)
-			b.log.Error("two different messages claim the same number: a cloned card, or a number used twice; both are kept",
-				"gateway", v.Gateway, "device", v.Device, "epoch", v.Header.Epoch, "seq", v.Seq, "client", c.id, "addr", c.addr)
+			b.door.Conflicting(v, Publisher{Client: c.id, Addr: c.addr, Protocol: c.version})
 			r.Conflict = true
 		}
 		offered = true

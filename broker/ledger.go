@@ -47,6 +47,7 @@ type Ledger struct {
 	offered  map[number]offer
 	tags     tagStore
 	position Position
+	until    Position // of a restored snapshot: a replay may begin before it
 	serial   uint64 // counts Commits: the age of epochs
 }
 
@@ -132,6 +133,7 @@ func NewLedger() *Ledger {
 func (l *Ledger) Offer(v *wire.Verified) Outcome {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.until = Position{} // who offers has replayed
 	h := tagOf(v)
 	s := l.find(v)
 	if s != nil && s.has(v.Seq) {
@@ -203,11 +205,15 @@ func (l *Ledger) settle(v *wire.Verified) {
 
 // Commit enters a stored message: called in log order once stored, and again on
 // replay at start. control is the decoded pack of a control message, else nil; at is
-// the arrival time that the log record carries.
+// the arrival time that the log record carries. A replay may begin before the position
+// of the snapshot that was restored.
 func (l *Ledger) Commit(v *wire.Verified, control *wire.Pack, p Position, at time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.settle(v)
+	if p.Node == l.until.Node && !l.until.Before(p) {
+		return // in the snapshot already
+	}
 	l.serial++
 	if l.position.Node != p.Node {
 		p.Node = strings.Clone(p.Node)

@@ -108,6 +108,7 @@ func TestLedgerRestarts(t *testing.T) {
 				t.Fatalf("seed %d: restore: %v, positions %v and %v", seed, err, p, q)
 			}
 			next.tags.limit = limit
+			play(next, log[:at+step], max(0, at+step-rng.IntN(10))) // a replay that begins too early
 			l = next
 		}
 		want, _ := straight.Snapshot()

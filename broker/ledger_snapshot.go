@@ -166,7 +166,7 @@ func (w *snapWriter) tags(t *tagStore, ordinal map[*stream]uint64) {
 }
 
 // Restore replaces the ledger by a snapshot and returns its position: replay goes on
-// behind it. Damage is an error and leaves the ledger as it was.
+// behind it, or begins before it. Damage is an error and leaves the ledger as it was.
 func (l *Ledger) Restore(b []byte) (Position, error) {
 	if len(b) < snapshotHead || string(b[:4]) != snapshotMagic {
 		return Position{}, fmt.Errorf("%w: %d bytes that are none", ErrSnapshot, len(b))
@@ -193,6 +193,7 @@ func (l *Ledger) Restore(b []byte) (Position, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.gateways, l.tags, l.position, l.serial = fresh.gateways, fresh.tags, fresh.position, fresh.serial
+	l.until = l.position
 	return l.position, nil
 }
 
