@@ -48,7 +48,7 @@ type Ledger struct {
 	tags     tagStore
 	position Position
 	until    Position // of a restored snapshot: a replay may begin before it
-	serial   uint64 // counts Commits: the age of epochs
+	serial   uint64   // counts Commits: the age of epochs
 }
 
 // number is the identity of a message.
