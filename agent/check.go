@@ -22,7 +22,9 @@ import (
 // each broker, if nothing else is wrong. It changes nothing.
 func CheckConfig(ctx context.Context, name string, online bool) (Config, []settings.Problem) {
 	cfg, l := load(name, catalog.Drivers())
-	l.probe(cfg)
+	if !l.Broken() { // else what it names is not what was meant
+		l.probe(cfg)
+	}
 	if online && len(settings.Errors(l.Problems())) == 0 {
 		l.online(ctx, cfg)
 	}

@@ -29,11 +29,11 @@ import (
 // Problem is one mistake in a settings file, or one thing that its writer should
 // know (Warning).
 type Problem struct {
-	File    string // as it was given to Load or Parse
-	Line    int    // from 1; 0: the file as a whole
-	Key     string // "uplink.drain", "device \"scale\": port"; "" for syntax errors
-	Message string // what is wrong and what to do next
-	Warning bool   // the program runs all the same
+	File    string `json:"file"`              // as it was given to Load or Parse
+	Line    int    `json:"line"`              // from 1; 0: the file as a whole
+	Key     string `json:"key,omitempty"`     // "uplink.drain", "device \"scale\": port"; "" for syntax errors
+	Message string `json:"message"`           // what is wrong and what to do next
+	Warning bool   `json:"warning,omitempty"` // the program runs all the same
 }
 
 // String is the form that people read: agent.toml:12: uplink.drain: what is wrong.
@@ -128,7 +128,11 @@ func (d *Doc) Path(name string) string {
 	if name == "" || filepath.IsAbs(name) {
 		return name
 	}
-	return filepath.Join(filepath.Dir(d.file), name)
+	dir, err := filepath.Abs(filepath.Dir(d.file))
+	if err != nil { // the working directory is gone: relative names mean as little as before
+		dir = filepath.Dir(d.file)
+	}
+	return filepath.Join(dir, name)
 }
 
 // Broken says that the file could not be read whole (missing, syntax errors): what

@@ -80,7 +80,7 @@ func uplinkRows(row func(string, string, ...any), s agent.Status) {
 	if u.Stopped != "" {
 		row("", "%s", u.Stopped)
 	}
-	if u.LastError != "" {
+	if u.LastError != "" && (!u.Connected || u.LastErrorAt > u.Since) {
 		row("", "%s ago: %s", span(s.Now-u.LastErrorAt), u.LastError)
 	}
 }
