@@ -11,6 +11,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if dir := os.Getenv("HOLDFAST_TEST_BROKER"); dir != "" {
+		child(dir)
+		return
+	}
 	goleak.VerifyTestMain(m)
 }
 

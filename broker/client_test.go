@@ -1,0 +1,275 @@
+package broker
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"holdfast/broker/mqtt"
+)
+
+// rawClient speaks MQTT by hand, so that a test can say and see every byte.
+type rawClient struct {
+	t       testing.TB
+	nc      net.Conn
+	r       *bufio.Reader
+	version byte
+	mu      sync.Mutex
+}
+
+// packet is what came from the broker.
+type packet struct {
+	kind, flags byte
+	body        []byte
+}
+
+func (p packet) id() uint16 { return binary.BigEndian.Uint16(p.body) }
+
+// code is the reason code of an acknowledgement.
+func (p packet) code() byte {
+	if len(p.body) > 2 {
+		return p.body[2]
+	}
+	return 0
+}
+
+// message is a PUBLISH from the broker.
+type message struct {
+	topic       string
+	payload     string
+	qos         byte
+	dup, retain bool
+	id          uint16
+	props       []byte
+}
+
+func (p packet) message(version byte) message {
+	m := message{qos: p.flags >> 1 & 3, dup: p.flags&8 != 0, retain: p.flags&1 != 0}
+	n := int(binary.BigEndian.Uint16(p.body))
+	m.topic = string(p.body[2 : 2+n])
+	rest := p.body[2+n:]
+	if m.qos > 0 {
+		m.id, rest = binary.BigEndian.Uint16(rest), rest[2:]
+	}
+	if version == mqtt.V5 {
+		l, k := binary.Uvarint(rest)
+		m.props, rest = rest[k:k+int(l)], rest[k+int(l):]
+	}
+	m.payload = string(rest)
+	return m
+}
+
+func frame(first byte, body []byte) []byte {
+	return append(binary.AppendUvarint([]byte{first}, uint64(len(body))), body...)
+}
+
+// opts of a CONNECT.
+type opts struct {
+	version byte
+	clean   bool
+	expiry  uint32
+	receive uint16
+	maxSize uint32
+	keep    uint16
+	will    func(body []byte) ([]byte, byte) // appends will fields, gives flags
+}
+
+func connectPacket(id string, o opts) []byte {
+	flags := byte(0)
+	if o.clean {
+		flags |= 2
+	}
+	var will []byte
+	if o.will != nil {
+		var f byte
+		will, f = o.will(nil)
+		flags |= f
+	}
+	body := append(mqtt.AppendText(nil, "MQTT"), o.version, flags, byte(o.keep>>8), byte(o.keep))
+	if o.version == mqtt.V5 {
+		var p []byte
+		if o.expiry > 0 {
+			p = binary.BigEndian.AppendUint32(append(p, 17), o.expiry)
+		}
+		if o.receive > 0 {
+			p = binary.BigEndian.AppendUint16(append(p, 33), o.receive)
+		}
+		if o.maxSize > 0 {
+			p = binary.BigEndian.AppendUint32(append(p, 39), o.maxSize)
+		}
+		body = append(binary.AppendUvarint(body, uint64(len(p))), p...)
+	}
+	return frame(mqtt.CONNECT<<4, append(mqtt.AppendText(body, id), will...))
+}
+
+// dialRaw connects; present is what the CONNACK says.
+func dialRaw(t testing.TB, addr, id string, o opts) (c *rawClient, present bool) {
+	t.Helper()
+	c, ack, err := tryDial(t, addr, id, o)
+	if err != nil {
+		t.Fatalf("connect %s: %v", id, err)
+	}
+	if ack.body[1] != 0 {
+		t.Fatalf("connect %s: refused with 0x%02X", id, ack.body[1])
+	}
+	return c, ack.body[0] == 1
+}
+
+func tryDial(t testing.TB, addr, id string, o opts) (*rawClient, packet, error) {
+	if o.version == 0 {
+		o.version = mqtt.V5
+	}
+	nc, err := net.Dial("tcp", addr)
+	if err != nil {
+		return nil, packet{}, err
+	}
+	c := &rawClient{t: t, nc: nc, r: bufio.NewReaderSize(nc, 64<<10), version: o.version}
+	if _, err := nc.Write(connectPacket(id, o)); err != nil {
+		nc.Close()
+		return nil, packet{}, err
+	}
+	ack, err := c.next()
+	if err == nil && ack.kind != mqtt.CONNACK {
+		err = fmt.Errorf("packet %d instead of CONNACK", ack.kind)
+	}
+	if err != nil {
+		nc.Close()
+		return nil, packet{}, err
+	}
+	return c, ack, nil
+}
+
+func (c *rawClient) next() (packet, error) {
+	first, err := c.r.ReadByte()
+	if err != nil {
+		return packet{}, err
+	}
+	n, err := binary.ReadUvarint(c.r)
+	if err != nil {
+		return packet{}, err
+	}
+	p := packet{kind: first >> 4, flags: first & 15, body: make([]byte, n)}
+	_, err = io.ReadFull(c.r, p.body)
+	return p, err
+}
+
+// expect reads the next packet within 10 s; it must be of that kind.
+func (c *rawClient) expect(kind byte) packet {
+	c.t.Helper()
+	_ = c.nc.SetReadDeadline(time.Now().Add(10 * time.Second))
+	defer c.nc.SetReadDeadline(time.Time{})
+	p, err := c.next()
+	if err != nil {
+		c.t.Fatalf("waiting for packet %d: %v", kind, err)
+	}
+	if p.kind != kind {
+		c.t.Fatalf("packet %d (%x) instead of %d", p.kind, p.body, kind)
+	}
+	return p
+}
+
+// closed reads until the broker closes the connection, and returns the last packet.
+func (c *rawClient) closed() (last packet) {
+	c.t.Helper()
+	_ = c.nc.SetReadDeadline(time.Now().Add(10 * time.Second))
+	for {
+		p, err := c.next()
+		var timeout net.Error
+		if errors.As(err, &timeout) && timeout.Timeout() {
+			c.t.Fatal("the broker did not close the connection")
+		}
+		if err != nil {
+			return last
+		}
+		last = p
+	}
+}
+
+// quiet: nothing comes before the answer to a PINGREQ.
+func (c *rawClient) quiet() {
+	c.t.Helper()
+	c.write([]byte{mqtt.PINGREQ << 4, 0})
+	c.expect(mqtt.PINGRESP)
+}
+
+func (c *rawClient) write(b []byte) {
+	c.t.Helper()
+	if _, err := c.nc.Write(b); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *rawClient) props(body, props []byte) []byte {
+	if c.version != mqtt.V5 {
+		return body
+	}
+	return append(binary.AppendUvarint(body, uint64(len(props))), props...)
+}
+
+func (c *rawClient) publishPacket(topic, payload string, flags byte, id uint16, props []byte) []byte {
+	body := mqtt.AppendText(nil, topic)
+	if flags&6 != 0 {
+		body = binary.BigEndian.AppendUint16(body, id)
+	}
+	return frame(mqtt.PUBLISH<<4|flags, append(c.props(body, props), payload...))
+}
+
+// publish sends a PUBLISH with QoS 1 and waits for the PUBACK.
+func (c *rawClient) publish(topic, payload string, id uint16) packet {
+	c.t.Helper()
+	c.write(c.publishPacket(topic, payload, 2, id, nil))
+	p := c.expect(mqtt.PUBACK)
+	if p.id() != id {
+		c.t.Fatalf("PUBACK of %d instead of %d", p.id(), id)
+	}
+	return p
+}
+
+// subscribe returns the reason codes.
+func (c *rawClient) subscribe(options byte, filters ...string) []byte {
+	c.t.Helper()
+	return c.subscribeProps(nil, options, filters...)
+}
+
+func (c *rawClient) subscribeProps(props []byte, options byte, filters ...string) []byte {
+	c.t.Helper()
+	body := c.props([]byte{0, 1}, props)
+	for _, f := range filters {
+		body = append(mqtt.AppendText(body, f), options)
+	}
+	c.write(frame(mqtt.SUBSCRIBE<<4|2, body))
+	p := c.expect(mqtt.SUBACK)
+	return p.body[len(p.body)-len(filters):]
+}
+
+func (c *rawClient) ack(kind byte, id uint16) {
+	c.t.Helper()
+	c.write(mqtt.AppendAck(nil, kind, c.version, id, 0, ""))
+}
+
+// message reads the next PUBLISH and does not acknowledge it.
+func (c *rawClient) message() message {
+	c.t.Helper()
+	return c.expect(mqtt.PUBLISH).message(c.version)
+}
+
+// take reads the next PUBLISH of QoS 0 or 1 and acknowledges it.
+func (c *rawClient) take() message {
+	c.t.Helper()
+	m := c.message()
+	if m.qos == 1 {
+		c.ack(mqtt.PUBACK, m.id)
+	}
+	return m
+}
+
+func (c *rawClient) disconnect() {
+	_, _ = c.nc.Write([]byte{mqtt.DISCONNECT << 4, 0})
+	c.nc.Close()
+}
