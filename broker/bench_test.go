@@ -199,4 +199,3 @@ func mosquitto(b testing.TB) string {
 	})
 	return addr
 }
-

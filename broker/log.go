@@ -121,10 +121,12 @@ func AppendBatch(dst []byte, h Header, records []Record) []byte {
 	for i := range records {
 		dst = appendRecord(dst, h.Time, &records[i])
 	}
-	b := dst[start:]
-	binary.BigEndian.PutUint32(b[4:], crc32.Checksum(b[8:], castagnoli))
+	seal(dst[start:])
 	return dst
 }
+
+// seal writes a batch's checksum.
+func seal(b []byte) { binary.BigEndian.PutUint32(b[4:], crc32.Checksum(b[8:], castagnoli)) }
 
 // recordSize is an upper bound for the encoded size of r.
 func recordSize(r *Record) int {
@@ -315,6 +317,7 @@ func (d *decoder) packetID() (id uint16, epoch uint64) {
 	}
 	id, epoch = binary.BigEndian.Uint16(d.data[d.at:]), binary.BigEndian.Uint64(d.data[d.at+2:])
 	d.at += 10
+	d.bad = id == 0
 	return id, epoch
 }
 
