@@ -91,7 +91,7 @@ func openStore(dir string, segment int64, readOnly bool) (*store, error) {
 		s.db, err = badger.Open(o)
 		return err
 	})
-	if errors.Is(err, unix.ENOMEM) {
+	if err != nil && strings.Contains(err.Error(), unix.ENOMEM.Error()) {
 		return nil, fmt.Errorf("%w: %w", errNoMemory, err)
 	}
 	if err != nil {

@@ -114,7 +114,7 @@ func TestKillNine(t *testing.T) {
 		}
 		for blob := range held {
 			if !got[blob] && !acked[blob] {
-				t.Fatalf("cycle %d: lost %.60s…", cycle, blob)
+				t.Fatalf("cycle %d: lost %.60s…, %d held: %+v %+v", cycle, blob, len(got), b.Stats(), b.Opened())
 			}
 		}
 		held = got

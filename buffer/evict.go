@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -352,7 +353,12 @@ func (b *Buffer) removeDone() {
 // removeSegment takes a segment out of the account and its directory away, or aside
 // if something in it was damaged.
 func (b *Buffer) removeSegment(s *segment) {
-	b.stores.Lock()
+	b.mu.Lock()
+	b.segments = slices.DeleteFunc(slices.Clone(b.segments), func(x *segment) bool { return x == s })
+	b.headDirty = true
+	damaged := s.damaged
+	b.mu.Unlock()
+	b.stores.Lock() // whoever comes now finds it gone
 	if b.writing == s {
 		_ = b.writer.close()
 		b.writer, b.writing = nil, nil
@@ -363,16 +369,6 @@ func (b *Buffer) removeSegment(s *segment) {
 	}
 	b.cache.forget(s)
 	b.stores.Unlock()
-	b.mu.Lock()
-	for i := range b.segments {
-		if b.segments[i] == s {
-			b.segments = append(b.segments[:i:i], b.segments[i+1:]...)
-			break
-		}
-	}
-	b.headDirty = true
-	damaged := s.damaged
-	b.mu.Unlock()
 	if damaged != "" {
 		if _, err := b.setAside(s.dir, damaged); err == nil {
 			return

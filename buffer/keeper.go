@@ -332,11 +332,11 @@ func (b *Buffer) finishWriter() error {
 	if b.writer == nil {
 		return nil
 	}
-	b.stores.Lock()
+	b.stores.Lock() // nobody opens it before it is closed
 	st, seg := b.writer, b.writing
 	b.writer, b.writing = nil, nil
-	b.stores.Unlock()
 	err := st.close()
+	b.stores.Unlock()
 	b.disk.settled(seg.dir)
 	if len(seg.Blocks) == 0 {
 		return errors.Join(err, os.RemoveAll(seg.dir))

@@ -161,7 +161,7 @@ func (b *Buffer) findSegments(f *found) {
 			s, err = b.reviveSegment(dir)
 		}
 		switch {
-		case errors.Is(err, errNoMemory):
+		case err != nil && transient(err): // its messages wait for the next Open
 			b.disable(err)
 			b.warn("segment %s cannot be opened: %v", dir, err)
 			continue
@@ -194,7 +194,7 @@ func (b *Buffer) reviveSegment(dir string) (*segment, error) {
 	}
 	defer os.Remove(attempts)
 	if err := b.roomOnDisk(2 * freeMargin); err != nil {
-		return nil, fmt.Errorf("%w: %w", errNoMemory, err)
+		return nil, err
 	}
 	st, err := openStore(dir, segmentLimit(b.cfg.MaxBytes), false)
 	if err != nil {

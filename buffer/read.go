@@ -3,6 +3,10 @@ package buffer
 import (
 	"errors"
 	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // block is a decoded block: its bytes, checked, and where the messages lie in them.
@@ -121,7 +125,7 @@ func (b *Buffer) readBlock(s *segment, ref blockRef, todo ranges, pos *uint64, y
 		return true, nil // evicted meanwhile: look again
 	}
 	if err != nil && blk == nil {
-		if errors.Is(err, errNoMemory) {
+		if transient(err) {
 			return false, err
 		}
 		b.lost(s, ref, nil, err)
@@ -141,6 +145,20 @@ func (b *Buffer) readBlock(s *segment, ref blockRef, todo ranges, pos *uint64, y
 	}
 	*pos = max(*pos, ref.Last+1)
 	return true, nil
+}
+
+// transient says that an error is not the store's: nothing in it need be damaged.
+// Badger keeps only the text of what the kernel said.
+func transient(err error) bool {
+	if errors.Is(err, errNoMemory) || errors.Is(err, errDiskFull) {
+		return true
+	}
+	for _, t := range []syscall.Errno{unix.ENOMEM, unix.ENOSPC, unix.EMFILE, unix.ENFILE, unix.EAGAIN, unix.EROFS} {
+		if errors.Is(err, t) || err != nil && strings.Contains(err.Error(), t.Error()) {
+			return true
+		}
+	}
+	return false
 }
 
 var errGone = errors.New("segment is gone")
@@ -197,8 +215,11 @@ func (b *Buffer) storeOf(s *segment) (*store, error) {
 		b.reader, b.reading = nil, nil
 	}
 	st, err := openStore(s.dir, limit, true)
-	if err != nil && !errors.Is(err, errNoMemory) {
-		st, err = openStore(s.dir, limit, false) // it may only need its log replayed
+	if err != nil && !transient(err) { // it may only need its log replayed
+		if err := b.roomOnDisk(2 * freeMargin); err != nil {
+			return nil, err
+		}
+		st, err = openStore(s.dir, limit, false)
 	}
 	if err != nil {
 		return nil, err
@@ -210,8 +231,12 @@ func (b *Buffer) storeOf(s *segment) (*store, error) {
 // lost gives up what a damaged block does not yield any more, and keeps the segment
 // from being removed: its bytes go aside when the rest is delivered.
 func (b *Buffer) lost(s *segment, ref blockRef, salvaged *block, cause error) {
-	b.env.Log.Error("damaged block", "segment", s.dir, "position", ref.First, "messages", ref.N, "error", cause)
 	b.mu.Lock()
+	if !slices.Contains(b.segments, s) {
+		b.mu.Unlock()
+		return // it went while it was read
+	}
+	b.env.Log.Error("damaged block", "segment", s.dir, "position", ref.First, "messages", ref.N, "error", cause)
 	s.damaged = cause.Error()
 	todo := b.acked.missing(ref.First, ref.Last+1)
 	var left ranges
