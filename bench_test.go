@@ -317,7 +317,7 @@ func startBroker(b *testing.B, _ bool) endpoint {
 	dir, at := b.TempDir(), endpoint{addr: freePort(b)}
 	bin := built(b, "holdfast-broker", "./broker/cmd/holdfast-broker")
 	file := filepath.Join(dir, "broker.toml")
-	conf := fmt.Sprintf("[node]\nname = \"n1\"\ndata_dir = %q\n[listen]\nmqtt = %q\n[admin]\nlisten = %q\n[store]\nmax_bytes = \"4GiB\"\n[[verify]]\nfilter = \"#\"\npolicy = \"off\"\n", filepath.Join(dir, "data"), at.addr, freePort(b))
+	conf := fmt.Sprintf("[node]\nname = \"n1\"\ndata_dir = %q\n[listen]\nmqtt = %q\nadmin = %q\n[store]\nmax_bytes = \"4GiB\"\n[[verify]]\nfilter = \"#\"\npolicy = \"off\"\n", filepath.Join(dir, "data"), at.addr, freePort(b))
 	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
 		b.Fatal(err)
 	}
