@@ -182,10 +182,10 @@ func (s *system) run(t *testing.T, name string, args ...string) ([]byte, int) {
 	return out, cmd.ProcessState.ExitCode()
 }
 
-// subscribe starts mosquitto_sub and waits until it is subscribed.
+// subscribe starts mosquitto_sub, unbuffered, and waits until it is subscribed.
 func (s *system) subscribe(t *testing.T, filter string) *syncBuffer {
 	out := &syncBuffer{}
-	cmd := exec.Command("mosquitto_sub", "-d", "-V", "5", "-q", "1", "-h", "127.0.0.1", "-p", s.mqttPort, "-t", filter, "-F", "%P %p")
+	cmd := exec.Command("stdbuf", "-oL", "mosquitto_sub", "-d", "-V", "5", "-q", "1", "-h", "127.0.0.1", "-p", s.mqttPort, "-t", filter, "-F", "%P %p")
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
