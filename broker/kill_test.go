@@ -373,7 +373,7 @@ func newFeeders(t *testing.T, dir string) []*feeder {
 		gw := fmt.Sprintf("gw-%d", i)
 		key := gatewayKey(t, dir, gw)
 		fs = append(fs, &feeder{id: gw, topic: "gw/" + gw + "/scale", make: func(seq int) (string, []byte) {
-			m := sealed(t, key, gw, "00000000000000a1", seq, float64(seq))
+			m := sealedMessage(t, key, gw, "00000000000000a1", seq, float64(seq))
 			return string(m.Payload), mqtt.AppendUserProperty(signedProps(m), "seq", fmt.Sprint(seq))
 		}})
 	}
@@ -397,8 +397,8 @@ func gatewayKey(t testing.TB, dir, gateway string) *wire.PrivateKey {
 	return key
 }
 
-// sealed is message number seq of a gateway's device "scale", with one reading.
-func sealed(t testing.TB, key *wire.PrivateKey, gateway, epoch string, seq int, value float64) wire.Message {
+// sealedMessage is message number seq of a gateway's device "scale", with one reading.
+func sealedMessage(t testing.TB, key *wire.PrivateKey, gateway, epoch string, seq int, value float64) wire.Message {
 	m, err := wire.Seal(wire.JSON, wire.Header{Gateway: gateway, Device: "scale", Epoch: epoch, Seq: uint64(seq), Floor: 1, N: 1, Total: uint64(seq),
 		Topic: "gw/" + gateway + "/scale", Boot: "boot", Mono: int64(seq), Clock: wire.ClockSynced, Type: wire.TypeData},
 		wire.Pack{Gateway: gateway, Device: "scale", Base: time.Unix(1790000000, 0), Records: []wire.Record{{Name: "weight", Unit: "kg", V: &value}}}, key)

@@ -121,12 +121,12 @@ func AppendBatch(dst []byte, h Header, records []Record) []byte {
 	for i := range records {
 		dst = appendRecord(dst, h.Time, &records[i])
 	}
-	seal(dst[start:])
+	sealBatch(dst[start:])
 	return dst
 }
 
-// seal writes a batch's checksum.
-func seal(b []byte) { binary.BigEndian.PutUint32(b[4:], crc32.Checksum(b[8:], castagnoli)) }
+// sealBatch writes a batch's checksum.
+func sealBatch(b []byte) { binary.BigEndian.PutUint32(b[4:], crc32.Checksum(b[8:], castagnoli)) }
 
 // recordSize is an upper bound for the encoded size of r.
 func recordSize(r *Record) int {

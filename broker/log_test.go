@@ -117,7 +117,7 @@ func FuzzBatch(f *testing.F) {
 		}
 		fixed := bytes.Clone(data)
 		fixed[0], fixed[1], fixed[2], fixed[3] = 'H', 'F', batchVersion, 0
-		seal(fixed)
+		sealBatch(fixed)
 		b, err := DecodeBatch(fixed)
 		if err != nil {
 			return
