@@ -55,6 +55,23 @@ func loadKey(path string) (*wire.PrivateKey, error) {
 	return key, nil
 }
 
+// VerifyingKeys returns what verifies the messages of this gateway: its key and, while
+// a rotation is being told, the one before. It makes nothing.
+func VerifyingKeys(cfg Config) ([]wire.PublicKey, error) {
+	key, err := loadKey(cfg.keyPath())
+	if err != nil {
+		return nil, err
+	}
+	keys := []wire.PublicKey{key.Public()}
+	old, err := loadKey(previousPath(cfg.keyPath()))
+	if err == nil {
+		keys = append(keys, old.Public())
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return keys, nil
+}
+
 // openKey loads the key, or makes it if there is none yet.
 func openKey(cfg Config, rand io.Reader) (key *wire.PrivateKey, created bool, err error) {
 	path := cfg.keyPath()

@@ -170,6 +170,19 @@ func TestParsePublicKeys(t *testing.T) {
 	}
 }
 
+// TestParseIdentity: device add takes the output of identity --json.
+func TestParseIdentity(t *testing.T) {
+	k := testKey(t, Ed25519, 1).Public()
+	got, err := ParsePublicKey([]byte(`{"gateway":"gw","kid":"` + k.Kid() + `","alg":"EdDSA","jwk":` + string(k.JWK()) + `}`))
+	if err != nil || !got.Equal(k) {
+		t.Error(got, err)
+	}
+	mac := testKey(t, HMACSHA256, 1).Public()
+	if _, err := ParsePublicKey([]byte(`{"gateway":"gw","jwk":` + string(mac.JWK()) + `}`)); err == nil || !strings.Contains(err.Error(), "key file") {
+		t.Error("HMAC without its secret:", err)
+	}
+}
+
 func TestZeroKeyVerifiesNothing(t *testing.T) {
 	m, _ := simple(t, JSON, testKey(t, Ed25519, 1))
 	var zero PublicKey

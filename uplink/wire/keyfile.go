@@ -74,7 +74,7 @@ func ParsePrivateKey(data []byte) (*PrivateKey, error) {
 	return nil, fmt.Errorf("PEM block %q is not a signing key: want %q or %q", clip(block.Type), pemPrivate, pemHMAC)
 }
 
-// ParsePublicKey reads one key: a PEM file ("PUBLIC KEY", or "HOLDFAST HMAC SECRET")
+// ParsePublicKey reads one key, as ParsePublicKeys does: a PEM file ("PUBLIC KEY", or "HOLDFAST HMAC SECRET")
 // or a JWK ("OKP" with crv Ed25519, or "oct" with its secret). A kid or alg that a JWK
 // states must be the key's own.
 func ParsePublicKey(data []byte) (PublicKey, error) {
@@ -89,7 +89,8 @@ func ParsePublicKey(data []byte) (PublicKey, error) {
 }
 
 // ParsePublicKeys reads at least one key: PEM blocks one after the other, a JWK, or a
-// JWK set (RFC 7517 section 5).
+// JWK set (RFC 7517 section 5). What `holdfast identity --json` prints is taken for the
+// JWK in it.
 func ParsePublicKeys(data []byte) ([]PublicKey, error) {
 	if data = bytes.TrimSpace(data); len(data) == 0 {
 		return nil, errors.New("no key: the file is empty")
@@ -140,11 +141,15 @@ func publicFromJSON(data []byte) ([]PublicKey, error) {
 	var set struct {
 		jwk
 		Keys *[]jwk `json:"keys"`
+		Of   *jwk   `json:"jwk"`
 	}
 	if err := json.Unmarshal(data, &set); err != nil {
 		return nil, fmt.Errorf("JWK: %w", err)
 	}
-	if set.Keys == nil {
+	switch {
+	case set.Of != nil:
+		set.Keys = &[]jwk{*set.Of}
+	case set.Keys == nil:
 		set.Keys = &[]jwk{set.jwk}
 	}
 	keys := make([]PublicKey, 0, len(*set.Keys))

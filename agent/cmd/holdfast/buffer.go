@@ -189,14 +189,6 @@ func (a *app) export(each func(buffer.Held, wire.Message) error) error {
 	return nil
 }
 
-// line is a message as `holdfast verify` reads it, one JSON object a line.
-type line struct {
-	Topic       string `json:"topic"`
-	ContentType string `json:"content_type"`
-	JWS         string `json:"jws,omitempty"`
-	Payload     []byte `json:"payload"` // base64
-}
-
 func (a *app) bufferExport() *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
@@ -218,7 +210,7 @@ func (a *app) bufferExport() *cobra.Command {
 			e.SetEscapeHTML(false)
 			err = a.export(func(_ buffer.Held, m wire.Message) error {
 				n++
-				return e.Encode(line{m.Topic, m.ContentType, m.JWS, m.Payload})
+				return e.Encode(m) // as `holdfast verify` reads it
 			})
 			if err == nil {
 				fmt.Fprintf(a.stderr, "%d messages\n", n)
