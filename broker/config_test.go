@@ -1,0 +1,229 @@
+package broker
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"holdfast/systemd/settings"
+)
+
+func parse(t *testing.T, text string) (Config, []string) {
+	t.Helper()
+	cfg, problems := ParseConfig("broker.toml", []byte(text))
+	out := []string{}
+	for _, p := range problems {
+		out = append(out, p.String())
+	}
+	return cfg, out
+}
+
+func TestConfigDefaultsListenOnLoopback(t *testing.T) {
+	cfg, problems := parse(t, "")
+	if cfg.Listen.MQTT != "127.0.0.1:1883" || cfg.Listen.Admin != "127.0.0.1:18083" || cfg.Node.DataDir != "/var/lib/holdfast-broker" {
+		t.Errorf("%+v", cfg)
+	}
+	if !reflect.DeepEqual(cfg.Verify, []VerifyRule{{"gw/#", PolicyReject}}) {
+		t.Errorf("verify: %+v", cfg.Verify)
+	}
+	if len(problems) != 1 || !strings.Contains(problems[0], "warning: listen.mqtt: without [[auth]]") || !strings.Contains(problems[0], "loopback only: 127.0.0.1:1883") {
+		t.Errorf("problems: %q", problems)
+	}
+}
+
+func TestConfigReadsEverything(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"c.pem", "k.pem"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg, problems := ParseConfig(filepath.Join(dir, "broker.toml"), []byte(`
+[node]
+name = "n-2"
+data_dir = "data"
+[listen]
+mqtt = ""
+mqtts = "[::1]:8883"
+admin = "localhost:1"
+cert_file = "c.pem"
+key_file = "k.pem"
+[store]
+sync = "always"
+max_bytes = "1GiB"
+max_age = "36h"
+[[verify]]
+filter = "gw/+/raw"
+policy = "mark"
+[[verify]]
+filter = "gw/#"
+policy = "reject"
+`))
+	if len(problems) > 0 {
+		t.Fatalf("problems: %v", problems)
+	}
+	want := Config{
+		Node:   NodeConfig{Name: "n-2", DataDir: filepath.Join(dir, "data")},
+		Listen: ListenConfig{MQTTS: "[::1]:8883", Admin: "localhost:1", CertFile: filepath.Join(dir, "c.pem"), KeyFile: filepath.Join(dir, "k.pem")},
+		Store:  StoreConfig{Sync: SyncAlways, MaxBytes: 1 << 30, MaxAge: 36 * time.Hour},
+		Verify: []VerifyRule{{"gw/+/raw", PolicyMark}, {"gw/#", PolicyReject}},
+	}
+	if !reflect.DeepEqual(cfg, want) {
+		t.Errorf("%+v\nwant %+v", cfg, want)
+	}
+}
+
+// TestConfigProblems: what a mistake is answered with, and on which line.
+func TestConfigProblems(t *testing.T) {
+	for _, c := range []struct{ name, text, want string }{
+		{"unknown key", "[listen]\nmqqt = \":1883\"", "broker.toml:2: listen.mqqt:"},
+		{"wrong type", "[store]\nmax_bytes = 5", "broker.toml:2: store.max_bytes:"},
+		{"no unit", "[store]\nmax_age = \"7\"", "broker.toml:2: store.max_age:"},
+		{"too small", "[store]\nmax_bytes = \"1MiB\"", `broker.toml:2: store.max_bytes: 1MiB is too little; at least 64MiB`},
+		{"too short", "[store]\nmax_age = \"1s\"", `broker.toml:2: store.max_age: 1s is too short; at least 1m`},
+		{"sync", "[store]\nsync = \"never\"", `broker.toml:2: store.sync: is "never"; write "always" or "interval"`},
+		{"interval", "[store]\nsync = \"interval\"", `broker.toml:2: warning: store.sync: "interval": a power cut`},
+		{"not an address", "[listen]\nmqtt = \"1883\"", `broker.toml:2: listen.mqtt: "1883" is not an address`},
+		{"port", "[listen]\nmqtt = \"127.0.0.1:99999\"", `broker.toml:2: listen.mqtt: "127.0.0.1:99999" has no port number`},
+		{"not loopback", "[listen]\nmqtt = \"0.0.0.0:1883\"", `broker.toml:2: listen.mqtt: "0.0.0.0:1883" is not loopback, and without [[auth]]`},
+		{"admin not loopback", "[listen]\nadmin = \":18083\"", `broker.toml:2: listen.admin: ":18083" is not loopback`},
+		{"no listener", "[listen]\nmqtt = \"\"", `broker.toml:1: listen: no listener is open`},
+		{"tls without files", "[listen]\nmqtts = \"127.0.0.1:8883\"", `broker.toml:2: listen.mqtts: needs listen.cert_file`},
+		{"tls files unreadable", "[listen]\nmqtts = \"127.0.0.1:8883\"\ncert_file = \"/nowhere/c\"\nkey_file = \"/nowhere/k\"", `broker.toml:3: listen.cert_file: cannot be read`},
+		{"ws", "[listen]\nws = \":8083\"", `broker.toml:2: listen.ws: comes in a later issue: not available yet`},
+		{"wss", "[listen]\nwss = \":8084\"", `broker.toml:2: listen.wss: comes in a later issue: not available yet`},
+		{"proxy", "[listen]\nproxy_protocol = [\"mqtt\"]", `broker.toml:2: listen.proxy_protocol: comes in a later issue`},
+		{"cluster", "[cluster]\nname = \"x\"\npeers = [\"a:1\"]", `broker.toml:1: cluster: comes with the cluster: not available yet`},
+		{"auth", "[[auth]]\ntype = \"file\"", `broker.toml:1: auth #1: sources of users come in a later issue: not available yet`},
+		{"node name", "[node]\nname = \"a b\"", `broker.toml:2: node.name: "a b" is not a node name`},
+		{"no data_dir", "[node]\ndata_dir = \"\"", `broker.toml:2: node.data_dir: is empty`},
+		{"no filter", "[[verify]]\npolicy = \"off\"", `broker.toml:1: verify #1: has no filter`},
+		{"bad filter", "[[verify]]\nfilter = \"a/#/b\"\npolicy = \"off\"", `broker.toml:2: verify #1: filter: "a/#/b": "#" can only be the last level`},
+		{"bad policy", "[[verify]]\nfilter = \"a\"\npolicy = \"maybe\"", `broker.toml:3: verify #1: policy: is "maybe"; write "reject", "mark" or "off"`},
+		{"no policy", "[[verify]]\nfilter = \"a\"", `verify #1: policy: is ""`},
+		{"shadowed", "[[verify]]\nfilter = \"a\"\npolicy = \"off\"\n[[verify]]\nfilter = \"a\"\npolicy = \"mark\"", `broker.toml:5: verify #2: filter: "a" stands in an earlier [[verify]]`},
+		{"syntax", "[node\n", "broker.toml:1:"},
+	} {
+		_, problems := parse(t, c.text)
+		if !slices.ContainsFunc(problems, func(p string) bool { return strings.HasPrefix(p, c.want) || strings.Contains(p, c.want) }) {
+			t.Errorf("%s: %q, want %q among them", c.name, problems, c.want)
+		}
+	}
+}
+
+func TestConfigTellsEverythingAtOnce(t *testing.T) {
+	_, problems := ParseConfig("broker.toml", []byte("[node]\nname = \"\"\n[store]\nsync = \"x\"\nmax_age = \"1s\"\n[cluster]\nname = \"c\"\n"))
+	if n := len(settings.Errors(problems)); n != 4 {
+		t.Errorf("%d errors, want 4: %v", n, problems)
+	}
+}
+
+func TestConfigFileMissing(t *testing.T) {
+	_, problems := LoadConfig(filepath.Join(t.TempDir(), "none.toml"))
+	if errs := settings.Errors(problems); len(errs) != 1 || !strings.Contains(errs[0].String(), "no such file") {
+		t.Errorf("%v", problems)
+	}
+}
+
+// TestConfigIsDocumented: docs/BROKER.md has a row for every key, and none for a key
+// that does not exist.
+func TestConfigIsDocumented(t *testing.T) {
+	text, err := os.ReadFile("../docs/BROKER.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	have := map[string]bool{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z]+\\.[a-z_]+)` \\|").FindAllStringSubmatch(string(text), -1) {
+		have[m[1]] = true
+	}
+	want := map[string]bool{}
+	keys := func(table string, v any) {
+		for f := range reflect.TypeOf(v).NumField() {
+			tag, _, _ := strings.Cut(reflect.TypeOf(v).Field(f).Tag.Get("toml"), ",")
+			want[table+"."+tag] = true
+		}
+	}
+	keys("node", NodeConfig{})
+	keys("listen", ListenConfig{})
+	keys("store", StoreConfig{})
+	keys("verify", VerifyRule{})
+	if !reflect.DeepEqual(have, want) {
+		for k := range want {
+			if !have[k] {
+				t.Errorf("docs/BROKER.md has no row for %s", k)
+			}
+		}
+		for k := range have {
+			if !want[k] {
+				t.Errorf("docs/BROKER.md explains %s, which is no key", k)
+			}
+		}
+	}
+}
+
+// TestDocumentedConfigWorks: the example in docs/BROKER.md is accepted as it stands.
+func TestDocumentedConfigWorks(t *testing.T) {
+	text, err := os.ReadFile("../docs/BROKER.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```toml\n(.*?)```").FindAllStringSubmatch(string(text), -1)
+	if len(blocks) == 0 {
+		t.Fatal("no example")
+	}
+	for i, b := range blocks {
+		if _, problems := ParseConfig(fmt.Sprint("example ", i), []byte(b[1])); len(settings.Errors(problems)) > 0 {
+			t.Errorf("%v", problems)
+		}
+	}
+}
+
+func TestMatchFilter(t *testing.T) {
+	for _, c := range []struct {
+		filter, topic string
+		want          bool
+	}{ // MQTT 5.0 section 4.7
+		{"sport/tennis/player1/#", "sport/tennis/player1", true},
+		{"sport/tennis/player1/#", "sport/tennis/player1/score/wimbledon", true},
+		{"sport/#", "sport", true},
+		{"#", "a/b", true},
+		{"sport/tennis/+", "sport/tennis/player1", true},
+		{"sport/tennis/+", "sport/tennis/player1/ranking", false},
+		{"sport/+", "sport", false},
+		{"sport/+", "sport/", true},
+		{"+/+", "/finance", true},
+		{"/+", "/finance", true},
+		{"+", "/finance", false},
+		{"#", "$SYS/x", false},
+		{"+/x", "$SYS/x", false},
+		{"$SYS/#", "$SYS/x", true},
+		{"a/b", "a/b", true},
+		{"a/b", "a", false},
+		{"a", "a/b", false},
+		{"a/+/c/#", "a/b/c", true},
+		{"", "", true},
+	} {
+		if got := MatchFilter(c.filter, c.topic); got != c.want {
+			t.Errorf("%q matches %q: %v", c.filter, c.topic, got)
+		}
+	}
+}
+
+func TestCheckFilter(t *testing.T) {
+	for _, good := range []string{"#", "+", "a/+/b/#", "/", "a//b", "$share"} {
+		if err := CheckFilter(good); err != nil {
+			t.Errorf("%q: %v", good, err)
+		}
+	}
+	for _, bad := range []string{"", "a#", "a/b+", "#/a", "a\x00", "\xff", strings.Repeat("a", 65536)} {
+		if CheckFilter(bad) == nil {
+			t.Errorf("%.20q is accepted", bad)
+		}
+	}
+}
