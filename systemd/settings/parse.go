@@ -96,6 +96,9 @@ func (p *parser) run() {
 // advise adds what to do to the parser's words.
 func advise(message string) string {
 	switch {
+	case strings.Contains(message, "U+000A at start of value"), strings.Contains(message, "U+000D at start of value"),
+		strings.Contains(message, "'#' at start of value"), strings.Contains(message, "not end of input"):
+		return "the value is missing: write key = value"
 	case strings.Contains(message, "at start of value"):
 		return message + `; text must stand in quotes: key = "text"`
 	case strings.Contains(message, "expected '=' after key"):

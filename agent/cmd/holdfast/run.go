@@ -122,7 +122,7 @@ func (d daemon) watch(ctx context.Context, hup <-chan os.Signal) {
 	defer line.Stop()
 	var feed <-chan time.Time
 	if interval := d.notify.WatchdogInterval(); interval > 0 {
-		t := time.NewTicker(interval)
+		t := time.NewTicker(interval / 2) // so that one bad moment does not decide
 		defer t.Stop()
 		feed = t.C
 	}
