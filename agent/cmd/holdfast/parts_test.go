@@ -162,4 +162,3 @@ func TestSummary(t *testing.T) {
 		t.Error(got)
 	}
 }
-
