@@ -156,7 +156,7 @@ func (b *Broker) addSub(s *session, sub *subscription, plain string, shared bool
 		_, had := s.shares[sub.Filter]
 		s.mu.Unlock()
 		sub.Since = b.tail.end()
-		b.joinGroup(s, sub)
+		b.joinGroup(s, sub).kick() // it reads up to the end, and is live then
 		return !had
 	}
 	b.tail.mu.Lock()

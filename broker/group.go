@@ -38,7 +38,7 @@ type shareRecord struct {
 }
 
 // joinGroup makes a session a member; the group begins with its first.
-func (b *Broker) joinGroup(s *session, sub *subscription) {
+func (b *Broker) joinGroup(s *session, sub *subscription) *group {
 	_, filter, _ := mqtt.ParseFilter(sub.Filter)
 	b.groupsMu.Lock()
 	defer b.groupsMu.Unlock()
@@ -68,6 +68,7 @@ func (b *Broker) joinGroup(s *session, sub *subscription) {
 	}
 	s.shares[sub.Filter] = membership{g, sub}
 	s.mu.Unlock()
+	return g
 }
 
 func (b *Broker) newGroup(name string) *group {

@@ -271,8 +271,11 @@ func (b *Broker) restoreSub(s *session, sub *subscription) {
 
 func (b *Broker) restoreCursor(key string, value []byte) error {
 	s := b.sessions.m[key[len(cursorKey):]]
+	if s == nil { // its session ended while this was on its way
+		return b.state.deleteAsync(key)
+	}
 	var r cursorRecord
-	if err := json.Unmarshal(value, &r); err != nil || s == nil || r.Epoch != s.epoch {
+	if err := json.Unmarshal(value, &r); err != nil || r.Epoch != s.epoch {
 		if err != nil {
 			b.log.Error("a session's cursor cannot be read: it gets what the log still has", "key", key, "err", err)
 		}
