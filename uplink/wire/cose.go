@@ -112,7 +112,7 @@ func sealCBOR(h Header, entries []entry, k *PrivateKey) (Message, error) {
 	}
 	signature := k.sign(toBeSigned(tag, protected, payload))
 
-	b := make([]byte, 0, len(protected)+len(payload)+len(signature)+16)
+	b := make([]byte, 0, coseSize(protected, payload, signature))
 	b = append(b, tag, 0x84)
 	b = appendBytes(b, protected)
 	b = append(b, 0xa0) // nothing is unprotected
@@ -135,6 +135,25 @@ func toBeSigned(tag byte, protected, payload []byte) []byte {
 	b = appendBytes(b, protected)
 	b = append(b, 0x40)
 	return appendBytes(b, payload)
+}
+
+// coseSize is the length of a message with these parts: tag, array, empty map, and
+// three byte strings with the shortest head.
+func coseSize(parts ...[]byte) int {
+	size := 3
+	for _, p := range parts {
+		switch n := len(p); {
+		case n < 24:
+			size += 1 + n
+		case n < 1<<8:
+			size += 2 + n
+		case n < 1<<16:
+			size += 3 + n
+		default:
+			size += 5 + n
+		}
+	}
+	return size
 }
 
 // appendBytes appends a byte string with the shortest head (RFC 8949 section 3).
@@ -167,6 +186,10 @@ func openCOSE(m Message) (opened, error) {
 	}
 	if !bytes.Equal(parts.Unprotected, []byte{0xa0}) {
 		return opened{}, errors.New("COSE: the unprotected header is not empty")
+	}
+	if len(m.Payload) != coseSize(parts.Protected, parts.Payload, parts.Signature) {
+		// These bytes are not signed: a second spelling would be another message with the same signature.
+		return opened{}, errors.New("COSE: a length is not written in the shortest way")
 	}
 	h, err := parseCOSEHeader(tag, parts.Protected)
 	if err != nil {

@@ -10,18 +10,18 @@ import (
 // b64 is BASE64URL of RFC 7515 section 2: no padding, stray bits refused.
 var b64 = base64.RawURLEncoding.Strict()
 
-// maxJWS bounds a detached JWS; ours have about 600 bytes plus the topic.
-const maxJWS = 128 << 10
+// maxJWS is what a user property can carry (MQTT 5.0 section 1.5.4). Ours have about
+// 450 bytes and four for every three of the topic.
+const maxJWS = 65535
 
 // sealJSON signs a SenML JSON payload: BASE64URL(header) "." BASE64URL(payload).
-func sealJSON(h Header, payload []byte, k *PrivateKey) Message {
+func sealJSON(h Header, payload []byte, k *PrivateKey) (Message, error) {
 	header := h.appendJSON(make([]byte, 0, 512))
-	return Message{
-		Topic:       h.Topic,
-		ContentType: ContentTypeJSON,
-		JWS:         signDetached(header, payload, k),
-		Payload:     payload,
+	jws := signDetached(header, payload, k)
+	if len(jws) > maxJWS {
+		return Message{}, fmt.Errorf("the JWS has %d bytes, a user property takes %d: use a shorter topic", len(jws), maxJWS)
 	}
+	return Message{Topic: h.Topic, ContentType: ContentTypeJSON, JWS: jws, Payload: payload}, nil
 }
 
 // signDetached makes a JWS in compact serialization with its payload left out (RFC

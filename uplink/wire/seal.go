@@ -29,7 +29,7 @@ func seal(f Format, h Header, p Pack, k *PrivateKey) (Message, error) {
 	}
 	switch f {
 	case JSON:
-		return sealJSON(h, appendSenMLJSON(nil, entries), k), nil
+		return sealJSON(h, appendSenMLJSON(nil, entries), k)
 	case CBOR:
 		return sealCBOR(h, entries, k)
 	}

@@ -335,6 +335,15 @@ func (c *craft) coseHeaders() {
 				m[label] = "1"
 			}
 		})
+		without := coseMap(h)
+		delete(without, label)
+		other := any("n")
+		if label == other {
+			other = "v"
+		}
+		instead := append([]byte{mapOfAll}, mustCBOR(c.t, without)[1:]...)
+		raw("malformed", fmt.Sprint(label, " missing, ", other, " twice"),
+			append(append(instead, mustCBOR(c.t, other)...), mustCBOR(c.t, without[other])...))
 		twice := append([]byte{mapOfAll + 1}, mustCBOR(c.t, coseMap(h))[1:]...)
 		raw("malformed", fmt.Sprint(label, " twice"),
 			append(append(twice, mustCBOR(c.t, label)...), mustCBOR(c.t, coseMap(h)[label])...))
@@ -385,6 +394,10 @@ func (c *craft) coseShapes() {
 	add("malformed", "payload detached", parts(protected, empty, nil, s.signature))
 	add("malformed", "payload as text", parts(protected, empty, "text", s.signature))
 	add("malformed", "indefinite length", append(append([]byte{tagSign1, 0x9f}, m.Payload[2:]...), 0xff))
+	long := append([]byte{tagSign1, 0x84, 0x59, 0, byte(len(protected))}, protected...)
+	add("malformed", "a longer head", append(long, m.Payload[2+2+len(protected):]...))
+	add("malformed", "array with a longer head", append([]byte{tagSign1, 0x98, 4}, m.Payload[2:]...))
+	add("malformed", "tag with a longer head", append([]byte{0xd8, 18}, m.Payload[1:]...))
 	add("bad-signature", "signature cut short", parts(protected, empty, s.payload, s.signature[:63]))
 	add("bad-signature", "signature empty", parts(protected, empty, s.payload, []byte{}))
 

@@ -10,14 +10,15 @@ import (
 // at most one "jws".
 func FromMQTT(topic, contentType string, properties iter.Seq2[string, string], payload []byte) (Message, error) {
 	m := Message{Topic: topic, ContentType: contentType, Payload: payload}
+	signatures := 0
 	for key, value := range properties {
-		if key != PropertyJWS {
-			continue
+		if key == PropertyJWS {
+			m.JWS = value
+			signatures++
 		}
-		if m.JWS != "" {
-			return Message{}, fmt.Errorf("%w: more than one user property %q", ErrMalformed, PropertyJWS)
-		}
-		m.JWS = value
+	}
+	if signatures > 1 {
+		return Message{}, fmt.Errorf("%w: more than one user property %q", ErrMalformed, PropertyJWS)
 	}
 	return m, nil
 }

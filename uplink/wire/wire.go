@@ -23,8 +23,9 @@
 // [Verify] answers only for a message whose every signed byte is as it was sealed, by
 // the key that the kid names and the algorithm that the key is bound to, published on
 // the topic it was sealed for. It does not look into the pack. [Decode] reads the
-// pack, and refuses one that contradicts its header. Neither panics on any input, and
-// neither allocates more than a small multiple of what it was given.
+// pack, and refuses one that contradicts its header. Neither panics on any input;
+// Verify needs a small multiple of a message's size in memory, Decode at most some MiB
+// more.
 //
 // # What it will not do
 //
@@ -118,15 +119,15 @@ type Header struct {
 // Record is one reading: exactly one of V, VS, VB and VD is set, or none if Quality
 // is "bad". A bad reading's unit is not transmitted.
 type Record struct {
-	Name    string        // the metric: [A-Za-z0-9][A-Za-z0-9_.-]*
-	Unit    string        // SenML unit (RFC 8428 section 12.1, RFC 8798), or ""
-	V       *float64      // never NaN or infinite
-	VS      *string       // valid UTF-8
-	VB      *bool         //
-	VD      []byte        // nil: none; empty: a value of no bytes
-	Time    time.Duration // offset to Pack.Base, kept to the µs
-	Quality string        // "" (good), "uncertain" or "bad"
-	Reason  string        // why it is not good
+	Name    string        `json:"name"`              // the metric: [A-Za-z0-9][A-Za-z0-9_.-]*
+	Unit    string        `json:"unit,omitempty"`    // SenML unit (RFC 8428 section 12.1, RFC 8798), or ""
+	V       *float64      `json:"v,omitempty"`       // never NaN or infinite
+	VS      *string       `json:"vs,omitempty"`      // valid UTF-8
+	VB      *bool         `json:"vb,omitempty"`      //
+	VD      []byte        `json:"vd,omitempty"`      // nil: none; empty: a value of no bytes
+	Time    time.Duration `json:"offset_ns"`         // offset to Pack.Base, kept to the µs
+	Quality string        `json:"quality,omitempty"` // "" (good), "uncertain" or "bad"
+	Reason  string        `json:"reason,omitempty"`  // why it is not good
 }
 
 // The values of Record.Quality.

@@ -269,9 +269,13 @@ func TestFromMQTT(t *testing.T) {
 	if err != nil || m.JWS != "a..b" || m.Topic != "t" || m.ContentType != ContentTypeJSON || string(m.Payload) != "p" {
 		t.Error(m, err)
 	}
-	twice := func(yield func(string, string) bool) { _ = yield(PropertyJWS, "a..b") && yield(PropertyJWS, "") }
-	if _, err := FromMQTT("t", "", twice, nil); !errors.Is(err, ErrMalformed) {
-		t.Error("two JWS:", err)
+	for _, values := range [][2]string{{"a..b", ""}, {"", "a..b"}, {"a..b", "a..b"}, {"", ""}} {
+		twice := func(yield func(string, string) bool) {
+			_ = yield(PropertyJWS, values[0]) && yield(PropertyJWS, values[1])
+		}
+		if _, err := FromMQTT("t", "", twice, nil); !errors.Is(err, ErrMalformed) {
+			t.Error("two JWS:", err)
+		}
 	}
 }
 
@@ -321,6 +325,15 @@ func TestSealRefuses(t *testing.T) {
 				t.Errorf("%s, %s: got %v", test.name, format, err)
 			}
 		}
+	}
+	long := testHeader(1)
+	long.Topic = strings.Repeat("x", 49_000)
+	p := Pack{Gateway: "gw-0042", Device: "scale", Base: testBase, Records: []Record{{Name: "w", V: ptr(1.5)}}}
+	if _, err := Seal(JSON, long, p, k); err == nil || !strings.Contains(err.Error(), "topic") {
+		t.Error("a JWS longer than a user property:", err)
+	}
+	if _, err := Seal(CBOR, long, p, k); err != nil {
+		t.Error("a long topic in COSE:", err)
 	}
 	if _, err := Seal("xml", testHeader(1), Pack{
 		Gateway: "gw-0042", Device: "scale", Base: testBase, Records: []Record{{Name: "w", V: ptr(1.5)}},
