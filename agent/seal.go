@@ -378,7 +378,8 @@ func (l *lane) forget(groups int) {
 		l.count -= len(g.readings)
 		l.size -= g.size
 	}
-	l.waiting = append([]group(nil), l.waiting[groups:]...)
+	clear(l.waiting[:groups]) // what is sealed is not kept in memory by the array behind it
+	l.waiting = l.waiting[groups:]
 	l.out += uint64(groups)
 	close(l.moved)
 	l.moved = make(chan struct{})
