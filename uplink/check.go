@@ -119,7 +119,7 @@ func readFile(name string) ([]byte, error) {
 
 // secretMode warns of a secret that every local user can read.
 func secretMode(ps *problems, key, name string) {
-	if st, err := os.Stat(name); err == nil && st.Mode().Perm()&0o007 != 0 {
+	if st, err := os.Stat(name); err == nil && st.Mode().IsRegular() && st.Mode().Perm()&0o007 != 0 {
 		ps.warn(key, "%s has mode %04o, every local user has access: chmod o= %s", name, st.Mode().Perm(), name)
 	}
 }

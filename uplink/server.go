@@ -3,6 +3,7 @@ package uplink
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -20,7 +21,9 @@ type server struct {
 func (s server) tls() bool { return s.scheme == "mqtts" || s.scheme == "wss" }
 func (s server) ws() bool  { return s.scheme == "ws" || s.scheme == "wss" }
 
-func (s server) String() string { return s.scheme + "://" + s.addr + s.path }
+func (s server) String() string {
+	return s.scheme + "://" + strings.ReplaceAll(s.addr, "%", "%25") + s.path // %: an IPv6 zone
+}
 
 // defaultPort is the scheme's registered port.
 func defaultPort(scheme string) string {
@@ -41,7 +44,7 @@ func parseServer(text string) (server, error) {
 	if err != nil {
 		return server{}, fmt.Errorf("%q is not a URL: want mqtt, mqtts, ws or wss://host:port", text)
 	}
-	s := server{scheme: u.Scheme, host: u.Hostname(), path: u.Path}
+	s := server{scheme: u.Scheme, host: u.Hostname(), path: u.EscapedPath()}
 	switch {
 	case s.scheme != "mqtt" && s.scheme != "mqtts" && s.scheme != "ws" && s.scheme != "wss":
 		return s, fmt.Errorf("%q: scheme must be mqtt, mqtts, ws or wss", u.Redacted())
@@ -49,6 +52,8 @@ func parseServer(text string) (server, error) {
 		return s, fmt.Errorf("%q: credentials do not belong into the URL; use username and password_file", u.Redacted())
 	case s.host == "":
 		return s, fmt.Errorf("%q: no host", text)
+	case !validHost(s.host):
+		return s, fmt.Errorf("%q: %q is neither a host name nor an address", text, s.host)
 	case u.RawQuery != "" || u.Fragment != "":
 		return s, fmt.Errorf("%q: a query or fragment has no meaning here", text)
 	case !s.ws() && strings.Trim(s.path, "/") != "":
@@ -69,6 +74,13 @@ func parseServer(text string) (server, error) {
 		s.path = "/mqtt"
 	}
 	return s, nil
+}
+
+func validHost(host string) bool {
+	if _, err := netip.ParseAddr(host); err == nil {
+		return true
+	}
+	return strings.Trim(host, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_") == ""
 }
 
 // parseReference takes the first usable entry of a Server Reference (§4.11): names or
