@@ -47,7 +47,9 @@ The last is good for its gateway only. Without --key they are this gateway's own
 that a known one endorses (holdfast identity rotate) is followed.
 
 Times of a gateway whose clock was not yet synchronised are resolved by the anchors found in
-the files, or seen so far; one that cannot be resolved has a ~ before it.`,
+the files, or seen so far; one that cannot be resolved has a ~ before it.
+
+Exit 1 if a message is bad, 3 if there was none.`,
 		RunE: func(cmd *cobra.Command, files []string) error { return a.verify(cmd.Context(), o, files) },
 	}
 	f := cmd.Flags()
@@ -88,6 +90,9 @@ func (a *app) verify(ctx context.Context, o verifyOptions, files []string) error
 	}
 	if err = errors.Join(err, out.Flush()); err != nil {
 		return err
+	}
+	if v.good+v.bad == 0 { // yes would be said of nothing: the other end of a pipe may have failed
+		return errors.New("there was no message to verify")
 	}
 	fmt.Fprintf(a.stderr, "%d messages verified, %d bad; %d readings\n", v.good, v.bad, v.readings)
 	if v.bad > 0 {

@@ -244,12 +244,12 @@ func TestVerifyWrongUse(t *testing.T) {
 			{"--config", "/nonexistent/agent.toml"},
 		},
 		exitCouldNot: {
-			{"/nonexistent/file"}, {"--key", "/nonexistent/key"}, {"--key", file(t, "junk", "junk")}, {"--key", file(t, "private", s.key.MarshalPEM())},
+			{"/nonexistent/file"}, {}, {file(t, "empty", "\n")}, {"--key", "/nonexistent/key"}, {"--key", file(t, "junk", "junk")}, {"--key", file(t, "private", s.key.MarshalPEM())},
 			{"--topic", "gw/#", "--server", "http://x"},
 		},
 	} {
 		for _, args := range list {
-			if want == exitCouldNot && args[0] != "--key" {
+			if want == exitCouldNot && (len(args) == 0 || args[0] != "--key") {
 				args = append(args, "--key", key)
 			}
 			if code, _, stderr := command(t, strings.NewReader(""), append([]string{"verify"}, args...)...); code != want || stderr == "" {
