@@ -48,8 +48,7 @@ func (c Config) SocketPaths() []string {
 
 // ListenStatus opens the first of sockets that can be opened and, unless listen is
 // "", the TCP address. The error says what could not be opened; the server answers on
-// the rest, and is nil if there is none. A socket that a dead process left is replaced:
-// the buffer's lock has made sure that there is one agent.
+// the rest, and is nil if there is none. A socket that a dead process left is replaced.
 func ListenStatus(src StatusSource, sockets []string, listen string, log *slog.Logger) (*StatusServer, error) {
 	var errs []error
 	s := &StatusServer{}
@@ -88,6 +87,11 @@ func listenUnix(paths []string) (net.Listener, error) {
 			continue
 		}
 		if info, err := os.Lstat(path); err == nil && info.Mode().Type() == fs.ModeSocket {
+			if conn, err := net.Dial("unix", path); err == nil {
+				_ = conn.Close() // only knocked
+				errs = append(errs, fmt.Errorf("%s: another agent answers there; give each its own buffer.runtime_dir", path))
+				continue
+			}
 			_ = os.Remove(path) // if it cannot go, Listen says so
 		}
 		l, err := net.Listen("unix", path)

@@ -179,6 +179,18 @@ func TestStatusSocketOfADeadProcessIsReplaced(t *testing.T) {
 	}
 }
 
+func TestStatusSocketOfALivingAgentStays(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "agent.sock")
+	serve(t, fakeSource{status: shown()}, []string{socket}, "")
+	s, err := ListenStatus(fakeSource{}, []string{socket}, "", slog.New(slog.DiscardHandler))
+	if s != nil || err == nil || !strings.Contains(err.Error(), "another agent answers there") {
+		t.Errorf("%v, %v", s, err)
+	}
+	if st, err := AskStatus(t.Context(), []string{socket}); err != nil || st.Gateway != "gw-1" {
+		t.Errorf("the first one does not answer any more: %v", err)
+	}
+}
+
 func TestStatusSocketFallsBack(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {

@@ -48,9 +48,13 @@ type daemon struct {
 	log    *slog.Logger
 	notify systemd.Notifier
 	agent  *agent.Agent
+	hup    <-chan os.Signal
 }
 
 func (a *app) run(ctx context.Context, log *slog.Logger) error {
+	hup := make(chan os.Signal, 1) // from the first moment on: unheard it would end us
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
 	cfg, problems, err := a.load()
 	if err != nil {
 		return err
@@ -66,7 +70,7 @@ func (a *app) run(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	d := daemon{a, log, notify, ag}
+	d := daemon{a, log, notify, ag, hup}
 	return d.serve(ctx, cfg)
 }
 
@@ -74,9 +78,6 @@ func (a *app) run(ctx context.Context, log *slog.Logger) error {
 func (d daemon) serve(ctx context.Context, cfg agent.Config) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
 	parts := []func(context.Context) error{d.agent.Run}
 	status, err := agent.ListenStatus(d.agent, cfg.SocketPaths(), cfg.StatusListen, d.log)
 	if err != nil {
@@ -93,7 +94,7 @@ func (d daemon) serve(ctx context.Context, cfg agent.Config) error {
 			ended <- part(ctx)
 		}()
 	}
-	d.watch(ctx, hup)
+	d.watch(ctx)
 	d.tell(d.notify.Stopping())
 	d.log.Info("stopping")
 	var errs []error
@@ -115,7 +116,7 @@ const (
 )
 
 // watch tells the service manager how the agent fares until ctx ends, and reloads.
-func (d daemon) watch(ctx context.Context, hup <-chan os.Signal) {
+func (d daemon) watch(ctx context.Context) {
 	start := time.NewTicker(readyPoll)
 	defer start.Stop()
 	line := time.NewTicker(statusLine)
@@ -126,6 +127,7 @@ func (d daemon) watch(ctx context.Context, hup <-chan os.Signal) {
 		defer t.Stop()
 		feed = t.C
 	}
+	var hup <-chan os.Signal // heard once it is ready: before there is nothing to reload
 	for {
 		select {
 		case <-ctx.Done():
@@ -133,6 +135,7 @@ func (d daemon) watch(ctx context.Context, hup <-chan os.Signal) {
 		case <-start.C:
 			if len(d.agent.Ready()) == 0 {
 				start.Stop()
+				hup = d.hup
 				d.log.Info("ready")
 				d.tell(d.notify.Ready())
 				d.tell(d.notify.Status(summary(d.agent.Status())))
