@@ -186,14 +186,7 @@ func (sc *scanner) data() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := decode64(s)
-	if err != nil {
-		return nil, err
-	}
-	if b == nil {
-		b = []byte{}
-	}
-	return b, nil
+	return decode64(s)
 }
 
 // micros reads decimal seconds, to the nearest µs.
