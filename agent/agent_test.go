@@ -115,8 +115,7 @@ func (c *counter) run(ctx context.Context, sink devices.Sink) error {
 			case <-ctx.Done():
 				return ctx.Err()
 			}
-		}
-		if ctx.Err() != nil {
+		} else if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		sink.Emit(devices.Reading{Metric: "n", Value: devices.Number(float64(c.next)), At: devices.BootClock().Now()})

@@ -57,13 +57,13 @@ func mosquitto(t testing.TB) string {
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
 	if !settled(cond) {
-		t.Fatalf("not within a minute: %s", what)
+		t.Fatalf("not within 30 s: %s", what)
 	}
 }
 
-// settled polls a condition for at most a minute.
+// settled polls a condition for at most 30 s.
 func settled(cond func() bool) bool {
-	deadline := time.NewTimer(time.Minute)
+	deadline := time.NewTimer(30 * time.Second)
 	defer deadline.Stop()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
