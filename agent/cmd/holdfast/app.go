@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -60,6 +61,9 @@ func (a *app) main(ctx context.Context, args []string) int {
 	}
 	if e.msg != "" {
 		fmt.Fprintf(a.stderr, "%s: %s\n", cmd.CommandPath(), e.msg)
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		fmt.Fprintf(a.stderr, "Run it as root or as the agent's user; holdfast check --config %s tells what belongs to whom.\n", a.config)
 	}
 	if e.code == exitUse {
 		fmt.Fprintf(a.stderr, "See: %s --help\n", cmd.CommandPath())

@@ -1,9 +1,16 @@
 package main
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -74,6 +81,7 @@ func commands() map[string]func(ts *testscript.TestScript, neg bool, args []stri
 		"damage":   damage,
 		"settle":   settle,
 		"squatter": squatter,
+		"certs":    certs,
 	}
 }
 
@@ -203,4 +211,32 @@ func squatter(ts script, _ bool, args []string) {
 	l, err := net.Listen("tcp", "127.0.0.1:"+args[0])
 	ts.Check(err)
 	ts.Defer(func() { l.Close() })
+}
+
+// certs NAME: makes an authority NAME-ca.pem and the certificate NAME.pem with
+// NAME-key.pem that it gave to 127.0.0.1.
+func certs(ts script, _ bool, args []string) {
+	template := func(serial int64, ca bool) *x509.Certificate {
+		return &x509.Certificate{
+			SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: args[0]}, IsCA: ca, BasicConstraintsValid: true,
+			NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+			IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		}
+	}
+	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ts.Check(err)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ts.Check(err)
+	ca := template(1, true)
+	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, &caKey.PublicKey, caKey)
+	ts.Check(err)
+	der, err := x509.CreateCertificate(rand.Reader, template(2, false), ca, &key.PublicKey, caKey)
+	ts.Check(err)
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	ts.Check(err)
+	for name, block := range map[string]*pem.Block{
+		"-ca.pem": {Type: "CERTIFICATE", Bytes: caDER}, ".pem": {Type: "CERTIFICATE", Bytes: der}, "-key.pem": {Type: "PRIVATE KEY", Bytes: keyDER},
+	} {
+		ts.Check(os.WriteFile(ts.MkAbs(args[0]+name), pem.EncodeToMemory(block), 0o600))
+	}
 }
