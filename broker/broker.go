@@ -45,6 +45,8 @@ type Options struct {
 	Now  func() time.Duration // monotonic; orders and ages
 	Wall func() time.Time     // for message expiry and for people; orders nothing
 	Rand io.Reader
+
+	reserve int64 // for tests: free bytes to leave on the disk instead of diskReserve
 }
 
 // Broker is one node.
@@ -55,6 +57,8 @@ type Broker struct {
 	wall func() time.Time
 	rand io.Reader
 
+	id       nodeID
+	reserve  int64
 	engine   *engine
 	stream   *logStream // messages
 	messages *writer
@@ -82,6 +86,8 @@ type Broker struct {
 	clients  sync.WaitGroup // connections
 	tasks    sync.WaitGroup // house, group pumps
 	notReady atomic.Pointer[error]
+	damage   atomic.Pointer[error]
+	loud     atomic.Int64 // second in which damage was last logged
 	addrs    atomic.Pointer[[]net.Addr]
 }
 
@@ -97,6 +103,9 @@ func New(cfg Config, o Options) (*Broker, error) {
 	b := &Broker{cfg: cfg, log: o.Log, mono: o.Now, wall: o.Wall, rand: o.Rand, ledger: NewLedger(), retained: newRetained(),
 		sessions: newSessions(), groups: map[string]*group{}, conns: connSet{m: map[*conn]struct{}{}}}
 	b.defaults()
+	if b.reserve = o.reserve; b.reserve == 0 {
+		b.reserve = diskReserve
+	}
 	b.ctx, b.stop = context.WithCancel(context.Background())
 	b.unready(errors.New("the broker starts"))
 	if err := b.open(); err != nil {
@@ -132,12 +141,15 @@ func (b *Broker) open() error {
 		return fmt.Errorf("make data_dir: %w", err)
 	}
 	var err error
-	b.engine, err = openEngine(engineConfig{dir: dir, node: b.cfg.Node.Name, syncAlways: b.cfg.Store.Sync != SyncInterval, reserve: diskReserve}, b.log)
+	b.engine, err = openEngine(engineConfig{dir: dir, node: b.cfg.Node.Name, syncAlways: b.cfg.Store.Sync != SyncInterval, reserve: b.reserve}, b.log)
 	if err != nil {
 		return err
 	}
 	if b.cfg.Store.Sync == SyncInterval {
 		b.log.Warn(`[store] sync = "interval": a power cut may cost what was acknowledged in the last second`)
+	}
+	if err = b.identify(); err != nil {
+		return err
 	}
 	if b.stream, err = b.engine.open(b.ctx, "messages", b.cfg.Store.MaxBytes+b.cfg.Store.MaxBytes/4+1<<30); err != nil {
 		return err
@@ -149,11 +161,17 @@ func (b *Broker) open() error {
 	if b.state, err = loadState(b.ctx, stateStream, b.log); err != nil {
 		return err
 	}
+	for _, err := range b.state.damaged {
+		b.damaged(0, err)
+	}
 	if b.state.w, err = b.openWriter(stateStream, b.state.apply); err != nil {
 		return fmt.Errorf("state: %w", err)
 	}
 	if b.messages, err = b.openWriter(b.stream, b.commit); err != nil {
 		return fmt.Errorf("messages: %w", err)
+	}
+	if err = b.sign(); err != nil {
+		return err
 	}
 	if b.registry, err = OpenRegistry(b.state, b.wall); err != nil {
 		return err
@@ -176,7 +194,7 @@ func (b *Broker) recover() error {
 	}
 	from, err := b.restoreLedger()
 	if err != nil { // everything can still be counted from what the log has
-		b.log.Error("the ledger is rebuilt from the log; what was trimmed is not in it", "err", err)
+		b.damaged(0, fmt.Errorf("the ledger is rebuilt from the log; what was trimmed is not in it: %w", err))
 		from = 0
 	}
 	b.state.w.start()
@@ -184,7 +202,7 @@ func (b *Broker) recover() error {
 		return fmt.Errorf("state: %w", err)
 	}
 	next := b.messages.number + 1
-	b.tail = newTail(b.stream, b.messages.offset, next, max(1, first-min(first, b.messages.offset)))
+	b.tail = newTail(b.stream, b.messages.offset, next, max(1, first-min(first, b.messages.offset)), b.damaged)
 	for _, restore := range []func() error{b.restoreRetained, b.restoreGroups, b.restoreSessions} {
 		if err := restore(); err != nil {
 			return err
@@ -261,10 +279,22 @@ func (b *Broker) Addrs() []net.Addr {
 	return nil
 }
 
-// Ready says whether clients are taken and messages are stored, and if not why.
-func (b *Broker) Ready() error {
+// takes says whether clients are taken: also while the disk is full, for subscribers make room
+// by nothing but reading.
+func (b *Broker) takes() error {
 	if p := b.notReady.Load(); p != nil {
 		return *p
+	}
+	if p := b.messages.dead.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// Ready says whether clients are taken and messages are stored, and if not why.
+func (b *Broker) Ready() error {
+	if err := b.takes(); err != nil {
+		return err
 	}
 	if err := b.messages.failure(); err != nil {
 		return err
@@ -310,6 +340,24 @@ func (b *Broker) random(n int) []byte {
 		panic("no randomness: " + err.Error()) // nothing that follows would be safe
 	}
 	return p
+}
+
+// damaged notes what cannot be read any more. The broker goes on with the rest: an outage would
+// lose more.
+func (b *Broker) damaged(number uint64, err error) {
+	b.stats.DamagedBatches.Add(1)
+	if b.damage.CompareAndSwap(nil, &err) || b.loud.Swap(int64(b.mono()/time.Second)) != int64(b.mono()/time.Second) {
+		b.log.Error("the store is damaged: messages in this batch are lost; look for disk errors, and restore data_dir from a backup if there is one",
+			"batch", number, "err", err)
+	}
+}
+
+// Damage is the first damage to the store that was found since the start, or nil.
+func (b *Broker) Damage() error {
+	if p := b.damage.Load(); p != nil {
+		return *p
+	}
+	return nil
 }
 
 func (b *Broker) newEpoch() uint64 { return binary.BigEndian.Uint64(b.random(8)) }

@@ -33,7 +33,7 @@ func (c *conn) connect(ctx context.Context, body []byte) error {
 	if k.AuthMethod != "" {
 		return c.refuse(mqtt.BadAuthMethod, "no enhanced authentication here")
 	}
-	if err := c.b.Ready(); err != nil {
+	if err := c.b.takes(); err != nil {
 		return c.refuse(mqtt.ServerUnavailable, err.Error())
 	}
 	c.maxPacket, c.will = k.MaxPacket, k.Will

@@ -184,15 +184,15 @@ func (s *session) pullAgain(ctx context.Context, c *conn, buf []byte) (_ []byte,
 			continue
 		}
 		r, err := s.b.recordAt(ctx, f)
-		if err != nil && !errors.Is(err, errTrimmed) && !errors.Is(err, errNoSlot) {
+		if err != nil && !errors.Is(err, errTrimmed) && !errors.Is(err, errDamaged) {
 			return buf, false, fmt.Errorf("read a message again for %q: %w", s.id, err)
 		}
-		if r == nil { // trimmed meanwhile
+		if r == nil { // trimmed meanwhile, or damaged
 			s.mu.Lock()
 			s.gaps++
 			s.finish(f.ID)
 			s.mu.Unlock()
-			s.b.stats.TrimmedUnread.Add(1)
+			s.b.stats.LostUnread.Add(1)
 			continue
 		}
 		p := pick{item: item{rec: r, at: f.At, qos: f.QoS, retain: f.Retain, ids: f.SubIDs}, id: f.ID}

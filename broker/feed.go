@@ -154,7 +154,11 @@ func (f *feed) refill(ctx context.Context, t *tail, log *slog.Logger) (bool, err
 	case errors.Is(err, errAtEnd):
 		return f.goLive(t), nil
 	case errors.Is(err, errTrimmed):
-		return true, f.skip(t, at, log)
+		f.skip(at, max(t.oldest(), at.Batch+1), "retention", log)
+		return true, nil
+	case errors.Is(err, errDamaged): // said and counted where it was found; to stop here helps nobody
+		f.skip(at, at.Batch+1, "damage", log)
+		return true, nil
 	case err != nil:
 		return false, err
 	}
@@ -181,19 +185,13 @@ func (f *feed) goLive(t *tail) bool {
 	return !f.live
 }
 
-// skip jumps over batches that are gone, and counts them.
-func (f *feed) skip(t *tail, at cursor, log *slog.Logger) error {
-	first := t.oldest()
-	if first <= at.Batch { // gone, though not by retention
-		return fmt.Errorf("batch %d is missing from the log", at.Batch)
-	}
+// skip jumps over batches that cannot be read, and counts them.
+func (f *feed) skip(at cursor, next uint64, reason string, log *slog.Logger) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.gaps += first - at.Batch
-	f.at = cursor{Batch: first}
-	log.Warn("a session fell behind retention: messages for it may have been trimmed", "client", f.client,
-		"from", at.Batch, "to", first-1, "reason", "retention")
-	return nil
+	f.gaps += next - at.Batch
+	f.at = cursor{Batch: next}
+	f.mu.Unlock()
+	log.Warn("a session may have lost messages", "client", f.client, "from", at.Batch, "to", next-1, "reason", reason)
 }
 
 // take queues a record from the log if a subscription wants it. f.mu is held.

@@ -237,7 +237,8 @@ func (g *group) next(ctx context.Context) (it item, ok bool, err error) {
 		g.mu.Unlock()
 		if ok && it.rec == nil {
 			it.rec, err = g.b.recordOf(ctx, it.at)
-			if err != nil || it.rec == nil { // trimmed: the gap is counted, the rest goes on
+			if err != nil || it.rec == nil { // trimmed or damaged: counted, and the rest goes on
+				g.b.stats.LostUnread.Add(1)
 				g.finished(it.at)
 				ok = false
 				continue

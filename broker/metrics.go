@@ -30,7 +30,8 @@ func counters(s *Stats) []figure {
 		{"too_large", "Messages not sent because they exceed a client's Maximum Packet Size.", s.TooLarge.Load()},
 		{"trimmed_batches", "Batches that retention removed.", s.TrimmedBatches.Load()},
 		{"trimmed_sessions", "Sessions that had not read what retention removed, once per trim.", s.TrimmedSessions.Load()},
-		{"trimmed_unread", "Unfinished messages that retention removed before they were sent again.", s.TrimmedUnread.Load()},
+		{"lost_unread", "Unfinished messages that were trimmed or damaged before they were sent again.", s.LostUnread.Load()},
+		{"damaged_batches", "Stored batches that could not be read, once per reader.", s.DamagedBatches.Load()},
 		{"panics", "Bugs that ended a connection.", s.Panics.Load()},
 	}
 }

@@ -143,6 +143,9 @@ func (b *Broker) replay(ctx context.Context, s *logStream, w *writer, from uint6
 	if err != nil {
 		return err
 	}
+	if from > w.number+1 {
+		b.damaged(w.number+1, fmt.Errorf("%w: the log ends here, though it was longer when the ledger was last saved (%d)", errDamaged, from-1))
+	}
 	if last == 0 || last < first {
 		return nil
 	}
@@ -150,6 +153,10 @@ func (b *Broker) replay(ctx context.Context, s *logStream, w *writer, from uint6
 	started := b.mono()
 	for n := from; n+w.offset <= last; n++ {
 		batch, err := readBatch(ctx, s, w.offset, n)
+		if errors.Is(err, errDamaged) {
+			b.damaged(n, err)
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("replay the log: %w", err)
 		}
@@ -207,11 +214,11 @@ func (b *Broker) trimTo(ctx context.Context, first, last uint64, bytes int64) (u
 	// must not delete a week.
 	oldest := b.messages.now() - b.cfg.Store.MaxAge.Microseconds()
 	for through < last {
-		b2, err := b.headerOf(ctx, through)
+		h, err := b.headerOf(ctx, through)
 		if err != nil {
 			return first, err
 		}
-		if b2.Age >= oldest {
+		if h.Age >= oldest {
 			break
 		}
 		step := uint64(1)
@@ -227,12 +234,20 @@ func (b *Broker) trimTo(ctx context.Context, first, last uint64, bytes int64) (u
 	return min(through, last), nil
 }
 
+// headerOf is the header in a slot; a damaged one counts as old as can be.
 func (b *Broker) headerOf(ctx context.Context, slot uint64) (Header, error) {
 	data, err := b.stream.read(ctx, slot)
+	if errors.Is(err, errNoSlot) || errors.Is(err, errTrimmed) {
+		return Header{}, nil
+	}
 	if err != nil {
 		return Header{}, err
 	}
-	return DecodeHeader(data)
+	h, err := DecodeHeader(data)
+	if err != nil {
+		return Header{}, nil
+	}
+	return h, nil
 }
 
 // moveOn saves the cursors of those who are beyond what is trimmed, and counts those who are not.

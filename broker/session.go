@@ -282,7 +282,14 @@ func (b *Broker) restoreCursor(key string, value []byte) error {
 		return nil
 	}
 	s.at, s.nextID, s.recvAt = r.At, r.NextID, r.RecvAt
+	end := b.tail.end()
+	if end.before(s.at) { // the log lost its end: other records will stand there
+		s.at, s.recvAt = end, end
+	}
 	for _, f := range r.Sent {
+		if f.Stored == "" && !f.At.before(end) {
+			continue
+		}
 		s.order++
 		f.order = s.order
 		if f.Share != "" {

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -40,7 +41,7 @@ type stateStore struct {
 	written int    // bytes since the last compaction
 	since   uint64 // first batch that is needed
 
-	compacting sync.Mutex
+	damaged []error // found while reading
 }
 
 // A state stream is compacted when it has grown by this much more than what is alive in it.
@@ -58,12 +59,13 @@ func loadState(ctx context.Context, s *logStream, log *slog.Logger) (*stateStore
 	}
 	for slot := first; slot <= last && last > 0; slot++ {
 		data, err := s.read(ctx, slot)
-		if err != nil {
+		if err != nil && !errors.Is(err, errNoSlot) {
 			return nil, fmt.Errorf("read the state store: %w", err)
 		}
 		b, err := DecodeBatch(data)
-		if err != nil {
-			return nil, fmt.Errorf("read the state store, slot %d: %w", slot, err)
+		if err != nil { // the rest is worth having: a lost cursor means duplicates, a lost session is told so
+			st.damaged = append(st.damaged, fmt.Errorf("state store, slot %d: %w: %w", slot, errDamaged, err))
+			continue
 		}
 		st.apply(b)
 	}

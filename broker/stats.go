@@ -18,7 +18,8 @@ type Stats struct {
 	TooLarge        atomic.Uint64 // not sent: longer than the client's Maximum Packet Size
 	TrimmedBatches  atomic.Uint64 // batches that retention removed
 	TrimmedSessions atomic.Uint64 // sessions that had not read what was trimmed, once per trim
-	TrimmedUnread   atomic.Uint64 // unfinished messages that were trimmed before they were sent again
+	LostUnread      atomic.Uint64 // unfinished messages that were trimmed or damaged before they were sent again
+	DamagedBatches  atomic.Uint64 // batches that could not be read, once per reader
 	Panics          atomic.Uint64 // bugs that ended a connection
 }
 

@@ -154,14 +154,22 @@ func (e *engine) conn() (*nats.Conn, jetstream.JetStream, error) {
 // room refuses to write where the disk has no room left. It looks before the engine does,
 // because the engine's store is read-only after it has failed once.
 func (e *engine) room() error {
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(e.cfg.dir, &st); err != nil {
+	free, err := freeBytes(e.cfg.dir)
+	if err != nil {
 		return fmt.Errorf("look for free space in %s: %w", e.cfg.dir, err)
 	}
-	if free := int64(st.Bavail) * st.Bsize; free < e.cfg.reserve {
+	if free < e.cfg.reserve {
 		return fmt.Errorf("%w: %d bytes free on the disk of %s, %d are kept in reserve", errStoreFull, free, e.cfg.dir, e.cfg.reserve)
 	}
 	return nil
+}
+
+func freeBytes(dir string) (int64, error) {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(dir, &st); err != nil {
+		return 0, err
+	}
+	return int64(st.Bavail) * st.Bsize, nil
 }
 
 // sendResult is the engine's answer to one batch.
@@ -206,6 +214,19 @@ type logStream struct {
 // streamName: a node name may have characters that a stream name may not.
 func streamName(kind, node string) string {
 	return "HF_" + kind + "_" + hex.EncodeToString([]byte(node))
+}
+
+// has says whether the node's stream of that kind is there.
+func (e *engine) has(ctx context.Context, kind string) (bool, error) {
+	_, js, err := e.conn()
+	if err != nil {
+		return false, err
+	}
+	_, err = js.Stream(ctx, streamName(kind, e.cfg.node))
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // open creates the stream if it is not there.

@@ -7,8 +7,11 @@ import (
 	"sync"
 )
 
-// errAtEnd: the batch that was asked for has not been distributed yet.
-var errAtEnd = errors.New("end of the log")
+// Why a batch is not there, for errors.Is.
+var (
+	errAtEnd   = errors.New("end of the log") // it has not been distributed yet
+	errDamaged = errors.New("it is damaged or missing")
+)
 
 // tailBytes is how much of the log's end is kept decoded in memory, for feeds that are a little
 // behind. What is older is read from disk.
@@ -17,8 +20,9 @@ const tailBytes = 16 << 20
 // tail is the log as its readers see it: the newest batches in memory, all others from the
 // stream, and the tree of those who want each record as it comes.
 type tail struct {
-	s      slots
-	offset uint64
+	s       slots
+	offset  uint64
+	damaged func(number uint64, err error) // told of each batch that cannot be read
 
 	mu    sync.RWMutex
 	tree  topicTree
@@ -37,8 +41,8 @@ type hit struct {
 	item item
 }
 
-func newTail(s slots, offset, next, first uint64) *tail {
-	return &tail{s: s, offset: offset, next: next, first: first, fresh: make(chan struct{})}
+func newTail(s slots, offset, next, first uint64, damaged func(uint64, error)) *tail {
+	return &tail{s: s, offset: offset, next: next, first: first, damaged: damaged, fresh: make(chan struct{})}
 }
 
 // end is the position behind everything that was distributed.
@@ -106,7 +110,8 @@ func (t *tail) direct(r *Record) {
 	}
 }
 
-// batch returns a batch by number: errAtEnd if it is yet to come, errTrimmed if it is gone.
+// batch returns a batch by number: errAtEnd if it is yet to come, errTrimmed if it is gone,
+// errDamaged if it should be there and is not.
 func (t *tail) batch(ctx context.Context, number uint64) (*Batch, error) {
 	t.mu.RLock()
 	next, first := t.next, t.next-uint64(len(t.ring))
@@ -124,21 +129,28 @@ func (t *tail) batch(ctx context.Context, number uint64) (*Batch, error) {
 	case trimmed:
 		return nil, errTrimmed
 	}
-	return readBatch(ctx, t.s, t.offset, number)
+	b, err := readBatch(ctx, t.s, t.offset, number)
+	if errors.Is(err, errDamaged) {
+		t.damaged(number, err)
+	}
+	return b, err
 }
 
 // readBatch reads a batch from the stream and checks that it is the one.
 func readBatch(ctx context.Context, s slots, offset, number uint64) (*Batch, error) {
 	data, err := s.read(ctx, number+offset)
+	if errors.Is(err, errNoSlot) {
+		return nil, fmt.Errorf("read batch %d: %w: %w", number, errDamaged, err)
+	}
 	if err != nil {
 		return nil, err
 	}
 	b, err := DecodeBatch(data)
-	if err != nil {
-		return nil, fmt.Errorf("read batch %d: %w", number, err)
+	if err == nil && b.Number != number {
+		err = fmt.Errorf("it says that it is batch %d", b.Number)
 	}
-	if b.Number != number {
-		return nil, fmt.Errorf("read batch %d: %w: it says that it is %d", number, ErrBatchDamaged, b.Number)
+	if err != nil {
+		return nil, fmt.Errorf("read batch %d: %w: %w", number, errDamaged, err)
 	}
 	return b, nil
 }
