@@ -89,6 +89,15 @@ func (s *scripted) close() {
 	s.wg.Wait()
 }
 
+// hangUpAll closes what is open.
+func (s *scripted) hangUpAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.open {
+		_ = c.Close()
+	}
+}
+
 func (s *scripted) accept() {
 	defer s.wg.Done()
 	for n := 1; ; n++ {

@@ -368,16 +368,16 @@ func TestRoster(t *testing.T) {
 	a, b := server{addr: "a"}, server{addr: "b"}
 	r := newRoster([]server{a, b}, tune)
 	whole := func() float64 { return 1 }
-	if s, _, at := r.next(); s != a || at != 0 {
+	if s, _, at := r.next(0); s != a || at != 0 {
 		t.Fatal(s, at)
 	}
 	r.failed(0, false, whole)
-	if s, _, at := r.next(); s != b || at != 0 {
+	if s, _, at := r.next(0); s != b || at != 0 {
 		t.Fatal(s, at)
 	}
 	r.failed(0, true, whole)
 	for n, want := range []time.Duration{1, 2, 4, 8, 10, 10, 10} {
-		s, _, at := r.next()
+		s, _, at := r.next(0)
 		if s != a || at != want*tune.backoffBase {
 			if n == 4 && s == b { // by now the refused one is due first
 				break
@@ -387,10 +387,14 @@ func TestRoster(t *testing.T) {
 		r.failed(0, false, whole)
 	}
 	r = newRoster([]server{a, b}, tune)
+	r.lost(0, true, true, whole)
+	if s, _, at := r.next(0); s != a || at != tune.backoffBase { // the session is there
+		t.Fatal(s, at)
+	}
 	for range 5 {
 		r.lost(0, false, false, whole)
 	}
-	if s, _, at := r.next(); s != b || at != 0 {
+	if s, _, at := r.next(0); s != b || at != 0 {
 		t.Fatal(s, at)
 	}
 }

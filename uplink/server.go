@@ -125,14 +125,18 @@ func newRoster(list []server, t tuning) *roster {
 	return r
 }
 
-// next returns the server to try and the earliest moment for it.
-func (r *roster) next() (s server, guest bool, notBefore time.Duration) {
+// next returns the server to try and the earliest moment for it: the one whose turn it
+// is if it is nearly due, else the one that is due first.
+func (r *roster) next(now time.Duration) (s server, guest bool, notBefore time.Duration) {
 	if r.guest != nil {
 		s = *r.guest
 		r.guest = nil
 		return s, true, 0
 	}
 	best := r.at
+	if s := r.list[best]; s.notBefore-now <= s.wait.base {
+		return s.server, false, s.notBefore
+	}
 	for i := range r.list {
 		n := (r.at + i) % len(r.list)
 		if r.list[n].notBefore < r.list[best].notBefore {

@@ -2,9 +2,12 @@ package uplink
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -354,4 +357,42 @@ func TestFlights(t *testing.T) {
 	if pos, alone := f.alone(); !alone || pos != 4 {
 		t.Fatal(pos, alone)
 	}
+}
+
+// TestFinishStuck: Run ends although a write is stuck, a CONNACK does not come, or the
+// next attempt is far away. The deadlines of its own would take a minute.
+func TestFinishStuck(t *testing.T) {
+	tune := quick()
+	tune.write, tune.connect, tune.backoffBase, tune.backoffMax = time.Minute, time.Minute, time.Minute, time.Minute
+	tune.finish = 50 * time.Millisecond
+	t.Run("writing", func(t *testing.T) {
+		b := newScripted(t)
+		stuckAt, let := make(chan struct{}), make(chan struct{})
+		var once sync.Once
+		b.publish = func(*peer, *packets.Publish) bool {
+			once.Do(func() { close(stuckAt) })
+			<-let
+			return true
+		}
+		src := newSource(func(pos uint64) []byte { return blobOf("gw/t/dev", pos, 60000) })
+		src.add(900)
+		u := run(t, Config{Servers: []string{b.url()}}, Options{Source: src}, tune)
+		<-stuckAt
+		u.stop()
+		b.hangUpAll()
+		close(let)
+	})
+	t.Run("connecting", func(t *testing.T) {
+		b := newScripted(t)
+		came := make(chan struct{}, 1)
+		b.handshake = func(_ int, c net.Conn) bool { came <- struct{}{}; return !blocked(c) }
+		u := run(t, Config{Servers: []string{b.url()}}, Options{Source: newSource(numbered)}, tune)
+		<-came
+		u.stop()
+	})
+	t.Run("waiting", func(t *testing.T) {
+		u := run(t, Config{Servers: []string{fmt.Sprintf("mqtt://127.0.0.1:%d", freePort(t))}}, Options{Source: newSource(numbered)}, tune)
+		eventually(t, patient, "waits", func() bool { return u.Status().NextTry > 0 })
+		u.stop()
+	})
 }

@@ -144,7 +144,7 @@ func (u *Uplink) Run(ctx context.Context) error {
 func (u *Uplink) await(ctx context.Context) (s server, guest, ready bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	s, guest, at := u.roster.next()
+	s, guest, at := u.roster.next(u.opt.Now())
 	wait := at - u.opt.Now()
 	if wait <= 0 {
 		return s, guest, true
