@@ -232,6 +232,7 @@ func TestLiveFirst(t *testing.T) {
 		return p.ended || slices.ContainsFunc(b.arrivals, func(a arrival) bool { return a.pos == 430 })
 	}
 	u := run(t, Config{Servers: []string{b.url()}, Drain: LiveFirst}, Options{Source: src}, quick())
+	eventually(t, patient, "all there", func() bool { _, next := src.Bounds(); return next == 441 })
 	within(t, patient, src.drained(), "drained")
 	u.stop()
 	first := positions(b.seen(), 1)
