@@ -19,6 +19,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -40,31 +41,41 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
-		Setup:               setup,
+		Setup:               setup(),
 		Cmds:                commands(),
 	})
 }
 
-// setup gives each script a tmpfs of its own and two free ports.
-func setup(e *testscript.Env) error {
-	ram, err := os.MkdirTemp("/dev/shm", "holdfast-cli-")
-	if err != nil {
-		return fmt.Errorf("the tests need a tmpfs: %w", err)
+// setup gives each script a tmpfs of its own and two ports that no other script has.
+func setup() func(*testscript.Env) error {
+	var next atomic.Int32
+	// Below the ports that the kernel gives to clients (ip_local_port_range).
+	next.Store(20000 + int32(os.Getpid()%10000))
+	port := func() (string, error) {
+		for range 1000 {
+			n := strconv.Itoa(int(next.Add(1)))
+			if l, err := net.Listen("tcp", "127.0.0.1:"+n); err == nil {
+				return n, l.Close()
+			}
+		}
+		return "", errors.New("no free port between 20000 and 32000")
 	}
-	e.Defer(func() { os.RemoveAll(ram) })
-	e.Setenv("RAM", ram)
-	for _, name := range []string{"PORT", "STATUS"} {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	return func(e *testscript.Env) error {
+		ram, err := os.MkdirTemp("/dev/shm", "holdfast-cli-")
 		if err != nil {
-			return err
+			return fmt.Errorf("the tests need a tmpfs: %w", err)
 		}
-		_, port, _ := net.SplitHostPort(l.Addr().String())
-		if err := l.Close(); err != nil {
-			return err
+		e.Defer(func() { os.RemoveAll(ram) })
+		e.Setenv("RAM", ram)
+		for _, name := range []string{"PORT", "STATUS"} {
+			p, err := port()
+			if err != nil {
+				return err
+			}
+			e.Setenv(name, p)
 		}
-		e.Setenv(name, port)
+		return nil
 	}
-	return nil
 }
 
 type script = *testscript.TestScript
