@@ -126,9 +126,7 @@ func (a *Agent) changeDevices(old, cfg []DeviceConfig) {
 	}
 }
 
-// retire ends the lane of a device that is gone, once it is sealed. Called with the
-// lock held.
-func (a *Agent) retire(device string) {
-	a.lanes[device].end()
-	delete(a.lanes, device)
-}
+// retire lets the lane of a device that is gone seal what it has; called with the lock
+// held. The lane itself stays, idle: should the device come back, one goroutine still
+// seals for it, in order.
+func (a *Agent) retire(device string) { a.lanes[device].flush() }
