@@ -59,6 +59,7 @@ type Broker struct {
 
 	id       nodeID
 	reserve  int64
+	marks    []*mark
 	engine   *engine
 	stream   *logStream // messages
 	messages *writer
@@ -164,10 +165,10 @@ func (b *Broker) open() error {
 	for _, err := range b.state.damaged {
 		b.damaged(0, err)
 	}
-	if b.state.w, err = b.openWriter(stateStream, b.state.apply); err != nil {
+	if b.state.w, err = b.openWriter("state", stateStream, b.state.apply); err != nil {
 		return fmt.Errorf("state: %w", err)
 	}
-	if b.messages, err = b.openWriter(b.stream, b.commit); err != nil {
+	if b.messages, err = b.openWriter("messages", b.stream, b.commit); err != nil {
 		return fmt.Errorf("messages: %w", err)
 	}
 	if err = b.sign(); err != nil {
@@ -180,10 +181,20 @@ func (b *Broker) open() error {
 	return b.recover()
 }
 
-func (b *Broker) openWriter(s *logStream, commit func(*Batch)) (*writer, error) {
-	return openWriter(b.ctx, s, writerConfig{node: b.cfg.Node.Name, incarnation: binary.BigEndian.Uint64(b.random(8)),
+func (b *Broker) openWriter(kind string, s *logStream, commit func(*Batch)) (*writer, error) {
+	m, number, err := openMark(filepath.Join(b.cfg.Node.DataDir, kind+".mark"))
+	if err != nil {
+		return nil, err
+	}
+	b.marks = append(b.marks, m)
+	w, err := openWriter(b.ctx, s, writerConfig{node: b.cfg.Node.Name, incarnation: binary.BigEndian.Uint64(b.random(8)),
 		batchBytes: batchBytes, window: batchWindow, pending: pendingBytes, timeout: storeTimeout, room: b.engine.room,
-		reopen: b.engine.reopen, commit: commit, wall: b.wall, mono: b.mono, log: b.log})
+		reopen: b.engine.reopen, mark: m.set, commit: commit, wall: b.wall, mono: b.mono, log: b.log})
+	if err == nil && w.number < number {
+		b.damaged(w.number+1, fmt.Errorf("%w: the %s stream ends at batch %d and had %d: the engine cut it off at something that it could not read",
+			errDamaged, kind, w.number, number))
+	}
+	return w, err
 }
 
 // recover brings what follows from the log up to its end, and starts the writers.
@@ -260,6 +271,9 @@ func (b *Broker) Close() {
 	}
 	if b.engine != nil {
 		b.engine.close()
+	}
+	for _, m := range b.marks {
+		m.close()
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"sync"
 	"testing"
 	"time"
 
@@ -20,7 +19,6 @@ type rawClient struct {
 	nc      net.Conn
 	r       *bufio.Reader
 	version byte
-	mu      sync.Mutex
 }
 
 // packet is what came from the broker.

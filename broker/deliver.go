@@ -23,8 +23,8 @@ type pick struct {
 
 // pull appends to buf what the session may send now. more says that there may be more at once.
 func (s *session) pull(ctx context.Context, c *conn, buf []byte) (_ []byte, more bool, err error) {
-	if buf, more, err = s.pullAgain(ctx, c, buf); more || err != nil {
-		return buf, more, err
+	if out, again, err := s.pullAgain(ctx, c, buf); again || err != nil {
+		return out, again, err
 	}
 	s.mu.Lock()
 	picks, behind := s.choose(c.picks[:0])

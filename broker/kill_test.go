@@ -123,7 +123,6 @@ func (v *victim) kill() {
 // sending again what was not acknowledged.
 type feeder struct {
 	id    string
-	qos   byte
 	topic string
 	make  func(seq int) (payload string, props []byte)
 	acked atomic.Int64 // all up to this one are acknowledged

@@ -37,9 +37,8 @@ type stateStore struct {
 
 	mu      sync.RWMutex
 	m       map[string][]byte
-	live    int    // bytes of keys and values
-	written int    // bytes since the last compaction
-	since   uint64 // first batch that is needed
+	live    int // bytes of keys and values
+	written int // bytes since the last compaction
 
 	damaged []error // found while reading
 }

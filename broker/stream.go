@@ -34,7 +34,6 @@ type engineConfig struct {
 	dir        string
 	node       string
 	syncAlways bool
-	maxBytes   int64 // of the messages; the engine gets more and only as a backstop
 	reserve    int64 // free bytes on the disk below which nothing more is written
 }
 

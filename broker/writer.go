@@ -41,6 +41,7 @@ type writerConfig struct {
 	timeout     time.Duration // without an answer for so long, a batch is in doubt
 	room        func() error  // asked before a batch is made
 	reopen      func() error  // the engine no longer stores: start it again
+	mark        func(uint64)  // the number of the last batch on disk
 	commit      func(*Batch)  // a batch is on disk; called in log order, before anybody is told
 	wall        func() time.Time
 	mono        func() time.Duration
@@ -109,24 +110,38 @@ func openWriter(ctx context.Context, s slots, cfg writerConfig) (*writer, error)
 	if err != nil {
 		return nil, err
 	}
-	if last >= first && last > 0 {
-		data, err := s.read(ctx, last)
-		if err != nil {
-			return nil, fmt.Errorf("read the last batch: %w", err)
-		}
-		h, err := DecodeHeader(data)
-		if err != nil {
-			return nil, fmt.Errorf("read the last batch (slot %d): %w", last, err)
-		}
-		if h.Node != cfg.node {
-			return nil, fmt.Errorf("the log here was written by node %q, this is %q: give the node its old name or another data_dir", h.Node, cfg.node)
-		}
-		w.number, w.lamport, w.age, w.offset = h.Number, h.Lamport, h.Age, last-h.Number
-	} else {
+	if last < first || last == 0 {
 		w.offset = last
+		return w, nil
+	}
+	if err := w.goOn(ctx, first, last); err != nil {
+		return nil, err
 	}
 	w.stored.Store(w.number)
 	return w, nil
+}
+
+// goOn continues behind the last batch that can be read; those behind it count too.
+func (w *writer) goOn(ctx context.Context, first, last uint64) error {
+	for slot := last; slot >= first; slot-- {
+		data, err := w.s.read(ctx, slot)
+		var h Header
+		if err == nil {
+			h, err = DecodeHeader(data)
+		}
+		switch {
+		case errors.Is(err, errNoSlot) || errors.Is(err, ErrBatchDamaged):
+			w.cfg.log.Error("a batch at the end of the log cannot be read", "slot", slot, "err", err)
+			continue
+		case err != nil:
+			return fmt.Errorf("read the end of the log (slot %d): %w", slot, err)
+		case h.Node != w.cfg.node:
+			return fmt.Errorf("the log here was written by node %q, this is %q: give the node its old name or another data_dir", h.Node, w.cfg.node)
+		}
+		w.number, w.lamport, w.age, w.offset = h.Number+last-slot, h.Lamport+last-slot, h.Age, slot-h.Number
+		return nil
+	}
+	return fmt.Errorf("the log has %d batches and none of them can be read: restore data_dir from a backup, or move it away to begin anew", last-first+1)
 }
 
 // start runs the writer in a goroutine that stop waits for.
@@ -452,6 +467,7 @@ func (w *writer) landed() {
 	f.ready, f.data = true, nil
 	w.sending--
 	w.stored.Store(f.batch.Number)
+	w.cfg.mark(f.batch.Number)
 	if w.doubts > 0 {
 		w.doubts = 0
 		w.setTrouble(nil)

@@ -93,7 +93,7 @@ func (f *fakeSlots) records(t *testing.T) (topics []string) {
 func testWriterConfig(t *testing.T) writerConfig {
 	begin := time.Now()
 	return writerConfig{node: "n1", incarnation: 7, batchBytes: 300, window: 4, pending: 1 << 20, timeout: 50 * time.Millisecond,
-		room: func() error { return nil }, reopen: func() error { return nil }, commit: func(*Batch) {},
+		room: func() error { return nil }, reopen: func() error { return nil }, commit: func(*Batch) {}, mark: func(uint64) {},
 		wall: time.Now, mono: func() time.Duration { return time.Since(begin) }, log: slog.New(slog.DiscardHandler)}
 }
 
@@ -287,7 +287,11 @@ func TestWriterGoesOn(t *testing.T) {
 		t.Error("it goes on with another node's log")
 	}
 	f.slots[2] = []byte("HF garbage")
-	if _, err := openWriter(context.Background(), f, testWriterConfig(t)); !errors.Is(err, ErrBatchDamaged) {
+	if w, err := openWriter(context.Background(), f, testWriterConfig(t)); err != nil || w.number != 2 || w.offset != 0 {
 		t.Errorf("a damaged end: %v", err)
+	}
+	delete(f.slots, 1)
+	if _, err := openWriter(context.Background(), f, testWriterConfig(t)); err == nil {
+		t.Error("a log of which nothing can be read is gone on with")
 	}
 }
