@@ -2,7 +2,6 @@ package uplink
 
 import (
 	"bufio"
-	"errors"
 	"io"
 	"net"
 	"slices"
@@ -287,5 +286,3 @@ func between(a, b int) []uint64 {
 }
 
 func ptr[T any](v T) *T { return &v }
-
-var errTest = errors.New("test")

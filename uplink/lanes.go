@@ -79,9 +79,6 @@ func (l *lane) fill() error {
 	return nil
 }
 
-// empty says whether the range has been read and sent to its end.
-func (l *lane) empty() bool { return l.at == len(l.items) && l.from >= l.until }
-
 // lanes decide which message is next. In order there is one line; live first, what is
 // older than the boundary is backlog and what is newer overtakes it, until the backlog
 // is through and the lanes are one again. The boundary is set at each connect. Within

@@ -90,7 +90,7 @@ func TestLanesLiveFirst(t *testing.T) {
 		t.Fatal(len(got) + len(rest))
 	}
 	src.add(10)
-	if after, _ := take(t, s, 100, 100); !slices.Equal(after, between(601, 610)) || !s.old.empty() {
+	if after, _ := take(t, s, 100, 100); !slices.Equal(after, between(601, 610)) || s.backlog.Load() != 0 {
 		t.Fatal(after)
 	}
 }

@@ -103,7 +103,7 @@ func refusal(packet string, code byte, words string) string {
 	r := reasonOf(code)
 	s := fmt.Sprintf("%s 0x%02X %s", packet, code, r.name)
 	if words != "" {
-		s += fmt.Sprintf(" (%q)", words)
+		s += fmt.Sprintf(" (%.200q)", words)
 	}
 	if r.advice != "" {
 		s += ": " + r.advice

@@ -56,6 +56,7 @@ func (l *line) ConAckReceived(w io.Writer, _ *packets.Connect, ack *packets.Conn
 	l.window, l.maxPacket = min(window, ours), maxPacket
 	l.limit = min(l.limit, l.window)
 	l.present, l.succeeded, l.probe = ack.SessionPresent, false, 0
+	l.holdTill, l.stopped = 0, "" // another server, login or set of rules, perhaps
 	l.n.Connects++
 	if ack.SessionPresent {
 		l.fl.reconnected()
@@ -128,8 +129,7 @@ func (l *line) AddToSession(_ context.Context, p session.Packet, resp chan<- pac
 }
 
 // PacketReceived takes every packet that carries a packet id. A PUBACK settles its
-// message here, reason code and all (§3.4.2.1); so does a PUBREC for one, as the end
-// of something that was never begun. We subscribe to nothing: what the server
+// message here, reason code and all (§3.4.2.1). We subscribe to nothing: what the server
 // publishes nevertheless is refused, so that it does not wait for us (§4.3).
 func (l *line) PacketReceived(p *packets.ControlPacket, _ chan<- *packets.Publish) error {
 	switch c := p.Content.(type) {

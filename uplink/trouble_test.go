@@ -155,6 +155,35 @@ func TestNotAuthorized(t *testing.T) {
 	}
 }
 
+// TestNotAuthorizedReload: a line that stands still for hours goes on when the
+// configuration is put right.
+func TestNotAuthorizedReload(t *testing.T) {
+	b := newScripted(t)
+	b.publish = func(p *peer, pub *packets.Publish) bool {
+		if p.connect.Username != "right" {
+			p.ack(pub.PacketID, 0x87)
+			return true
+		}
+		return false
+	}
+	src := newSource(numbered)
+	src.add(20)
+	tune := quick()
+	tune.stopBase, tune.stopMax = time.Hour, time.Hour
+	cfg := Config{Servers: []string{b.url()}, ClientID: "gw", Username: "wrong"}
+	u := run(t, cfg, Options{Source: src}, tune)
+	eventually(t, patient, "stopped", func() bool { return u.Status().Stopped != "" })
+	cfg.Username = "right"
+	if err := u.Reload(cfg); err != nil {
+		t.Fatal(err)
+	}
+	within(t, patient, src.drained(), "drained")
+	u.stop()
+	if s := u.Status(); s.Stopped != "" || s.Acked != 20 {
+		t.Fatalf("%+v", s)
+	}
+}
+
 // TestPoison: rejected messages are taken out when others succeed, wherever they stand.
 func TestPoison(t *testing.T) {
 	for _, code := range []byte{0x90, 0x99} {
