@@ -21,7 +21,8 @@ import (
 // machine: directories, room, the key, the devices' ports. online: also a login to
 // each broker, if nothing else is wrong. It changes nothing.
 func CheckConfig(ctx context.Context, name string, online bool) (Config, []settings.Problem) {
-	cfg, l := load(name, catalog.Drivers())
+	doc, _ := settings.Load(name)
+	cfg, l := load(doc, catalog.Drivers())
 	if !l.Broken() { // else what it names is not what was meant
 		l.probe(cfg)
 	}
@@ -119,9 +120,12 @@ func (l *loader) runtimeDir(cfg Config) {
 
 // key reads the signing key, if it is there; its mode is checked with the configuration.
 func (l *loader) key(cfg Config) {
+	if info, err := os.Stat(cfg.KeyFile); err != nil || !info.Mode().IsRegular() {
+		return // absent: made on the first run; no file: said already
+	}
 	pem, err := os.ReadFile(cfg.KeyFile)
 	if err != nil {
-		return // absent: made on the first run; unreadable: said already
+		return // said already
 	}
 	key, err := wire.ParsePrivateKey(pem)
 	if err != nil {

@@ -22,12 +22,12 @@ import (
 // form, of its meaning, and of the files that it names. If any of them is not a
 // warning, the Config must not be used.
 func LoadConfig(name string) (Config, []settings.Problem) {
-	c, l := load(name, catalog.Drivers())
+	doc, _ := settings.Load(name)
+	c, l := load(doc, catalog.Drivers())
 	return c, l.Problems()
 }
 
-func load(name string, drivers map[string]devices.Driver) (Config, *loader) {
-	doc, _ := settings.Load(name)
+func load(doc *settings.Doc, drivers map[string]devices.Driver) (Config, *loader) {
 	f := defaults()
 	doc.Decode(&f)
 	if !doc.Has("buffer.batch_interval") {
@@ -39,7 +39,7 @@ func load(name string, drivers map[string]devices.Driver) (Config, *loader) {
 		f.Signing.KeyFile = filepath.Join(f.Gateway.DataDir, f.Signing.KeyFile)
 	}
 	c := f.config(doc.Path)
-	c.File = name
+	c.File = doc.File()
 	l := &loader{Doc: doc, f: f}
 	l.gateway()
 	l.buffer()

@@ -322,3 +322,29 @@ func TestCheckConfigOnline(t *testing.T) {
 		t.Errorf("nobody listens: %v", problems)
 	}
 }
+
+// FuzzConfig: no configuration makes the loader panic, and what it calls good is whole.
+func FuzzConfig(f *testing.F) {
+	f.Add([]byte(goodConfig))
+	example, err := os.ReadFile("../docs/agent.toml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(example)
+	f.Add([]byte("[[device]]\nname = \"a\"\ndriver = \"sim\"\n[[device.metrics]]\nname = \"x\"\nwave = \"saw\"\nmin = -1e400\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		doc, _ := settings.Parse("agent.toml", data)
+		c, l := load(doc, catalog.Drivers())
+		if len(settings.Errors(l.Problems())) > 0 {
+			return
+		}
+		if len(c.Uplink.Servers) == 0 || c.Topic == "" || c.DataDir == "" || c.Batch.Count < 1 || c.Batch.Interval > c.Buffer.CommitInterval {
+			t.Errorf("called good: %+v", c)
+		}
+		for _, d := range c.Devices {
+			if d.Name == "" || d.Settings == nil {
+				t.Errorf("called good: device %+v", d)
+			}
+		}
+	})
+}

@@ -18,6 +18,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -93,16 +94,19 @@ func Load(file string) (*Doc, []Problem) {
 }
 
 func read(file string) ([]byte, error) {
-	info, err := os.Stat(file)
-	switch {
-	case err != nil:
+	f, err := os.Open(file)
+	if err != nil {
 		return nil, err
-	case info.IsDir():
-		return nil, errors.New("this is a directory; name the file")
-	case info.Size() > maxFile:
-		return nil, fmt.Errorf("%d bytes is not a settings file (at most %d)", info.Size(), maxFile)
 	}
-	return os.ReadFile(file)
+	defer func() { _ = f.Close() }() // only read
+	if info, err := f.Stat(); err == nil && info.IsDir() {
+		return nil, errors.New("this is a directory; name the file")
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(data) > maxFile {
+		return nil, fmt.Errorf("more than %s is not a settings file", FormatSize(maxFile))
+	}
+	return data, err
 }
 
 // explain says what is wrong with opening a file, without naming it again.

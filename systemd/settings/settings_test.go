@@ -142,7 +142,7 @@ func TestLoadSaysWhatIsWrongWithTheFile(t *testing.T) {
 	for file, want := range map[string]string{
 		filepath.Join(dir, "none.toml"): "no such file; write it",
 		dir:                             "this is a directory",
-		big:                             "is not a settings file",
+		big:                             "more than 4MiB is not a settings file",
 	} {
 		doc, problems := settings.Load(file)
 		if len(problems) != 1 || !strings.Contains(problems[0].String(), want) || !doc.Broken() {
