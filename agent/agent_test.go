@@ -103,7 +103,6 @@ func (r *running) stop() {
 type counter struct {
 	limit int
 	ticks chan struct{} // one per reading; nil: at once
-	taken chan int      // told after each Emit; may be nil
 	next  int
 }
 

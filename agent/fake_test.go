@@ -210,7 +210,6 @@ type rig struct {
 	clock *fakeClock
 	store *fakeStore
 	logs  *bytes.Buffer
-	end   []func()
 }
 
 func newRig(t testing.TB, format wire.Format, batch Batch) *rig {
