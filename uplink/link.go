@@ -64,6 +64,8 @@ func (u *Uplink) connect(ctx context.Context, s server, cfg Config) (*link, erro
 			text: refusal("CONNACK", ack.ReasonCode, ack.Properties.ReasonString),
 			ref:  ack.Properties.ServerReference,
 		}
+	case ack != nil: // the session's objection
+		return nil, fmt.Errorf("CONNACK: %w", err)
 	case errors.Is(err, context.DeadlineExceeded):
 		return nil, fmt.Errorf("no CONNACK within %v", u.tune.connect)
 	case c.why() != nil:

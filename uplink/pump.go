@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -188,11 +189,8 @@ func (l *line) evicted(pos uint64, id uint16) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.n.Evicted++
-	if id != 0 {
-		l.fl.remove(id)
-	} else {
-		l.retry = l.retry[1:]
-	}
+	l.fl.remove(id)
+	l.retry = slices.DeleteFunc(l.retry, func(t *trouble) bool { return t.pos == pos })
 	delete(l.troubles, pos)
 	delete(l.held, pos)
 }

@@ -76,6 +76,7 @@ func (l *line) forget() {
 		delete(l.held, t.pos)
 	}
 	l.retry, l.aside = nil, nil
+	clear(l.troubles)
 }
 
 // ConnectionLost ends a connection, with the server's DISCONNECT (§3.14) if it sent

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/eclipse/paho.golang/packets"
@@ -53,12 +54,14 @@ func lookOn(ctx context.Context, s server, cfg Config, filter string, each func(
 
 	enough := make(chan struct{})
 	done := false // of paho's one goroutine that delivers
+	var came atomic.Bool
 	lost := make(chan string, 1)
 	client := paho.NewClient(paho.ClientConfig{
 		Conn:          packets.NewThreadSafeConn(nc), // pings and acknowledgements are written by two goroutines
 		AuthHandler:   noAuth{},
 		PacketTimeout: subscribeLimit,
 		OnPublishReceived: []func(paho.PublishReceived) (bool, error){func(r paho.PublishReceived) (bool, error) {
+			came.Store(true)
 			if !done && !each(received(r.Packet)) {
 				done = true
 				close(enough)
@@ -86,6 +89,9 @@ func lookOn(ctx context.Context, s server, cfg Config, filter string, each func(
 		<-client.Done()
 	}()
 	if err := ask(ctx, client, filter); err != nil {
+		if ctx.Err() != nil && came.Load() { // a retained message may overtake the SUBACK, and be enough
+			return false, nil
+		}
 		select {
 		case why := <-lost:
 			err = errors.New(why)
