@@ -25,9 +25,6 @@ func (d *Duration) UnmarshalText(text []byte) error {
 // String writes the shortest form that ParseDuration reads: "30d", "1h30m", "250ms".
 func (d Duration) String() string { return FormatDuration(time.Duration(d)) }
 
-// MarshalText is String.
-func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
-
 // UnmarshalText reads what ParseSize reads.
 func (s *Size) UnmarshalText(text []byte) error {
 	v, err := ParseSize(string(text))
@@ -37,9 +34,6 @@ func (s *Size) UnmarshalText(text []byte) error {
 
 // String writes the size in the greatest unit that divides it: "512MiB", "1000B".
 func (s Size) String() string { return FormatSize(int64(s)) }
-
-// MarshalText is String.
-func (s Size) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 const day = 24 * time.Hour
 
