@@ -111,6 +111,11 @@ func (c *craft) add(reason, name string, m Message) {
 	c.list = append(c.list, vector{Name: name, Message: m, Error: reason})
 }
 
+// addPack adds a message that is verified and whose pack is refused.
+func (c *craft) addPack(name string, m Message) {
+	c.list = append(c.list, vector{Name: name, Message: m, Error: "malformed", Verifies: true})
+}
+
 func negatives(t *testing.T, keys vectorKeys) []vector {
 	c := &craft{t: t, keys: keys}
 	c.envelopes()
@@ -274,7 +279,7 @@ func (c *craft) jsonPacks() {
 	sign := func(name, payload string) {
 		m := m
 		m.Payload = []byte(payload)
-		c.add("malformed", "json pack: "+name, m.withJWS(string(h.appendJSON(nil)), c.keys.ed))
+		c.addPack("json pack: "+name, m.withJWS(string(h.appendJSON(nil)), c.keys.ed))
 	}
 	const first = `"bn":"gw-0042/scale/","bt":1773500966.535897`
 	sign("empty payload", "")
@@ -360,7 +365,8 @@ func (c *craft) coseHeaders() {
 	change("seq tagged", func(m map[any]any) { m["seq"] = cbor.Tag{Number: 2, Content: []byte{7}} })
 	change("alg under a text label", func(m map[any]any) { delete(m, 1); m["alg"] = "EdDSA" })
 	change("crit", func(m map[any]any) { m[2] = []any{"x"} })
-	raw("malformed", "empty", nil)
+	raw("malformed", "empty", []byte{})
+	raw("malformed", "null", nil)
 	raw("malformed", "trailing data", append(mustCBOR(c.t, coseMap(h)), 0))
 	indefinite := append([]byte{0xbf}, mustCBOR(c.t, coseMap(h))[1:]...)
 	raw("malformed", "indefinite length", append(indefinite, 0xff))
@@ -416,7 +422,7 @@ func (c *craft) cborPacks() {
 	_, h := simple(c.t, CBOR, c.keys.ed)
 	protected := mustCBOR(c.t, coseMap(h))
 	raw := func(name string, payload []byte) {
-		c.add("malformed", "cbor pack: "+name, cose(c.t, tagSign1, protected, payload, c.keys.ed))
+		c.addPack("cbor pack: "+name, cose(c.t, tagSign1, protected, payload, c.keys.ed))
 	}
 	pack := func(name string, records ...map[any]any) { raw(name, mustCBOR(c.t, records)) }
 	first := func(extra map[any]any) map[any]any {
@@ -428,7 +434,7 @@ func (c *craft) cborPacks() {
 		}
 		return m
 	}
-	raw("empty payload", nil)
+	raw("empty payload", []byte{})
 	raw("not an array", mustCBOR(c.t, first(map[any]any{0: "w", 2: 1})))
 	pack("no record")
 	pack("another device", map[any]any{-2: "gw-0042/other/", -3: 1773500966, 0: "w", 2: 1})
