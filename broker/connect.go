@@ -43,6 +43,9 @@ func (c *conn) connect(ctx context.Context, body []byte) error {
 		_ = c.nc.SetReadDeadline(time.Time{})
 	}
 	s, present, err := c.b.attach(ctx, c, &k)
+	if ctx.Err() != nil {
+		return errStopping
+	}
 	if err != nil {
 		c.b.log.Error("a client's session cannot be opened", "client", c.id, "err", err)
 		return c.refuse(mqtt.ServerUnavailable, "session store: "+err.Error())

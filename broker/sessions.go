@@ -105,7 +105,7 @@ func (b *Broker) enlist(ctx context.Context, s *session, c *conn, k *mqtt.Connec
 		s.resend = append(s.resend, f)
 	}
 	sortSent(s.resend)
-	c.session, s.conn = s, c
+	s.conn = c // which sends nothing of the session before its CONNACK
 	record, progress := s.record(), s.progress(end)
 	s.mu.Unlock()
 	if keep {
