@@ -59,7 +59,7 @@ type Agent struct {
 	mu       sync.Mutex
 	cfg      Config
 	stations map[string]*station
-	lanes    map[string]*lane // also of devices that are gone, until they are sealed
+	lanes    map[string]*lane // also of devices that are gone: one lane per name, ever
 	sealing  sync.WaitGroup   // one per lane
 	running  context.Context  // of the devices; nil before Run and after it was asked to end
 	hard     context.Context  // of sealing: it outlives running by a while

@@ -119,14 +119,9 @@ func (a *Agent) changeDevices(old, cfg []DeviceConfig) {
 			a.log.Info("device started", "device", d.Name)
 		}
 	}
+	// The lane of a device that is gone stays, idle: should the device come back while
+	// the rest of it is being sealed, a second lane would overtake the first.
 	for _, s := range gone {
-		if a.stations[s.cfg.Name] == nil {
-			a.retire(s.cfg.Name)
-		}
+		a.lanes[s.cfg.Name].flush()
 	}
 }
-
-// retire lets the lane of a device that is gone seal what it has; called with the lock
-// held. The lane itself stays, idle: should the device come back, one goroutine still
-// seals for it, in order.
-func (a *Agent) retire(device string) { a.lanes[device].flush() }

@@ -224,6 +224,7 @@ func TestReload(t *testing.T) {
 	}
 	gone := cfg
 	gone.Devices = cfg.Devices[:1]
+	lane := a.laneOf("c", nil)
 	if err := a.Reload(gone); err != nil {
 		t.Fatal(err)
 	}
@@ -232,6 +233,9 @@ func TestReload(t *testing.T) {
 	}
 	if err := a.Reload(cfg); err != nil { // and back: it goes on with its numbers
 		t.Fatal(err)
+	}
+	if a.laneOf("c", nil) != lane {
+		t.Error("a second lane for one device: the two could overtake each other")
 	}
 	feed(7)
 	for _, d := range []string{"s", "c"} {

@@ -1,0 +1,104 @@
+package agent
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"holdfast/devices"
+	"holdfast/uplink/wire"
+)
+
+// smallDisk mounts an ext4 file system of so many MiB until the test ends.
+func smallDisk(t *testing.T, mib int64) string {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Fatal("needs root for a loop device: run the tests as root, or in a container")
+	}
+	image, dir := filepath.Join(t.TempDir(), "disk"), t.TempDir()
+	if err := os.WriteFile(image, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(image, mib<<20); err != nil {
+		t.Fatal(err)
+	}
+	sh(t, "mkfs.ext4", "-q", "-m", "0", image)
+	sh(t, "mount", "-o", "loop", image, dir)
+	t.Cleanup(func() { sh(t, "umount", dir) })
+	return dir
+}
+
+func sh(t *testing.T, name string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s %s: %v: %s", name, strings.Join(args, " "), err, out)
+	}
+}
+
+// TestDiskFull: an outage fills a card that is smaller than max_bytes. The agent goes
+// on, and afterwards each number arrives or is in a receipt: nothing is just gone.
+func TestDiskFull(t *testing.T) {
+	addr := mosquitto(t)
+	cfg := testConfig(t, "127.0.0.1:1") // nobody there
+	cfg.DataDir = filepath.Join(smallDisk(t, 24), "data")
+	_, sub := trusting(t, cfg, addr)
+	const readings = 40_000 // of 1 KiB: more than the card
+	done := make(chan struct{})
+	text := strings.Repeat("x", 1<<10)
+	cfg.Devices = []DeviceConfig{{Name: "count", Driver: "script"}}
+	a := start(t, cfg, Options{Drivers: scripted(func(ctx context.Context, sink devices.Sink) error {
+		now := devices.BootClock().Now()
+		for i := 0; i < readings && ctx.Err() == nil; i += 10 {
+			group := make([]devices.Reading, 10)
+			for j := range group {
+				group[j] = devices.Reading{Metric: "text", Value: devices.Text(text), At: now}
+			}
+			sink.Emit(group...)
+		}
+		close(done)
+		return idle(ctx, sink)
+	})})
+	<-done
+	s := a.Status()
+	if s.Buffer.Dropped == 0 || s.Devices[0].Taken != readings || s.Devices[0].Lost != 0 {
+		t.Errorf("dropped %d, taken %d, lost %d", s.Buffer.Dropped, s.Devices[0].Taken, s.Devices[0].Lost)
+	}
+	if why := a.Healthy(); why != nil {
+		t.Errorf("a full card is no reason to be restarted: %v", why)
+	}
+	next := cfg
+	next.Uplink.Servers = []string{"mqtt://" + addr}
+	if err := a.Reload(next); err != nil {
+		t.Fatal(err)
+	}
+	account := func() (arrived, dropped uint64) {
+		unique, _ := sub.data(t, "count")
+		have := map[uint64]bool{}
+		for _, m := range unique {
+			have[m.header.Seq] = true
+			arrived += uint64(m.header.N)
+		}
+		for _, body := range controls[wire.Drop](t, sub, wire.TypeDrop) {
+			for _, r := range body.Ranges {
+				for seq := r.First; seq <= r.Last; seq++ {
+					if have[seq] {
+						t.Errorf("%d was dropped by receipt and arrived", seq)
+					}
+				}
+				dropped += r.Readings
+			}
+		}
+		return arrived, dropped
+	}
+	if !settled(func() bool { arrived, dropped := account(); return arrived+dropped >= readings }) {
+		t.Error("not everything is accounted for")
+	}
+	arrived, dropped := account()
+	if arrived+dropped != readings || arrived == 0 || dropped == 0 {
+		t.Errorf("%d taken, %d arrived, %d dropped by receipt", readings, arrived, dropped)
+	}
+	t.Logf("%d taken, %d arrived, %d dropped by receipt", readings, arrived, dropped)
+}
