@@ -236,7 +236,7 @@ not acknowledged back in line. Exit 1 if something in them stays unreadable; it 
 				return err
 			}
 			report, err := agent.RepairBuffer(cfg, slog.New(slog.NewTextHandler(a.stderr, nil)))
-			if err != nil {
+			if err = errors.Join(err, handOver(cfg)); err != nil {
 				return buffering(cfg, err)
 			}
 			if asJSON {

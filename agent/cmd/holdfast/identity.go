@@ -4,10 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -62,7 +58,7 @@ func (a *app) identity(asJSON bool, open func(agent.Config, io.Reader) (agent.Id
 	if err != nil {
 		return err
 	}
-	if err := handOver(cfg.DataDir); err != nil {
+	if err := handOver(cfg); err != nil {
 		return err
 	}
 	out := identity{id.Gateway, id.Key.Kid(), id.Key.Alg(), id.Key.Public().JWK()}
@@ -72,35 +68,6 @@ func (a *app) identity(asJSON bool, open func(agent.Config, io.Reader) (agent.Id
 	fmt.Fprintf(a.stdout, "gateway     %s\nkey id      %s\nalgorithm   %s\npublic key  %s\n", out.Gateway, out.Kid, out.Alg, out.JWK)
 	if id.Previous != nil {
 		fmt.Fprintf(a.stdout, "replaces    %s (until the broker has heard of it; restart the agent)\n", id.Previous.Kid())
-	}
-	return nil
-}
-
-// handOver gives what root just made in the data directory to the directory's owner:
-// the service could not read its key otherwise.
-func handOver(dir string) error {
-	if os.Geteuid() != 0 {
-		return nil
-	}
-	info, err := os.Stat(dir)
-	if err != nil {
-		return err
-	}
-	st, is := info.Sys().(*syscall.Stat_t)
-	if !is || st.Uid == 0 {
-		return nil
-	}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if e.Type() != fs.ModeDir && e.Type() != 0 {
-			continue
-		}
-		if err := os.Lchown(filepath.Join(dir, e.Name()), int(st.Uid), int(st.Gid)); err != nil {
-			return err
-		}
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"runtime/debug"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 	"unsafe"
@@ -160,5 +161,38 @@ func TestSummary(t *testing.T) {
 	s.Uplink.Connected, s.Uplink.Server = true, "mqtt://b"
 	if got := summary(s); !strings.HasSuffix(got, "connected to mqtt://b") {
 		t.Error(got)
+	}
+}
+
+// TestHandOver: what root makes belongs to the owner of the data directory afterwards.
+func TestHandOver(t *testing.T) {
+	var cfg agent.Config
+	cfg.DataDir = filepath.Join(t.TempDir(), "data")
+	cfg.KeyFile = filepath.Join(t.TempDir(), "identity.pem")
+	inside := filepath.Join(cfg.DataDir, "segments", "1")
+	if err := os.MkdirAll(inside, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(cfg.KeyFile, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want := uint32(os.Geteuid())
+	if want == 0 {
+		want = 65534
+		if err := os.Chown(cfg.DataDir, int(want), int(want)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := handOver(cfg); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{inside, cfg.KeyFile} {
+		info, err := os.Stat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st, is := info.Sys().(*syscall.Stat_t); !is || st.Uid != want {
+			t.Errorf("%s belongs to %d, want %d", name, st.Uid, want)
+		}
 	}
 }

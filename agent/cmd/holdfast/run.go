@@ -62,7 +62,7 @@ func (a *app) run(ctx context.Context, log *slog.Logger) error {
 	warn(log, problems)
 	notify, err := systemd.FromEnv(a.getenv, os.Getpid())
 	if err != nil {
-		log.Warn("the service manager cannot be told anything", "error", err)
+		log.Warn("the service manager cannot be told anything", "err", err)
 	}
 	b := thisBuild()
 	log.Info("starting", "version", b.Version, "commit", b.Commit, "config", a.config)
@@ -81,7 +81,7 @@ func (d daemon) serve(ctx context.Context, cfg agent.Config) error {
 	parts := []func(context.Context) error{d.agent.Run}
 	status, err := agent.ListenStatus(d.agent, cfg.SocketPaths(), cfg.StatusListen, d.log)
 	if err != nil {
-		d.log.Error("part of the status cannot be served; readings are taken and sent all the same", "error", err)
+		d.log.Error("part of the status cannot be served; readings are taken and sent all the same", "err", err)
 	}
 	if status != nil {
 		d.log.Info("status", "listen", fmt.Sprint(status.Addrs()))
@@ -168,7 +168,7 @@ func (d daemon) reload() {
 	if len(errs) > 0 {
 		d.log.Error("not reloaded: the configuration has problems; the old one stays in force", "problems", len(errs))
 	} else if err := d.agent.Reload(cfg); err != nil {
-		d.log.Error("not reloaded; the old configuration stays in force", "error", err)
+		d.log.Error("not reloaded; the old configuration stays in force", "err", err)
 	} else {
 		d.log.Info("reloaded", "devices", len(cfg.Devices))
 	}
@@ -178,7 +178,7 @@ func (d daemon) reload() {
 // tell logs what the service manager could not be told.
 func (d daemon) tell(err error) {
 	if err != nil {
-		d.log.Warn("service manager", "error", err)
+		d.log.Warn("service manager", "err", err)
 	}
 }
 
