@@ -222,9 +222,7 @@ func parseCOSEHeader(tag byte, b []byte) (Header, error) {
 	default:
 		return Header{}, fmt.Errorf("alg %d with tag %d", ch.Alg, tag&0x1f)
 	}
-	if ch.Version > maxCount || ch.N > maxCount || ch.Mono > maxInteger {
-		return Header{}, errors.New("number too large")
-	}
+	// What does not fit becomes negative, or is no longer Version: check refuses it.
 	return Header{
 		Alg: alg, Kid: string(ch.Kid), Version: int(ch.Version), Gateway: ch.Gateway, Device: ch.Device,
 		Epoch: ch.Epoch, Seq: ch.Seq, Floor: ch.Floor, N: int(ch.N), Total: ch.Total, Topic: ch.Topic, Boot: ch.Boot,

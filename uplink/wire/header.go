@@ -86,7 +86,7 @@ func (h *Header) check() error {
 		return fmt.Errorf("seq %d: messages are counted from 1 to 2^53-1", h.Seq)
 	case h.Floor > h.Seq:
 		return fmt.Errorf("floor %d is above seq %d", h.Floor, h.Seq)
-	case h.N < 0 || uint64(h.N) > h.Total || h.Total > maxInteger:
+	case h.N < 0 || h.N > maxCount || uint64(h.N) > h.Total || h.Total > maxInteger:
 		return fmt.Errorf("n %d must be from 0 to total %d", h.N, h.Total)
 	case !validTopic(h.Topic):
 		return fmt.Errorf("topic %q cannot be published to", clip(h.Topic))

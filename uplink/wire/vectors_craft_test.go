@@ -226,6 +226,7 @@ func (c *craft) jsonHeaders() {
 	} {
 		sign(r[0]+" "+clip(r[1]), replace(r[0], r[1]))
 	}
+	sign("n beyond 31 bits", strings.Replace(replace("n", "2147483648"), `"total":140`, `"total":2147483648`, 1))
 }
 
 // jsonSpellings: the same header and signature in spellings that only lax readers take.
@@ -362,6 +363,7 @@ func (c *craft) coseHeaders() {
 	} {
 		change(fmt.Sprint(r.label, " ", r.value), func(m map[any]any) { m[r.label] = r.value })
 	}
+	change("n beyond 31 bits", func(m map[any]any) { m["n"], m["total"] = uint32(1)<<31, uint32(1)<<31 })
 	change("seq tagged", func(m map[any]any) { m["seq"] = cbor.Tag{Number: 2, Content: []byte{7}} })
 	change("alg under a text label", func(m map[any]any) { delete(m, 1); m["alg"] = "EdDSA" })
 	change("crit", func(m map[any]any) { m[2] = []any{"x"} })

@@ -263,6 +263,16 @@ func TestVerifyWithoutContentType(t *testing.T) {
 	}
 }
 
+// TestVerifyBoundsJWS: what no user property carries costs no signature check.
+func TestVerifyBoundsJWS(t *testing.T) {
+	k := testKey(t, Ed25519, 1)
+	m, h := simple(t, JSON, k)
+	m = m.withJWS(strings.Repeat(" ", maxJWS)+string(h.appendJSON(nil)), k)
+	if _, err := Verify(m, NewKeySet(k.Public())); !errors.Is(err, ErrMalformed) {
+		t.Error(err)
+	}
+}
+
 func TestFromMQTT(t *testing.T) {
 	properties := map[string]string{"other": "x", PropertyJWS: "a..b"}
 	m, err := FromMQTT("t", ContentTypeJSON, maps.All(properties), []byte("p"))
