@@ -42,12 +42,19 @@ It logs "ready" when it serves, and then answers /readyz with 200.`,
 	return cmd
 }
 
+// engine is what a daemon runs: *agent.Agent.
+type engine interface {
+	agent.StatusSource
+	Run(ctx context.Context) error
+	Reload(cfg agent.Config) error
+}
+
 // daemon is one run of the agent.
 type daemon struct {
 	app    *app
 	log    *slog.Logger
 	notify systemd.Notifier
-	agent  *agent.Agent
+	agent  engine
 	hup    <-chan os.Signal
 }
 
