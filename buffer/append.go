@@ -102,9 +102,6 @@ func (b *Buffer) floor(device string, d *device) uint64 {
 			return min(low, first)
 		}
 	}
-	for len(d.queue) > 0 && b.inTail(d.queue[0].pos) != d.queue[0] {
-		d.queue = d.queue[1:]
-	}
 	if len(d.queue) > 0 {
 		low = min(low, d.queue[0].seq)
 	}
@@ -285,11 +282,13 @@ func (b *Buffer) refuse(m *message, raws int) {
 	d.Numbers = Numbers{m.seq, m.total}
 	b.dropRaws(d, raws)
 	b.addDrop(Drop{Device: m.device, Epoch: m.epoch, First: m.seq, Last: m.seq, Readings: uint64(m.n), Reason: ReasonMaxBytes})
-	b.journalDrops(m.device, d.Numbers)
+	b.journalDrops(refusal{Device: m.device, Numbers: d.Numbers, Raws: raws})
 }
 
-func (b *Buffer) journalDrops(device string, n Numbers) {
-	payload, err := json.Marshal(refusal{device, n, b.drops})
+// journalDrops records the ranges given up, and what was refused. mu is held.
+func (b *Buffer) journalDrops(r refusal) {
+	r.Drops = b.drops
+	payload, err := json.Marshal(r)
 	if err == nil { // a number that is refused is not published: nothing is lost if this fails
 		b.rollFor(len(payload))
 		_ = b.journal.add(recDrops, payload, true)

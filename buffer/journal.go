@@ -69,6 +69,7 @@ type journalState struct {
 type refusal struct {
 	Device  string    `json:"device,omitempty"`
 	Numbers Numbers   `json:"numbers"`
+	Raws    int       `json:"raws"`
 	Drops   dropState `json:"drops"`
 }
 

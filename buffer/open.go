@@ -379,18 +379,24 @@ func (r *replay) record(kind byte, payload []byte) {
 			f.takeDrops(d.Drops)
 			if d.Device != "" && f.journalNums != nil {
 				f.journalNums[d.Device] = d.Numbers
+				r.replaced(d.Device, uint64(max(0, d.Raws)))
 			}
 		}
 	}
 }
 
-func (r *replay) message(m *message, raws uint64) {
-	taken := r.raws[m.device]
+// replaced takes the oldest raws of a device away.
+func (r *replay) replaced(device string, raws uint64) {
+	taken := r.raws[device]
 	n := int(min(raws, uint64(len(taken))))
 	for _, i := range taken[:n] {
 		r.gone[i] = true
 	}
-	r.raws[m.device] = taken[n:]
+	r.raws[device] = taken[n:]
+}
+
+func (r *replay) message(m *message, raws uint64) {
+	r.replaced(m.device, raws)
 	f := r.f
 	if f.journal != nil && m.epoch == f.journal.Epoch {
 		f.journalNums[m.device] = Numbers{m.seq, m.total}
@@ -622,7 +628,7 @@ func (b *Buffer) start(f *found) {
 		b.journalFailed(err)
 		b.warn("the journal cannot be written, everything goes straight to the card: %v", err)
 	}
-	b.want = true
+	b.want = b.lastCardErr == nil && (len(b.unsynced()) > 0 || b.drops.Version != b.dropsSaved)
 	b.show()
 	b.mu.Unlock()
 	b.measure()

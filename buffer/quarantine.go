@@ -42,7 +42,7 @@ func (b *Buffer) Quarantine(pos uint64, reason string) error {
 		b.quarantine = append(b.quarantine, q)
 	} else {
 		b.addDrop(Drop{Device: m.device, Epoch: m.epoch, First: m.seq, Last: m.seq, Readings: uint64(m.n), Reason: reason})
-		b.journalDrops("", Numbers{})
+		b.journalDrops(refusal{})
 	}
 	if b.ack(pos) {
 		b.stats.Acked--

@@ -256,7 +256,7 @@ func (b *Buffer) lost(s *segment, ref blockRef, salvaged *block, cause error) {
 		for _, sp := range ref.Devices {
 			b.addDrop(Drop{Device: sp.Device, Epoch: sp.Epoch, First: sp.First, Last: sp.Last, Readings: sp.Readings, Reason: ReasonDamaged})
 		}
-		b.journalDrops("", Numbers{})
+		b.journalDrops(refusal{})
 	}
 	b.want = true
 	b.mu.Unlock()

@@ -199,6 +199,17 @@ func (b *Buffer) leaveTail(m *message) {
 	if len(b.tail) == 0 {
 		b.tail, b.base = nil, b.next
 	}
+	if m.epoch == b.epoch {
+		b.device(m.device).trim(b)
+	}
+}
+
+// trim forgets the messages at the front of the queue that left the tail.
+func (d *device) trim(b *Buffer) {
+	for len(d.queue) > 0 && b.inTail(d.queue[0].pos) != d.queue[0] {
+		d.queue[0] = nil
+		d.queue = d.queue[1:]
+	}
 }
 
 // segmentOf finds the segment whose range has pos. mu is held.
