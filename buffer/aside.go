@@ -1,6 +1,7 @@
 package buffer
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,8 +9,14 @@ import (
 	"strings"
 )
 
+// asideNote lies beside what was set aside.
+type asideNote struct {
+	Reason  string      `json:"reason"`
+	Settled [][2]uint64 `json:"settled"` // positions that were acknowledged or dropped before
+}
+
 // setAside moves something damaged to aside/, its bytes and the reason kept.
-func (b *Buffer) setAside(path, reason string) (string, error) {
+func (b *Buffer) setAside(path, reason string, settled ranges) (string, error) {
 	dir := filepath.Join(b.disk.root, "aside")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err
@@ -25,7 +32,7 @@ func (b *Buffer) setAside(path, reason string) (string, error) {
 	if err := os.Rename(path, to); err != nil {
 		return "", fmt.Errorf("set aside %s: %w", path, err)
 	}
-	_ = os.WriteFile(to+".reason", []byte(reason+"\n"), 0o600)
+	writeNote(to, asideNote{reason, settled.pairs(len(settled))})
 	b.mu.Lock()
 	b.stats.SegmentsAside++
 	b.mu.Unlock()
@@ -33,11 +40,26 @@ func (b *Buffer) setAside(path, reason string) (string, error) {
 	return to, nil
 }
 
+func writeNote(path string, n asideNote) {
+	if body, err := json.Marshal(n); err == nil {
+		_ = os.WriteFile(path+".reason", append(body, '\n'), 0o600) // only a help: Repair goes without
+	}
+}
+
+func readNote(path string) asideNote {
+	var n asideNote
+	body, err := os.ReadFile(path + ".reason")
+	if err != nil || json.Unmarshal(body, &n) != nil {
+		return asideNote{}
+	}
+	return n
+}
+
 // dropAside removes the oldest set-aside store to keep max_bytes: what is in line
 // comes before what is damaged. It says whether there was one.
 func (b *Buffer) dropAside() bool {
 	all := asideStores(b.disk.root)
-	if len(all) == 0 || usage(filepath.Join(b.disk.root, "aside")) < b.quota()/10 {
+	if len(all) == 0 || b.repairing || usage(filepath.Join(b.disk.root, "aside")) < b.quota()/10 {
 		return false
 	}
 	b.env.Log.Warn("set-aside store removed to keep max_bytes", "path", all[0])

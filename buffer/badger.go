@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 
@@ -75,17 +73,14 @@ func storeOptions(dir string, segment int64, readOnly bool) badger.Options {
 	return o
 }
 
-// openStore opens a segment's directory. An error that is not errNoMemory and not a
-// full disk means damage.
+// openStore opens a segment's directory: a new one for writing, or a closed one whose
+// files are as they were closed for reading.
 func openStore(dir string, segment int64, readOnly bool) (*store, error) {
 	s := &store{log: &storeLog{}}
 	o := storeOptions(dir, segment, readOnly)
 	o.Logger = s.log
 	if err := roomToMap(4*o.ValueLogFileSize + 8*o.MemTableSize); err != nil {
 		return nil, err
-	}
-	if !readOnly {
-		clearEmpty(dir)
 	}
 	err := guard("open "+dir, func() (err error) {
 		s.db, err = badger.Open(o)
@@ -108,22 +103,6 @@ func roomToMap(n int64) error {
 		return fmt.Errorf("%w: map %d bytes: %w", errNoMemory, n, err)
 	}
 	return unix.Munmap(b)
-}
-
-// clearEmpty removes what kill -9 leaves at the creation of a file, which Badger
-// refuses, and its statistics of garbage, which a store without deletions has none of.
-func clearEmpty(dir string) {
-	entries, _ := os.ReadDir(dir)
-	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		ext := filepath.Ext(e.Name())
-		if info, err := e.Info(); err == nil && info.Size() == 0 && (ext == ".mem" || ext == ".vlog") {
-			os.Remove(path)
-		}
-		if e.Name() == "DISCARD" {
-			os.Remove(path)
-		}
-	}
 }
 
 func storeKey(pos uint64) []byte { return binary.BigEndian.AppendUint64(nil, pos) }
@@ -164,29 +143,6 @@ func (s *store) read(pos uint64, dst []byte) ([]byte, error) {
 		})
 	})
 	return dst, err
-}
-
-// each yields every block in order. A block that cannot be read is yielded as nil.
-func (s *store) each(yield func(pos uint64, block []byte)) error {
-	return guard("read store", func() error {
-		return s.db.View(func(txn *badger.Txn) error {
-			o := badger.DefaultIteratorOptions
-			o.PrefetchValues = false
-			it := txn.NewIterator(o)
-			defer it.Close()
-			for it.Rewind(); it.Valid(); it.Next() {
-				if len(it.Item().Key()) != 8 {
-					continue
-				}
-				v, err := it.Item().ValueCopy(nil)
-				if err != nil {
-					v = nil
-				}
-				yield(binary.BigEndian.Uint64(it.Item().Key()), v)
-			}
-			return nil
-		})
-	})
 }
 
 func (s *store) close() error {

@@ -76,7 +76,7 @@ func (r *rig) open() *Buffer {
 // openOn opens with a disk that the test set up.
 func (r *rig) openOn(set func(*disk)) *Buffer {
 	r.t.Helper()
-	b, err := prepare(r.cfg, r.env)
+	b, err := prepare(r.cfg, r.env, false)
 	if err == nil {
 		set(b.disk)
 		b, err = b.run()
@@ -102,10 +102,11 @@ func (b *Buffer) kill() {
 	<-b.stopped
 	b.journal.close(false)
 	b.stores.Lock()
-	for _, s := range []*store{b.writer, b.reader} {
-		if s != nil {
-			s.abandon()
-		}
+	if b.writer != nil {
+		b.writer.abandon()
+	}
+	if b.reader != nil {
+		_ = b.reader.close()
 	}
 	b.stores.Unlock()
 	b.release()

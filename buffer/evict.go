@@ -357,6 +357,7 @@ func (b *Buffer) removeSegment(s *segment) {
 	b.segments = slices.DeleteFunc(slices.Clone(b.segments), func(x *segment) bool { return x == s })
 	b.headDirty = true
 	damaged := s.damaged
+	settled := ranges(s.lost.missing(s.First, s.Last+1))
 	b.mu.Unlock()
 	b.stores.Lock() // whoever comes now finds it gone
 	if b.writing == s {
@@ -370,7 +371,7 @@ func (b *Buffer) removeSegment(s *segment) {
 	b.cache.forget(s)
 	b.stores.Unlock()
 	if damaged != "" {
-		if _, err := b.setAside(s.dir, damaged); err == nil {
+		if _, err := b.setAside(s.dir, damaged, settled); err == nil {
 			return
 		}
 	}

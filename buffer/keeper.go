@@ -342,6 +342,7 @@ func (b *Buffer) finishWriter() error {
 		return errors.Join(err, os.RemoveAll(seg.dir))
 	}
 	if err == nil {
+		seg.Files = sums(seg.dir)
 		err = seg.save(b.disk)
 	}
 	return err

@@ -34,7 +34,7 @@ type found struct {
 
 // Open opens or creates the store. Damage never fails it: see Opened.
 func Open(cfg Config, env Env) (*Buffer, error) {
-	b, err := prepare(cfg, env)
+	b, err := prepare(cfg, env, false)
 	if err != nil {
 		return nil, err
 	}
@@ -51,14 +51,18 @@ func (b *Buffer) run() (*Buffer, error) {
 	return b, nil
 }
 
-func prepare(cfg Config, env Env) (*Buffer, error) {
+// prepare takes the directory and makes an empty Buffer. offline: for the tools, which
+// make nothing that is not there and move nothing.
+func prepare(cfg Config, env Env, offline bool) (*Buffer, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(filepath.Join(cfg.DataDir, "segments"), 0o700); err != nil {
-		if _, serr := os.Stat(cfg.DataDir); serr != nil {
+	if !offline {
+		if err := os.MkdirAll(filepath.Join(cfg.DataDir, "segments"), 0o700); err != nil && !isDir(cfg.DataDir) {
 			return nil, fmt.Errorf("open buffer: %w", err)
 		}
+	} else if !isDir(cfg.DataDir) {
+		return nil, fmt.Errorf("open buffer: %s: %w", cfg.DataDir, os.ErrNotExist)
 	}
 	lock, err := lockDir(cfg.DataDir)
 	if err != nil {
@@ -69,16 +73,26 @@ func prepare(cfg Config, env Env) (*Buffer, error) {
 		changed: make(chan struct{}, 1), kick: make(chan struct{}, 1),
 		stop: make(chan struct{}), stopped: make(chan struct{}),
 		devices: make(map[string]*device), reported: make(map[uint64]int), closing: make(map[string]int),
-		gen: newGeneration(), base: 1, next: 1,
+		gen: newGeneration(), base: 1, next: 1, offline: offline,
 	}
 	b.journal = &journal{dir: cfg.RuntimeDir, limit: journalLimit, tmpfs: true}
-	if cfg.RuntimeDir == "" || os.MkdirAll(cfg.RuntimeDir, 0o700) != nil || !isTmpfs(cfg.RuntimeDir) {
+	if !offline && cfg.RuntimeDir != "" {
+		_ = os.MkdirAll(cfg.RuntimeDir, 0o700)
+	}
+	if cfg.RuntimeDir == "" || !isTmpfs(cfg.RuntimeDir) {
 		b.journal.dir, b.journal.tmpfs = filepath.Join(cfg.DataDir, "journal"), false
 		b.journal.limit = min(journalLimit, max(128<<10, cfg.MaxBytes/8))
-		b.warn("runtime_dir %q is not a tmpfs: the journal is on the card, which wears it", cfg.RuntimeDir)
-		_ = os.MkdirAll(b.journal.dir, 0o700)
+		if !offline {
+			b.warn("runtime_dir %q is not a tmpfs: the journal is on the card, which wears it", cfg.RuntimeDir)
+			_ = os.MkdirAll(b.journal.dir, 0o700)
+		}
 	}
 	return b, nil
+}
+
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
 }
 
 func (c Config) check() error {
@@ -106,11 +120,11 @@ func (b *Buffer) find() *found {
 	f := &found{numbers: make(map[string]map[string]Numbers), messages: make(map[uint64]*message), next: 1}
 	b.finishRemovals()
 	b.findHead(f)
-	b.findSegments(f)
 	b.findRing(f)
 	b.findKept(f)
 	b.findJournal(f)
 	b.findQuarantine(f)
+	b.findSegments(f)
 	f.empty = f.head == nil && !f.headBad && f.next == 1 && len(b.segments) == 0 && !f.journalSeen
 	return f
 }
@@ -131,12 +145,12 @@ func (b *Buffer) findHead(f *found) {
 	b.headFile, f.head, err = loadHead(b.disk, filepath.Join(b.disk.root, "head"))
 	if f.headBad = errors.Is(err, errSlots); f.headBad {
 		b.warn("the head is damaged: a new epoch begins")
-		b.asideAtOpen(filepath.Join(b.disk.root, "head"), "both copies of the head are damaged")
+		b.asideAtOpen(filepath.Join(b.disk.root, "head"), "both copies of the head are damaged", nil)
 	}
 	b.dropFile, f.drops, err = loadDrops(b.disk, filepath.Join(b.disk.root, "drops"))
 	if errors.Is(err, errSlots) {
 		b.warn("the list of dropped ranges is damaged")
-		b.asideAtOpen(filepath.Join(b.disk.root, "drops"), "both copies of the dropped ranges are damaged")
+		b.asideAtOpen(filepath.Join(b.disk.root, "drops"), "both copies of the dropped ranges are damaged", nil)
 	}
 	b.dropsSaved = f.drops.Version
 	if f.head != nil {
@@ -146,8 +160,11 @@ func (b *Buffer) findHead(f *found) {
 	f.acked.addPairs(f.drops.Gone)
 }
 
-func (b *Buffer) asideAtOpen(path, reason string) {
-	if to, err := b.setAside(path, reason); err == nil {
+func (b *Buffer) asideAtOpen(path, reason string, settled ranges) {
+	if b.offline {
+		return
+	}
+	if to, err := b.setAside(path, reason, settled); err == nil {
 		b.opening.SetAside = append(b.opening.SetAside, to)
 	}
 }
@@ -158,7 +175,7 @@ func (b *Buffer) findSegments(f *found) {
 	for _, dir := range segmentDirs(b.disk.root) {
 		s, err := loadSegment(dir)
 		if err != nil {
-			s, err = b.reviveSegment(dir)
+			s, err = reviveSegment(b.disk, dir, func(m *message) bool { return f.messages[m.pos] != nil || f.acked.has(m.pos) })
 		}
 		switch {
 		case err != nil && transient(err): // its messages wait for the next Open
@@ -167,10 +184,12 @@ func (b *Buffer) findSegments(f *found) {
 			continue
 		case err != nil:
 			b.warn("segment %s is damaged: %v", dir, err)
-			b.asideAtOpen(dir, err.Error())
+			b.asideAtOpen(dir, err.Error(), f.acked)
 			continue
 		case s == nil:
-			_ = os.RemoveAll(dir)
+			if !b.offline {
+				_ = os.RemoveAll(dir)
+			}
 			continue
 		}
 		b.segments = append(b.segments, s)
@@ -179,44 +198,6 @@ func (b *Buffer) findSegments(f *found) {
 			f.seen(sp.Epoch, sp.Device, Numbers{Seq: sp.Last})
 		}
 	}
-}
-
-// reviveSegment opens a store that was being written, and closes it properly.
-func (b *Buffer) reviveSegment(dir string) (*segment, error) {
-	attempts := filepath.Join(b.journal.dir, "opening-"+filepath.Base(dir))
-	if info, err := os.Stat(attempts); err == nil && info.Size() >= 5 {
-		os.Remove(attempts)
-		return nil, errors.New("the process ended five times while it was opened")
-	}
-	if file, err := os.OpenFile(attempts, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600); err == nil {
-		_, _ = file.Write([]byte{'.'})
-		file.Close()
-	}
-	defer os.Remove(attempts)
-	if err := b.roomOnDisk(2 * freeMargin); err != nil {
-		return nil, err
-	}
-	st, err := openStore(dir, segmentLimit(b.cfg.MaxBytes), false)
-	if err != nil {
-		return nil, err
-	}
-	s, damaged, err := scanSegment(st, dir)
-	if cerr := st.close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return nil, err
-	}
-	if damaged > 0 {
-		s.damaged = fmt.Sprintf("%d damaged blocks", damaged)
-	}
-	if len(s.Blocks) == 0 {
-		if damaged > 0 {
-			return nil, errors.New(s.damaged)
-		}
-		return nil, nil
-	}
-	return s, s.save(b.disk)
 }
 
 func (f *found) seen(epoch, device string, n Numbers) {
@@ -240,7 +221,7 @@ func (f *found) message(m *message) {
 func (b *Buffer) findRing(f *found) {
 	size := ringBytes(b.cfg.MaxBytes)
 	blocks, bad := 0, 0
-	r, err := openRing(b.disk, size, b.env.Rand, func(block []byte, rec *ringRecord) {
+	r, err := openRing(b.disk, size, b.env.Rand, b.offline, func(block []byte, rec *ringRecord) {
 		blocks++
 		_, derr := decodeBlock(block, true, func(m *message) bool {
 			m.synced, m.rec = true, rec
@@ -254,8 +235,10 @@ func (b *Buffer) findRing(f *found) {
 	b.ring = r
 	if errors.Is(err, errRing) {
 		b.warn("the ring is damaged: a new one is made")
-		b.asideAtOpen(filepath.Join(b.disk.root, "ring"), "the ring is unreadable")
-		err = r.create(b.env.Rand)
+		b.asideAtOpen(filepath.Join(b.disk.root, "ring"), "the ring is unreadable", f.acked)
+		if err = nil; !b.offline {
+			err = r.create(b.env.Rand)
+		}
 	}
 	if err != nil {
 		b.warn("the ring cannot be used: %v", err)
@@ -283,7 +266,7 @@ func (b *Buffer) findKept(f *found) {
 		})
 		if err != nil {
 			b.warn("control message %s is damaged", path)
-			b.asideAtOpen(path, err.Error())
+			b.asideAtOpen(path, err.Error(), nil)
 		}
 	}
 }
@@ -294,7 +277,7 @@ func (b *Buffer) findQuarantine(f *found) {
 		q, _, err := readQuarantine(path)
 		if err != nil {
 			b.warn("quarantined message %s is damaged", path)
-			b.asideAtOpen(path, err.Error())
+			b.asideAtOpen(path, err.Error(), nil)
 			continue
 		}
 		b.quarantine = append(b.quarantine, q)
@@ -399,7 +382,9 @@ func (r *replay) message(m *message, raws uint64) {
 	r.replaced(m.device, raws)
 	f := r.f
 	if f.journal != nil && m.epoch == f.journal.Epoch {
-		f.journalNums[m.device] = Numbers{m.seq, m.total}
+		if m.seq > f.journalNums[m.device].Seq { // not one that Repair put back in line
+			f.journalNums[m.device] = Numbers{m.seq, m.total}
+		}
 		f.journal.Opened = f.journal.Opened || m.opens
 	}
 	if old := f.messages[m.pos]; old != nil && old.synced {

@@ -196,7 +196,7 @@ func (b *Buffer) load(s *segment, ref blockRef) (*block, error) {
 }
 
 // storeOf opens the segment's store for reading if it is not open. stores is held.
-func (b *Buffer) storeOf(s *segment) (*store, error) {
+func (b *Buffer) storeOf(s *segment) (blockReader, error) {
 	if b.writing == s {
 		return b.writer, nil
 	}
@@ -214,13 +214,7 @@ func (b *Buffer) storeOf(s *segment) (*store, error) {
 		_ = b.reader.close()
 		b.reader, b.reading = nil, nil
 	}
-	st, err := openStore(s.dir, limit, true)
-	if err != nil && !transient(err) { // it may only need its log replayed
-		if err := b.roomOnDisk(2 * freeMargin); err != nil {
-			return nil, err
-		}
-		st, err = openStore(s.dir, limit, false)
-	}
+	st, err := openClosed(s, limit)
 	if err != nil {
 		return nil, err
 	}
@@ -249,6 +243,7 @@ func (b *Buffer) lost(s *segment, ref blockRef, salvaged *block, cause error) {
 	for _, sp := range todo {
 		for _, gone := range left.missing(sp.lo, sp.hi) {
 			n += b.acked.add(gone.lo, gone.hi)
+			s.lost.add(gone.lo, gone.hi)
 		}
 	}
 	b.held -= n

@@ -45,7 +45,7 @@ var errRing = errors.New("the ring is unreadable")
 
 // openRing reads or creates the ring of this size and yields the blocks found, by
 // age. It returns errRing with a fresh ring when the old one was unreadable.
-func openRing(d *disk, size int64, rnd io.Reader, yield func(block []byte, rec *ringRecord)) (*ring, error) {
+func openRing(d *disk, size int64, rnd io.Reader, offline bool, yield func(block []byte, rec *ringRecord)) (*ring, error) {
 	r := &ring{disk: d, pages: int(size / page), at: 1, next: 1}
 	path := filepath.Join(d.root, "ring")
 	b, err := os.ReadFile(path)
@@ -58,6 +58,9 @@ func openRing(d *disk, size int64, rnd io.Reader, yield func(block []byte, rec *
 	}
 	if err != nil && !os.IsNotExist(err) {
 		return r, err
+	}
+	if offline {
+		return r, nil
 	}
 	return r, r.create(rnd)
 }

@@ -27,9 +27,12 @@ type segment struct {
 	Held     [][2]uint64  `json:"held"` // positions that went in
 	Devices  []deviceSpan `json:"devices"`
 	Controls []controlAt  `json:"controls,omitempty"`
+	Files    []fileSum    `json:"files,omitempty"` // what Badger needs to be intact
+	Raw      bool         `json:"raw,omitempty"`   // only value logs: a killed process left it
 	held     ranges
 	dir      string
 	damaged  string // why it goes to aside/ instead of away
+	lost     ranges // what could not be read of it
 }
 
 // blockRef is one block of a segment, and what is lost if it is.
@@ -139,28 +142,6 @@ func loadSegment(dir string) (*segment, error) {
 	s.Held = nil
 	s.dir = dir
 	return s, nil
-}
-
-// scanSegment makes the account anew from the store itself.
-func scanSegment(st *store, dir string) (s *segment, damaged int, err error) {
-	s = &segment{dir: dir}
-	err = st.each(func(pos uint64, b []byte) {
-		var msgs []*message
-		_, bad := decodeBlock(b, false, func(m *message) bool {
-			m.blob = nil
-			msgs = append(msgs, m)
-			return true
-		})
-		if bad != nil || len(msgs) == 0 || msgs[0].pos != pos {
-			damaged++
-			return
-		}
-		s.note(msgs, len(b))
-	})
-	if len(s.Blocks) > 0 {
-		s.First = s.Blocks[0].First
-	}
-	return s, damaged, err
 }
 
 // segmentDirs lists the directories of segments by first position.

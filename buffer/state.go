@@ -10,6 +10,7 @@ import (
 // seals for one device.
 type Buffer struct {
 	env     Env
+	offline bool // for the tools: no keeper, nothing is made or moved
 	opening Opening
 	disk    *disk
 	lock    *os.File
@@ -31,7 +32,7 @@ type Buffer struct {
 
 	// stores guards which Badger is open; taken before mu, after card.
 	stores  sync.RWMutex
-	reader  *store
+	reader  blockReader
 	reading *segment
 	cache   blockCache
 
@@ -50,15 +51,15 @@ type Buffer struct {
 	unsafe  uint64     // below it nothing in the tail is without a sync
 	gen     *generation
 
-	segments    []*segment
-	damagedSegs bool
-	disabled    string // why segments cannot be used
-	drops       dropState
-	reported    map[uint64]int // Drop id: held messages that report it
-	closing     map[string]int // epoch: held messages that close it
-	old         []EpochEnd
-	quarantine  []quarantined
-	unsealed    []Raw
+	segments   []*segment
+	repairing  bool   // what is set aside is not given up for room
+	disabled   string // why segments cannot be used
+	drops      dropState
+	reported   map[uint64]int // Drop id: held messages that report it
+	closing    map[string]int // epoch: held messages that close it
+	old        []EpochEnd
+	quarantine []quarantined
+	unsealed   []Raw
 
 	journal     *journal
 	journalDead bool // the head says that the journal proves nothing
