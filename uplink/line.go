@@ -124,7 +124,7 @@ func (l *line) puback(id uint16, code byte, words string) {
 	pos := f.pos
 	l.fl.remove(id)
 	// The server should never run dry: idle alone would come once per window.
-	if l.unsaid++; l.unsaid >= max(1, l.window/8) {
+	if l.unsaid++; l.unsaid >= max(8, l.window/8) {
 		l.unsaid = 0
 		signal(l.wake)
 	}
