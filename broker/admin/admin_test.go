@@ -235,7 +235,7 @@ func TestTailStreams(t *testing.T) {
 	got := make(chan string)
 	done := make(chan error, 1)
 	go func() {
-		done <- tcp.Lines(ctx, "/v1/tail?filter=gw%2F%23", func(line []byte) error {
+		done <- tcp.Lines(ctx, "/v1/tail?filter=gw%2F%23", func() {}, func(line []byte) error {
 			got <- string(line)
 			return nil
 		})
@@ -261,7 +261,7 @@ func TestTailsAreBounded(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, maxTails)
 	for range maxTails {
-		go func() { done <- tcp.Lines(ctx, "/v1/tail", func([]byte) error { return nil }) }()
+		go func() { done <- tcp.Lines(ctx, "/v1/tail", func() {}, func([]byte) error { return nil }) }()
 		<-f.tailing
 	}
 	err := client(t, base, testToken).Get(t.Context(), "/v1/tail", new(any))

@@ -62,13 +62,15 @@ func (c *Client) Delete(ctx context.Context, path string, v any) error {
 	return c.do(ctx, http.MethodDelete, path, nil, v)
 }
 
-// Lines calls fn for each line of a streamed answer until ctx or the stream ends, or fn fails.
-func (c *Client) Lines(ctx context.Context, path string, fn func(line []byte) error) error {
+// Lines calls begun once the stream stands, then fn for each line, until ctx or the
+// stream ends, or fn fails.
+func (c *Client) Lines(ctx context.Context, path string, begun func(), fn func(line []byte) error) error {
 	resp, err := c.send(ctx, http.MethodGet, path, nil)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
+	begun()
 	r := bufio.NewReaderSize(resp.Body, 64<<10)
 	for {
 		line, err := r.ReadBytes('\n')

@@ -110,6 +110,7 @@ func group(cmd *cobra.Command, args []string) error {
 		}
 		return usage("which command? one of: %s", strings.Join(names, ", "))
 	}
+	cmd.SuggestionsMinimumDistance = 2
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 		return usage("there is no command %q; did you mean %q?", args[0], near[0])
 	}

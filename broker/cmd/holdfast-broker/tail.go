@@ -30,7 +30,8 @@ With --json one object per message. Ends with SIGINT, or after --count messages.
 			}
 			err := a.ask(func(c *admin.Client) error {
 				seen := uint64(0)
-				return c.Lines(cmd.Context(), "/v1/tail?filter="+url.QueryEscape(list[0]), func(line []byte) error {
+				begun := func() { fmt.Fprintf(a.stderr, "waiting for messages on %s\n", list[0]) }
+				return c.Lines(cmd.Context(), "/v1/tail?filter="+url.QueryEscape(list[0]), begun, func(line []byte) error {
 					if err := a.printTail(line); err != nil {
 						return err
 					}
