@@ -9,7 +9,7 @@
 //     in the MQTT 5 user property "jws", content type application/senml+json. Easy to
 //     read; subscribers on MQTT 3.1.1 lose the user property and with it the proof.
 //   - [CBOR]: SenML CBOR inside a tagged COSE_Sign1 or COSE_Mac0 (RFC 9052), content
-//     type application/cose. About half the size, and it survives everything.
+//     type application/cose. About a third smaller, and it survives everything.
 //
 // # Header
 //

@@ -325,6 +325,7 @@ func TestSealRefuses(t *testing.T) {
 		{"good with reason", "reason", func(_ *Header, p *Pack) { p.Records[0].Reason = "x" }},
 		{"metric", "metric name", func(_ *Header, p *Pack) { p.Records[0].Name = "w:quality" }},
 		{"unit", "unit", func(_ *Header, p *Pack) { p.Records[0].Unit = "µg" }},
+		{"long unit", "unit", func(_ *Header, p *Pack) { p.Records[0].Unit = strings.Repeat("m", 65) }},
 	}
 	for _, test := range tests {
 		p := Pack{Gateway: "gw-0042", Device: "scale", Base: testBase, Records: []Record{{Name: "w", V: ptr(1.5)}}}
