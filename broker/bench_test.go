@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"holdfast/broker/mqtt"
+	"holdfast/uplink/wire"
 )
 
 // pipeline publishes with QoS 1 over a bare socket, at most window unacknowledged, until n are
@@ -198,4 +200,145 @@ func mosquitto(b testing.TB) string {
 		return err == nil
 	})
 	return addr
+}
+
+// BenchmarkVerifiedIngest: messages signed with Ed25519 from 50 gateways, each checked, entered
+// into the ledger and synced. The yardsticks of the same run: the same messages without a check,
+// and the check alone on all cores. ratio = (ingest time + check time) / verified ingest time;
+// the goal is 0.8 or more.
+func BenchmarkVerifiedIngest(b *testing.B) {
+	const gateways = 50
+	dir := b.TempDir()
+	each := (b.N + gateways - 1) / gateways
+	feeds, messages := signedFeeds(b, dir, gateways, each)
+	total := float64(gateways * each)
+	b.ResetTimer()
+	off := replayPackets(b, dir, PolicyOff, feeds)
+	on := replayPackets(b, dir, PolicyReject, feeds)
+	check := verifyAll(b, dir, messages)
+	b.ReportMetric(total/off.Seconds(), "unchecked/s")
+	b.ReportMetric(total/on.Seconds(), "checked/s")
+	b.ReportMetric(total/check.Seconds(), "check-alone/s")
+	b.ReportMetric((off+check).Seconds()/on.Seconds(), "ratio")
+}
+
+// packetFeed is a gateway's PUBLISHes, and where each ends.
+type packetFeed struct {
+	data []byte
+	ends []int
+}
+
+func signedFeeds(b *testing.B, dir string, gateways, each int) (feeds []packetFeed, messages []wire.Message) {
+	c := &rawClient{version: mqtt.V5}
+	for g := range gateways {
+		name := fmt.Sprintf("gw-%d", g)
+		key := gatewayKey(b, dir, name)
+		var f packetFeed
+		for i := range each {
+			m := sealedMessage(b, key, name, "00000000000000a1", i+1, float64(i))
+			f.data = append(f.data, c.publishPacket(m.Topic, string(m.Payload), 2, uint16(i%60000+1), signedProps(m))...)
+			f.ends = append(f.ends, len(f.data))
+			messages = append(messages, m)
+		}
+		feeds = append(feeds, f)
+	}
+	return feeds, messages
+}
+
+// replayPackets publishes prepared packets from one connection per feed, 512 unacknowledged each.
+func replayPackets(b *testing.B, keys, policy string, feeds []packetFeed) time.Duration {
+	cfg := testConfig(b.TempDir())
+	cfg.Verify = []VerifyRule{{Filter: "gw/#", Policy: policy}}
+	r := start(b, cfg)
+	defer r.stop()
+	if err := registerKeys(r.Registry(), keys); err != nil {
+		b.Fatal(err)
+	}
+	begin := time.Now()
+	var wg sync.WaitGroup
+	for i, f := range feeds {
+		c, _ := dialRaw(b, r.addr, fmt.Sprintf("bench-%d", i), v5)
+		defer c.disconnect()
+		wg.Go(func() {
+			if err := sendPrepared(c, f, 512); err != nil {
+				b.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	return time.Since(begin)
+}
+
+func sendPrepared(c *rawClient, f packetFeed, window int) error {
+	n := len(f.ends)
+	credit := make(chan int, n+1)
+	credit <- window
+	fail := make(chan error, 1)
+	go func() { fail <- countAcks(c, n, credit) }()
+	for at, from := 0, 0; at < n; {
+		k, ok := <-credit
+		if !ok {
+			break
+		}
+		at = min(n, at+k)
+		if _, err := c.nc.Write(f.data[from:f.ends[at-1]]); err != nil {
+			return err
+		}
+		from = f.ends[at-1]
+	}
+	return <-fail
+}
+
+// verifyAll checks all messages on all cores, and nothing else.
+func verifyAll(b *testing.B, keys string, messages []wire.Message) time.Duration {
+	r := start(b, testConfig(b.TempDir()))
+	defer r.stop()
+	if err := registerKeys(r.Registry(), keys); err != nil {
+		b.Fatal(err)
+	}
+	begin := time.Now()
+	var wg sync.WaitGroup
+	workers := runtime.GOMAXPROCS(0)
+	for w := range workers {
+		wg.Go(func() {
+			for i := w; i < len(messages); i += workers {
+				if _, err := wire.Verify(messages[i], r.Registry()); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return time.Since(begin)
+}
+
+// BenchmarkIdleClients reports the memory of connections that do nothing.
+func BenchmarkIdleClients(b *testing.B) {
+	r := start(b, testConfig(b.TempDir()))
+	const n = 2000
+	var before, after runtime.MemStats
+	memory := func(m *runtime.MemStats) {
+		runtime.GC()
+		runtime.GC()
+		runtime.ReadMemStats(m)
+	}
+	conns := make([]*rawClient, 0, n)
+	quiet := func(i int) *rawClient { // the loader's side keeps no buffers of its own
+		c, _ := dialRaw(b, r.addr, fmt.Sprintf("idle-%d", i), opts{version: mqtt.V311, clean: true})
+		c.subscribe(1, fmt.Sprintf("idle/%d/#", i))
+		c.r = nil
+		return c
+	}
+	memory(&before)
+	for i := range n {
+		conns = append(conns, quiet(i))
+	}
+	memory(&after)
+	used := after.HeapInuse + after.StackInuse - before.HeapInuse - before.StackInuse
+	b.ReportMetric(float64(used)/n, "B/client")
+	b.ReportMetric(0, "ns/op")
+	for _, c := range conns {
+		c.disconnect()
+	}
 }

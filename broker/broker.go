@@ -80,6 +80,7 @@ type Broker struct {
 	dirtyGroups sync.Map // *group → struct{}
 	checked     uint64   // last batch in the newest checkpoint; house only
 	checkedAt   time.Duration
+	ledgerAt    Position // of the restored snapshot
 	generation  uint64
 
 	ctx      context.Context // ends when the broker stops

@@ -104,6 +104,9 @@ func (c *conn) run(ctx context.Context) error {
 	for {
 		if c.keepAlive > 0 {
 			_ = c.nc.SetReadDeadline(time.Now().Add(c.keepAlive))
+			if c.isEnding() { // end's deadline came first and has just been lost
+				return net.ErrClosed
+			}
 		}
 		first, body, err := in.next()
 		if err != nil && ctx.Err() != nil {
@@ -254,9 +257,11 @@ func (c *conn) writeAll() error {
 			*buf, more = out, m
 		}
 		if len(*buf) > 0 {
-			if !ending {
+			c.mu.Lock()
+			if !c.ending { // then end has set a nearer one
 				_ = c.nc.SetWriteDeadline(time.Now().Add(writeTimeout))
 			}
+			c.mu.Unlock()
 			if _, err := c.nc.Write(*buf); err != nil {
 				return err
 			}
@@ -279,8 +284,8 @@ func (c *conn) end(code byte, reason string) {
 		c.ending = true
 		c.out = append(c.out, mqtt.AppendDisconnect(nil, c.version, code, reason)...)
 	}
-	c.mu.Unlock()
 	_ = c.nc.SetWriteDeadline(time.Now().Add(goodbyeTimeout))
+	c.mu.Unlock()
 	c.kick()
 	_ = c.nc.SetReadDeadline(time.Unix(1, 0)) // wakes the reader
 }

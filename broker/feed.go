@@ -65,45 +65,44 @@ type feed struct {
 	client string // for No Local; "" for a group
 	kick   func() // there is something to do
 
-	mu      sync.Mutex
-	subs    map[string]*subscription // by filter as subscribed, shared ones excepted
-	queue   []item
-	bytes   int
-	loose   []item // QoS 0 messages that are not in the log
-	online  bool   // somebody takes the loose ones
-	live    bool
-	at      cursor // where to read on; meant only if not live
-	dropped uint64 // loose messages that had no room
-	gaps    uint64 // batches that were trimmed before they were read
+	mu     sync.Mutex
+	subs   map[string]*subscription // by filter as subscribed, shared ones excepted
+	queue  []item
+	bytes  int
+	loose  []item // QoS 0 messages that are not in the log
+	online bool   // somebody takes the loose ones
+	live   bool
+	at     cursor // where to read on; meant only if not live
+	gaps   uint64 // batches that were trimmed before they were read
 
 	stamp uint64 // of the tail
 	hit   int
 }
 
-// offer takes a record from the tail; true if the pump should be woken.
-func (f *feed) offer(it item) bool {
+// offer takes a record from the tail. wake says that the pump should be woken, dropped that there
+// was no room for a message that is not in the log.
+func (f *feed) offer(it item) (wake, dropped bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if it.at == (cursor{}) {
 		if !f.online {
-			return false
+			return false, false
 		}
 		if len(f.loose) >= liveItems {
-			f.dropped++
-			return false
+			return false, true
 		}
 		f.loose = append(f.loose, it)
-		return true
+		return true, false
 	}
 	if !f.live {
-		return false
+		return false, false
 	}
 	if len(f.queue) >= feedItems || f.bytes > feedBytes {
 		f.live, f.at = false, it.at
-		return false
+		return false, false
 	}
 	f.push(it)
-	return true
+	return true, false
 }
 
 func (f *feed) push(it item) {

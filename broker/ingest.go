@@ -306,6 +306,9 @@ func (b *Broker) enter(batch *Batch, i int, replay bool) {
 // enterLedger commits a verified record; a control message of a replayed log has to be decoded
 // again.
 func (b *Broker) enterLedger(r *Record, p Position, replay bool) {
+	if replay && b.ledgerAt.Batch > 0 && !b.ledgerAt.Before(p) {
+		return // the snapshot was taken a little after the position from which the log is read
+	}
 	if replay && r.Identity.Type != wire.TypeData {
 		pack, err := wire.Decode(recordMessage(r))
 		if err != nil {

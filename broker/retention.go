@@ -129,7 +129,7 @@ func (b *Broker) restoreLedger() (from uint64, err error) {
 		err = fmt.Errorf("%d of %d parts are there", n, parts)
 	}
 	if err == nil && len(snapshot) > 0 {
-		_, err = b.ledger.Restore(snapshot)
+		b.ledgerAt, err = b.ledger.Restore(snapshot)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("restore the ledger: %w", err)

@@ -40,6 +40,7 @@ type stateStore struct {
 	live    int // bytes of keys and values
 	written int // bytes since the last compaction
 
+	slack   int     // compact when it has grown by so much more than what is alive
 	damaged []error // found while reading
 }
 
@@ -51,7 +52,7 @@ const (
 
 // loadState reads a state stream from its beginning.
 func loadState(ctx context.Context, s *logStream, log *slog.Logger) (*stateStore, error) {
-	st := &stateStore{log: log, stream: s, m: map[string][]byte{}}
+	st := &stateStore{log: log, stream: s, slack: stateSlack, m: map[string][]byte{}}
 	first, last, _, err := s.bounds(ctx)
 	if err != nil {
 		return nil, err
@@ -164,7 +165,7 @@ func (st *stateStore) sync(ctx context.Context) error {
 // hands in the copy, nothing else comes in: a newer value must not be overtaken by an older one.
 func (st *stateStore) compact(ctx context.Context) error {
 	st.mu.RLock()
-	due := st.written > st.live+stateSlack
+	due := st.written > st.live+st.slack
 	st.mu.RUnlock()
 	if !due {
 		return nil

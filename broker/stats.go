@@ -34,13 +34,13 @@ type Gauges struct {
 	LastBatch    uint64 // stored
 	FirstBatch   uint64 // that can still be read
 	QueuedBytes  int    // publishes that wait for the disk
-	DroppedQoS0  uint64 // unlogged QoS 0 messages that had no room, sum over the present sessions
+	DroppedQoS0  uint64 // unlogged QoS 0 messages that had no room, since the start
 	BehindLogged int    // sessions that are connected and read from the log
 }
 
 // Gauges returns the present state.
 func (b *Broker) Gauges() Gauges {
-	g := Gauges{Connections: b.conns.len(), LastBatch: b.messages.stored.Load(), FirstBatch: b.tail.oldest()}
+	g := Gauges{Connections: b.conns.len(), LastBatch: b.messages.stored.Load(), FirstBatch: b.tail.oldest(), DroppedQoS0: b.tail.drops.Load()}
 	b.retained.mu.RLock()
 	g.Retained = len(b.retained.m)
 	b.retained.mu.RUnlock()
@@ -50,7 +50,6 @@ func (b *Broker) Gauges() Gauges {
 	for _, s := range b.sessions.all() {
 		s.mu.Lock()
 		g.Sessions++
-		g.DroppedQoS0 += s.dropped
 		if s.conn != nil && !s.live {
 			g.BehindLogged++
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 )
 
 // Why a batch is not there, for errors.Is.
@@ -33,6 +34,8 @@ type tail struct {
 	first uint64        // the first batch that is not trimmed, as far as is known
 	stamp uint64        // of the record being distributed
 	hits  []hit         // scratch of distribute
+
+	drops atomic.Uint64 // unlogged QoS 0 messages that had no room
 }
 
 // hit is a feed that gets the record being distributed, its overlapping subscriptions merged.
@@ -93,8 +96,12 @@ func (t *tail) offer(r *Record, at cursor, kicks map[*feed]struct{}) {
 	})
 	for i := range t.hits {
 		h := &t.hits[i]
-		if h.feed.offer(h.item) {
+		wake, dropped := h.feed.offer(h.item)
+		if wake {
 			kicks[h.feed] = struct{}{}
+		}
+		if dropped {
+			t.drops.Add(1)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -67,6 +68,7 @@ type writer struct {
 	mu      sync.Mutex
 	room    sync.Cond
 	queue   []entry
+	head    int // entries of queue that have been taken
 	bytes   int
 	closing bool
 	held    bool // submit waits: a copy of the state is being handed in
@@ -288,18 +290,20 @@ func (w *writer) kick() {
 func (w *writer) take() []entry {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	size, n := 0, 0
+	size, n := 0, w.head
 	for n < len(w.queue) && size < w.cfg.batchBytes {
 		if r := w.queue[n].rec; r != nil {
 			size += recordSize(r)
 		}
 		n++
 	}
-	es := append([]entry(nil), w.queue[:n]...)
-	w.queue = append(w.queue[:0], w.queue[n:]...)
-	w.bytes -= size
-	if len(w.queue) == 0 {
-		w.bytes = 0
+	es := slices.Clone(w.queue[w.head:n])
+	clear(w.queue[w.head:n])
+	w.head, w.bytes = n, w.bytes-size
+	if 2*w.head >= len(w.queue) { // move what waits only when it is the smaller half
+		k := copy(w.queue, w.queue[w.head:])
+		clear(w.queue[k:])
+		w.queue, w.head = w.queue[:k], 0
 	}
 	w.room.Broadcast()
 	return es
@@ -340,7 +344,7 @@ func (w *writer) run(ctx context.Context) {
 func (w *writer) finished() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.closing && len(w.queue) == 0 && len(w.flights) == 0
+	return w.closing && len(w.queue) == w.head && len(w.flights) == 0
 }
 
 // close lets run end when what is queued has been stored.
