@@ -92,6 +92,10 @@ func New(cfg Config, o Options) (*Agent, error) {
 	if err := a.openBuffer(); err != nil {
 		return nil, err
 	}
+	others, err := settleName(a.cfg.DataDir, a.identity.Gateway, a.buffer.Opened())
+	if err != nil {
+		a.log.Error("the gateway's name is not noted", "err", err) // costs clarity after a renaming, no reading
+	}
 	a.uplink, err = uplink.New(a.cfg.Uplink, uplink.Options{
 		Source: a.buffer, Open: openBlob, Log: a.log.With("part", "uplink"), Now: a.clock.Now, Wall: a.keeper.wall,
 	})
@@ -104,6 +108,7 @@ func New(cfg Config, o Options) (*Agent, error) {
 	}
 	a.sealer.tuning.Store(a.cfg.tuning())
 	a.control = newControl(a.sealer, a.buffer, a.identity, a.cfg, func() bool { return a.uplink.Status().Connected })
+	a.control.others = others
 	return a, nil
 }
 

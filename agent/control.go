@@ -31,6 +31,7 @@ type control struct {
 	held      held
 	connected func() bool
 	identity  Identity
+	others    map[string]bool // epochs under another name of this gateway
 	keyPath   string
 	anchors   string // file that remembers the anchor of this boot; "": only memory does
 
@@ -73,6 +74,9 @@ func (c *control) open(ctx context.Context) error {
 		return nil
 	}
 	body := wire.Open{PrevEpoch: o.PrevEpoch, Cause: o.Cause, Boot: c.clock.BootID(), Uncertain: o.Uncertain, Durable: numbers(o.Durable)}
+	if c.others[o.PrevEpoch] {
+		body = wire.Open{Cause: causeRenamed, Boot: body.Boot}
+	}
 	if prev := c.identity.Previous; prev != nil && !c.key.Public().Secret() {
 		e, err := wire.Endorse(prev, c.gateway, o.Epoch, c.key.Public())
 		if err != nil {
@@ -87,7 +91,7 @@ func (c *control) open(ctx context.Context) error {
 		return fmt.Errorf("open epoch: %w", err)
 	}
 	c.told = pos + 1
-	c.log.Info("epoch opened", "epoch", o.Epoch, "cause", o.Cause, "previous", o.PrevEpoch, "uncertain", o.Uncertain)
+	c.log.Info("epoch opened", "epoch", o.Epoch, "cause", body.Cause, "previous", o.PrevEpoch, "uncertain", o.Uncertain)
 	c.count(func(s *ControlStatus) { s.Opens++ })
 	return nil
 }
@@ -222,6 +226,9 @@ func (c *control) receipts(ctx context.Context) error {
 func (c *control) closings(ctx context.Context) error {
 	for _, e := range c.held.Drained() {
 		body := wire.Close{Epoch: e.Epoch, Durable: numbers(e.Durable), Uncertain: e.Uncertain}
+		if c.others[e.Epoch] {
+			body.Durable = nil // owed under another name
+		}
 		if _, err := c.send(ctx, wire.TypeClose, body, buffer.Meta{Closes: e.Epoch}); err != nil {
 			return fmt.Errorf("close epoch %s: %w", e.Epoch, err)
 		}

@@ -98,11 +98,7 @@ func keptID(dataDir string, random io.Reader) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("gateway id: %w", err)
 	}
-	tmp, err := writeTemp(path, []byte(id+"\n"))
-	if err != nil {
-		return "", fmt.Errorf("gateway id: %w", err)
-	}
-	return id, errors.Join(os.Rename(tmp, path), syncDir(dataDir))
+	return id, replaceFile(path, id+"\n")
 }
 
 // machineHash is sd_id128_get_machine_app_specific(3): HMAC-SHA256 of the application's

@@ -192,6 +192,42 @@ func TestRotationEndToEnd(t *testing.T) {
 	}
 }
 
+// TestRenaming: numbers begin anew under the new name, what was sealed under the old
+// one arrives under that, and the new name owes nothing for it.
+func TestRenaming(t *testing.T) {
+	addr := mosquitto(t)
+	cfg := testConfig(t, "127.0.0.1:1")
+	_, sub := trusting(t, cfg, addr)
+	cfg.Devices = []DeviceConfig{{Name: "count", Driver: "script"}}
+	run := func(cfg Config) *running {
+		c := &counter{limit: 30}
+		a := start(t, cfg, Options{Drivers: scripted(c.run)})
+		eventually(t, "all are taken", func() bool { return a.Status().Devices[0].Taken == 30 })
+		return a
+	}
+	run(cfg).stop()
+	cfg.GatewayID, cfg.Uplink.Servers = "gw-2", []string{"mqtt://" + addr}
+	run(cfg)
+	eventually(t, "all arrive, and the closing", func() bool {
+		return len(sub.numbers(t, "count")) == 60 && len(controls[wire.Close](t, sub, wire.TypeClose)) == 1
+	})
+	count := map[string]int{}
+	unique, _ := sub.data(t, "count")
+	for _, m := range unique {
+		count[m.header.Gateway] += m.header.N
+	}
+	if count["gw-1"] != 30 || count["gw-2"] != 30 {
+		t.Errorf("%v", count)
+	}
+	open := controls[wire.Open](t, sub, wire.TypeOpen)[1]
+	if open.Cause != causeRenamed || open.PrevEpoch != "" || len(open.Durable) != 0 {
+		t.Errorf("%+v", open)
+	}
+	if end := controls[wire.Close](t, sub, wire.TypeClose)[0]; len(end.Durable) != 0 {
+		t.Errorf("%+v", end)
+	}
+}
+
 // TestReload: devices come, go and change while readings flow; the others do not even
 // notice, and nothing that was taken is lost.
 func TestReload(t *testing.T) {

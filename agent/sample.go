@@ -212,8 +212,8 @@ func (s *station) take(readings []devices.Reading) {
 		// Neither tmpfs nor card: it can still be sealed and stored, or sent, soon.
 		s.log.Error("reading not journalled: a crash now would lose it", "err", err)
 	}
-	n := s.lane.put(g)
 	s.account(readings)
+	n := s.lane.put(g)
 	if due {
 		s.due()
 	}
