@@ -22,7 +22,7 @@ import (
 // each broker, if nothing else is wrong. It changes nothing.
 func CheckConfig(ctx context.Context, name string, online bool) (Config, []settings.Problem) {
 	doc, _ := settings.Load(name)
-	cfg, l := load(doc, catalog.Drivers())
+	cfg, l := load(doc, catalog.Drivers(), theReader())
 	if !l.Broken() { // else what it names is not what was meant
 		l.probe(cfg)
 	}
@@ -49,7 +49,8 @@ func (l *loader) dataDir(cfg Config) {
 		return
 	}
 	dir := existing(cfg.DataDir)
-	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
+	made := l.reader.name != "" && dir != cfg.DataDir // StateDirectory= of the unit will make it
+	if err := l.reader.may(dir, unix.W_OK|unix.X_OK); err != nil && !made {
 		l.Problem(key, "%s cannot be written (%v); let it belong to the agent's user: chown holdfast: %s", dir, err, dir)
 		return
 	}
@@ -153,13 +154,13 @@ func (l *loader) device(i int, d DeviceConfig) {
 		if !filepath.IsAbs(path) {
 			continue // its Check has said so
 		}
-		if why := unusable(path); why != "" {
+		if why := unusable(path, l.reader); why != "" {
 			l.tables[i].Problem(name, "%s", why)
 		}
 	}
 }
 
-func unusable(path string) string {
+func unusable(path string, who reader) string {
 	info, err := os.Stat(path)
 	switch {
 	case err != nil:
@@ -167,7 +168,7 @@ func unusable(path string) string {
 	case info.Mode()&fs.ModeCharDevice == 0:
 		return path + " is not a device"
 	}
-	if err := unix.Access(path, unix.R_OK|unix.W_OK); err != nil {
+	if err := who.may(path, unix.R_OK|unix.W_OK); err != nil {
 		return fmt.Sprintf("%s: %v; add the agent's user to its group: usermod -aG dialout holdfast", path, err)
 	}
 	return ""

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"holdfast/buffer"
 	"holdfast/devices"
 	"holdfast/devices/catalog"
@@ -23,11 +25,11 @@ import (
 // warning, the Config must not be used.
 func LoadConfig(name string) (Config, []settings.Problem) {
 	doc, _ := settings.Load(name)
-	c, l := load(doc, catalog.Drivers())
+	c, l := load(doc, catalog.Drivers(), reader{})
 	return c, l.Problems()
 }
 
-func load(doc *settings.Doc, drivers map[string]devices.Driver) (Config, *loader) {
+func load(doc *settings.Doc, drivers map[string]devices.Driver, who reader) (Config, *loader) {
 	f := defaults()
 	doc.Decode(&f)
 	if !doc.Has("buffer.batch_interval") {
@@ -40,7 +42,7 @@ func load(doc *settings.Doc, drivers map[string]devices.Driver) (Config, *loader
 	}
 	c := f.config(doc.Path)
 	c.File = doc.File()
-	l := &loader{Doc: doc, f: f}
+	l := &loader{Doc: doc, f: f, reader: who}
 	l.gateway()
 	l.buffer()
 	l.uplink(c)
@@ -54,6 +56,7 @@ type loader struct {
 	*settings.Doc
 	f      file
 	tables []*settings.Table // of Config.Devices, in its order
+	reader reader
 }
 
 func badName(s string) string {
@@ -117,12 +120,9 @@ func (l *loader) secret(key, name string, forbidden os.FileMode, mayLack bool) {
 }
 
 func (l *loader) readable(key, name string) {
-	f, err := os.Open(name)
-	if err != nil {
-		l.Problem(key, "%v; the agent's user must be able to read it", err)
-		return
+	if err := l.reader.may(name, unix.R_OK); err != nil {
+		l.Problem(key, "%s: %v; the agent's user must be able to read it: chown %s %s", name, err, serviceUser, name)
 	}
-	_ = f.Close() // only opened
 }
 
 func (l *loader) buffer() {

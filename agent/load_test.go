@@ -334,7 +334,7 @@ func FuzzConfig(f *testing.F) {
 	f.Add([]byte("[[device]]\nname = \"a\"\ndriver = \"sim\"\n[[device.metrics]]\nname = \"x\"\nwave = \"saw\"\nmin = -1e400\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		doc, _ := settings.Parse("agent.toml", data)
-		c, l := load(doc, catalog.Drivers())
+		c, l := load(doc, catalog.Drivers(), reader{})
 		if len(settings.Errors(l.Problems())) > 0 {
 			return
 		}
