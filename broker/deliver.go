@@ -22,7 +22,7 @@ type pick struct {
 }
 
 // pull appends to buf what the session may send now. more says that there may be more at once.
-func (s *session) pull(ctx context.Context, c *conn, buf []byte) (_ []byte, more bool, err error) {
+func (s *session) pull(ctx context.Context, c *conn, buf []byte) ([]byte, bool, error) {
 	if out, again, err := s.pullAgain(ctx, c, buf); again || err != nil {
 		return out, again, err
 	}
@@ -33,7 +33,7 @@ func (s *session) pull(ctx context.Context, c *conn, buf []byte) (_ []byte, more
 		if !behind {
 			return buf, false, nil
 		}
-		more, err = s.refill(ctx, s.b.tail, s.b.log)
+		_, err := s.refill(ctx, s.b.tail, s.b.log)
 		return buf, true, err
 	}
 	exactly := false

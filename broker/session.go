@@ -182,7 +182,7 @@ func (s *session) saveRound() {
 	waiters := s.waiters
 	s.waiters, s.dirty = nil, false
 	s.mu.Unlock()
-	err := s.b.state.putAsync(cursorKey+s.id, data, func(err error) { s.saved(waiters, err) })
+	err := s.b.state.putNow(cursorKey+s.id, data, func(err error) { s.saved(waiters, err) })
 	if err != nil {
 		s.saved(waiters, err)
 	}

@@ -141,11 +141,20 @@ func (st *stateStore) put(ctx context.Context, pairs ...pair) error {
 
 // putAsync stores a value; done, if any, is called when it is on disk, and must not block.
 func (st *stateStore) putAsync(key string, value []byte, done func(error)) error {
+	return st.w.submit(putEntry(key, value, done))
+}
+
+// putNow is putAsync for those that done calls: it does not wait for room.
+func (st *stateStore) putNow(key string, value []byte, done func(error)) error {
+	return st.w.submitNow(putEntry(key, value, done))
+}
+
+func putEntry(key string, value []byte, done func(error)) entry {
 	e := entry{rec: &Record{Kind: KindPut, Topic: key, Payload: value}}
 	if done != nil {
 		e.done = func(_ Position, err error) { done(err) }
 	}
-	return st.w.submit(e)
+	return e
 }
 
 func (st *stateStore) deleteAsync(key string) error {

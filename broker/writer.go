@@ -71,7 +71,8 @@ type writer struct {
 	head    int // entries of queue that have been taken
 	bytes   int
 	closing bool
-	held    bool // submit waits: a copy of the state is being handed in
+	held    bool    // submit waits: a copy of the state is being handed in
+	late    []entry // handed in by those who may not wait while it is held
 
 	wake    chan struct{}
 	commits chan *flight
@@ -197,10 +198,6 @@ func (w *writer) failure() error {
 // submit hands in an entry. It waits while too much waits already. An error means that done
 // will not be called.
 func (w *writer) submit(e entry) error {
-	size := 0
-	if e.rec != nil {
-		size = recordSize(e.rec)
-	}
 	w.mu.Lock()
 	for (w.held || w.bytes > w.cfg.pending) && !w.closing {
 		w.room.Wait()
@@ -209,8 +206,7 @@ func (w *writer) submit(e entry) error {
 		w.mu.Unlock()
 		return errClosed
 	}
-	w.queue = append(w.queue, e)
-	w.bytes += size
+	w.push(e)
 	w.mu.Unlock()
 	w.kick()
 	return nil
@@ -226,6 +222,10 @@ func (w *writer) hold() {
 func (w *writer) letGo() {
 	w.mu.Lock()
 	w.held = false
+	for _, e := range w.late {
+		w.push(e)
+	}
+	w.late = nil
 	w.room.Broadcast()
 	w.mu.Unlock()
 	w.kick()
@@ -234,9 +234,33 @@ func (w *writer) letGo() {
 // submitHeld hands in an entry between hold and letGo.
 func (w *writer) submitHeld(e entry) {
 	w.mu.Lock()
-	w.queue = append(w.queue, e)
-	w.bytes += recordSize(e.rec)
+	w.push(e)
 	w.mu.Unlock()
+}
+
+// submitNow is submit for those who must not wait, because the writer waits for them: what is
+// called by done.
+func (w *writer) submitNow(e entry) error {
+	w.mu.Lock()
+	defer w.kick()
+	defer w.mu.Unlock()
+	switch {
+	case w.closing:
+		return errClosed
+	case w.held:
+		w.late = append(w.late, e)
+	default:
+		w.push(e)
+	}
+	return nil
+}
+
+// push queues an entry. w.mu is held.
+func (w *writer) push(e entry) {
+	w.queue = append(w.queue, e)
+	if e.rec != nil {
+		w.bytes += recordSize(e.rec)
+	}
 }
 
 // idle waits until everything that was handed in is stored and told; for use after hold.
