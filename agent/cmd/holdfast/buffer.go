@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"text/tabwriter"
@@ -39,6 +40,9 @@ func (a *app) bufferStat() *cobra.Command {
 				return err
 			}
 			stats, err := buffer.Inspect(cfg.DataDir, cfg.Buffer.RuntimeDir)
+			if err == nil {
+				err = handOver(cfg)
+			}
 			if errors.Is(err, buffer.ErrLocked) {
 				var st agent.Status
 				st, err = agent.AskStatus(cmd.Context(), cfg.SocketPaths())
@@ -64,6 +68,9 @@ func (a *app) bufferStat() *cobra.Command {
 func buffering(cfg agent.Config, err error) error {
 	if errors.Is(err, buffer.ErrLocked) {
 		return fmt.Errorf("%s: %w; stop the agent first: systemctl stop holdfast", cfg.DataDir, err)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: there is no buffer; the agent has not run with this gateway.data_dir yet, or it is another one", cfg.DataDir)
 	}
 	return fmt.Errorf("%s: %w", cfg.DataDir, err)
 }
@@ -180,6 +187,9 @@ func (a *app) export(each func(buffer.Held, wire.Message) error) error {
 		failed = each(h, m)
 		return failed == nil
 	})
+	if err == nil {
+		err = handOver(cfg)
+	}
 	if err != nil {
 		return buffering(cfg, err)
 	}
@@ -234,6 +244,9 @@ not acknowledged back in line. Exit 1 if something in them stays unreadable; it 
 			cfg, _, err := a.load()
 			if err != nil {
 				return err
+			}
+			if _, err := os.Stat(cfg.DataDir); err != nil {
+				return buffering(cfg, err) // repair would make one
 			}
 			report, err := agent.RepairBuffer(cfg, slog.New(slog.NewTextHandler(a.stderr, nil)))
 			if err = errors.Join(err, handOver(cfg)); err != nil {

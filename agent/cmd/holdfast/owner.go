@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -31,6 +32,9 @@ func handOver(cfg agent.Config) error {
 	}
 	if err := filepath.WalkDir(cfg.DataDir, give); err != nil {
 		return err
+	}
+	if _, err := os.Stat(cfg.KeyFile); errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
 	return filepath.WalkDir(cfg.KeyFile, give) // it may lie elsewhere
 }
