@@ -105,15 +105,16 @@ func TestRotation(t *testing.T) {
 				m    Message
 				want error
 			}{
-				"no endorsement":     {sealControl(t, f, TypeOpen, Open{}, new), ErrUnknownKey},
-				"not an open":        {sealControl(t, f, TypeClose, Close{}, new), ErrUnknownKey},
-				"other gateway":      {sealControl(t, f, TypeOpen, Open{Endorsement: endorse(old, "gw", epoch, new)}, new), ErrBadSignature},
-				"other epoch":        {sealControl(t, f, TypeOpen, Open{Endorsement: endorse(old, "gw-0042", "0000000000000000", new)}, new), ErrBadSignature},
-				"by a stranger":      {sealControl(t, f, TypeOpen, Open{Endorsement: endorse(stranger, "gw-0042", epoch, new)}, new), ErrUnknownKey},
-				"sealed by a third":  {sealControl(t, f, TypeOpen, Open{Endorsement: endorse(old, "gw-0042", epoch, new)}, stranger), ErrUnknownKey},
-				"endorses itself":    {sealControl(t, f, TypeOpen, Open{Endorsement: endorse(new, "gw-0042", epoch, new)}, new), ErrUnknownKey},
-				"no message at all":  {Message{}, ErrUnsigned},
-				"endorsement is not": {sealControl(t, f, TypeOpen, Open{Endorsement: &Endorsement{JWK: []byte("1")}}, new), ErrMalformed},
+				"no endorsement":        {sealControl(t, f, TypeOpen, Open{}, new), ErrUnknownKey},
+				"not an open":           {sealControl(t, f, TypeClose, Close{}, new), ErrUnknownKey},
+				"endorsed, not an open": {sealControl(t, f, TypeClose, Open{Endorsement: endorse(old, "gw-0042", epoch, new)}, new), ErrUnknownKey},
+				"other gateway":         {sealControl(t, f, TypeOpen, Open{Endorsement: endorse(old, "gw", epoch, new)}, new), ErrBadSignature},
+				"other epoch":           {sealControl(t, f, TypeOpen, Open{Endorsement: endorse(old, "gw-0042", "0000000000000000", new)}, new), ErrBadSignature},
+				"by a stranger":         {sealControl(t, f, TypeOpen, Open{Endorsement: endorse(stranger, "gw-0042", epoch, new)}, new), ErrUnknownKey},
+				"sealed by a third":     {sealControl(t, f, TypeOpen, Open{Endorsement: endorse(old, "gw-0042", epoch, new)}, stranger), ErrUnknownKey},
+				"endorses itself":       {sealControl(t, f, TypeOpen, Open{Endorsement: endorse(new, "gw-0042", epoch, new)}, new), ErrUnknownKey},
+				"no message at all":     {Message{}, ErrUnsigned},
+				"endorsement is not":    {sealControl(t, f, TypeOpen, Open{Endorsement: &Endorsement{JWK: []byte("1")}}, new), ErrMalformed},
 			} {
 				v, key, _, err := VerifyRotation(test.m, known)
 				if !errors.Is(err, test.want) || v != (Verified{}) || key.Kid() != "" {

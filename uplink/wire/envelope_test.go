@@ -15,7 +15,9 @@ func TestEnvelope(t *testing.T) {
 	for name, m := range map[string]Message{
 		"json": json, "cbor": cbor, "JWS of another spelling": odd,
 		"empty": {Payload: []byte{}}, "other": {Topic: "t", ContentType: "text/plain", JWS: "no jws", Payload: []byte{0}},
-		"empty JWS parts": {ContentType: ContentTypeJSON, JWS: "..", Payload: []byte{}}, "dots": {ContentType: ContentTypeJSON, JWS: "AA...", Payload: []byte{}},
+		"empty JWS parts": {ContentType: ContentTypeJSON, JWS: "..", Payload: []byte{}},
+		"no JWS":          {ContentType: ContentTypeJSON, Payload: []byte("[]")}, "no dots": {ContentType: ContentTypeJSON, JWS: "AAAA", Payload: []byte{}},
+		"dots": {ContentType: ContentTypeJSON, JWS: "AA...", Payload: []byte{}},
 	} {
 		b := m.AppendEnvelope([]byte("before"))
 		if !bytes.HasPrefix(b, []byte("before")) {

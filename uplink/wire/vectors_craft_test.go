@@ -490,6 +490,9 @@ func endorsements(t *testing.T, keys vectorKeys) (list []vectorEndorsement) {
 	bad("malformed", "of another type", header(keys.ed.Kid(), "JWT"), jwk, keys.ed)
 	bad("malformed", "no type", `{"alg":"EdDSA","kid":"`+keys.ed.Kid()+`"}`, jwk, keys.ed)
 	bad("malformed", "header with crit", `{"crit":["typ"],`+header(keys.ed.Kid(), endorsementType)[1:], jwk, keys.ed)
+	bad("malformed", "kid twice", `{"kid":"`+keys.other.Kid()+`",`+header(keys.ed.Kid(), endorsementType)[1:], jwk, keys.ed)
+	bad("malformed", "no alg, another field", strings.Replace(header(keys.ed.Kid(), endorsementType), "alg", "cty", 1), jwk, keys.ed)
+	bad("malformed", "trailing data", header(keys.ed.Kid(), endorsementType)+" 1", jwk, keys.ed)
 	bad("malformed", "not a key", header(keys.ed.Kid(), endorsementType), []byte(`{"kty":"RSA"}`), keys.ed)
 	bad("malformed", "an HMAC key", header(keys.ed.Kid(), endorsementType),
 		[]byte(`{"kty":"oct","k":"`+b64.EncodeToString(keys.mac.public.mac())+`"}`), keys.ed)
