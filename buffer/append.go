@@ -228,12 +228,13 @@ func (b *Buffer) take(m *message, raws int) {
 
 // dropRaws forgets the oldest raws of a device: a message replaces them.
 func (b *Buffer) dropRaws(d *device, n int) {
-	for _, r := range d.raws[:n] {
+	for i, r := range d.raws[:n] {
 		b.waiting -= r.n
 		b.journal.live -= int64(r.live)
+		d.raws[i] = raw{}
 	}
 	b.rawCount -= n
-	d.raws = append(d.raws[:0], d.raws[n:]...)
+	d.raws = d.raws[n:]
 }
 
 // commitDue says whether this message brings the wait to its end. mu is held.

@@ -57,7 +57,7 @@ func newLoopDisk(t testing.TB, mib int64) *loopDisk {
 			if exec.Command("umount", l.dir).Run() == nil {
 				return
 			}
-			time.Sleep(20 * time.Millisecond)
+			<-time.After(20 * time.Millisecond)
 		}
 	})
 	return l
@@ -268,7 +268,7 @@ func BenchmarkBacklog(b *testing.B) {
 		b.ReportMetric(anon, "MB-anon-drained")
 		b.ReportMetric(rss, "MB-rss-drained")
 		for buf.Stats().DiskBytes > 64<<20 {
-			time.Sleep(time.Millisecond)
+			<-time.After(time.Millisecond)
 		}
 		b.ReportMetric(float64(time.Since(began).Milliseconds()), "ms-space-back")
 		b.ReportMetric(float64(usage(dir))/(1<<20), "MiB-left")

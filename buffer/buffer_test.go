@@ -174,7 +174,7 @@ func (r *rig) eventually(what string, ok func() bool) {
 		if time.Now().After(end) {
 			r.t.Fatalf("not within 20 s: %s", what)
 		}
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond)
 	}
 }
 

@@ -5,8 +5,10 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -54,6 +56,9 @@ func newModel(t testing.TB, seed uint64) *model {
 func (m *model) reopen() {
 	m.t.Helper()
 	m.openOn(func(d *disk) { d.synced = m.card.synced })
+	if m.cfg.CommitInterval == 0 { // what was found in the journal alone may be read once it is synced
+		m.sync()
+	}
 	if m.buf.Opened().New {
 		m.message(Meta{Device: "_holdfast", Readings: 1, Control: true, Opens: true}, "open "+m.buf.Opened().Epoch)
 	}
@@ -119,6 +124,7 @@ func (m *model) check() {
 			continue
 		}
 		if !m.dropped(i) {
+			m.describe()
 			m.t.Fatalf("op %d: %+v at %d (synced %v, control %v) is neither held nor dropped", m.ops, i, k.pos, k.synced, k.control)
 		}
 		delete(m.held, i)
@@ -353,4 +359,21 @@ func TestPowerCutNegativeControl(t *testing.T) {
 			t.Fatalf("%d of 50 messages after a power cut, without syncs: %v", n, lazy)
 		}
 	}
+}
+
+// describe logs where everything is.
+func (m *model) describe() {
+	m.buf.mu.Lock()
+	defer m.buf.mu.Unlock()
+	m.t.Logf("%+v", m.buf.opening)
+	m.t.Log("visible", m.buf.visible, "unsynced", len(m.buf.unsynced()), "unsafe", m.buf.unsafe, "want", m.buf.want, "card", m.buf.lastCardErr, "next", m.buf.next, "base", m.buf.base, "tail", len(m.buf.tail), "acked", m.buf.acked, m.cfg)
+	for _, s := range m.buf.segments {
+		m.t.Log("segment", s.First, s.Last, len(s.Blocks), s.held, s.Raw, s.damaged, s.lost)
+	}
+	_ = filepath.WalkDir(m.cfg.DataDir, func(path string, e fs.DirEntry, err error) error {
+		if info, err := e.Info(); err == nil {
+			m.t.Log(path, info.Size())
+		}
+		return nil
+	})
 }

@@ -412,7 +412,7 @@ func (f *found) takeDrops(d dropState) {
 func (b *Buffer) decide(f *found) {
 	h := f.head
 	cause := b.cause(f)
-	if f.journalOK && (h == nil || f.journal.Epoch == h.Epoch) && f.journal.Epoch != "" {
+	if f.journalOK && f.journal.Epoch != "" {
 		for device, n := range f.journalNums {
 			f.seen(f.journal.Epoch, device, n)
 		}
@@ -447,6 +447,8 @@ func (b *Buffer) cause(f *found) string {
 		return CauseBoardChanged
 	case h.Key != b.env.KeyID:
 		return CauseKeyRotation
+	case f.unknownJournal():
+		return CauseReadOnly
 	case h.Clean:
 		return ""
 	case f.journalOK && !h.Dead && f.journal.Epoch == h.Epoch:
@@ -459,6 +461,11 @@ func (b *Buffer) cause(f *found) string {
 		return CauseJournalDamaged
 	}
 	return CauseJournalLost
+}
+
+// unknownJournal says that a run could not write the head of its epoch.
+func (f *found) unknownJournal() bool {
+	return f.head != nil && f.journal != nil && f.journal.Epoch != f.head.Epoch && !isOld(f.head.Old, f.journal.Epoch)
 }
 
 func isOld(old []EpochEnd, epoch string) bool {
@@ -499,21 +506,28 @@ func (b *Buffer) newEpoch(f *found, cause string) {
 	b.opening.Cause = cause
 	prev := ""
 	switch {
+	case f.unknownJournal():
+		prev = f.journal.Epoch
+		b.old = append(b.old, EpochEnd{f.head.Epoch, nonNil(f.numbers[f.head.Epoch]), !f.head.Clean})
 	case f.head != nil:
 		prev = f.head.Epoch
 	case f.journal != nil:
 		prev = f.journal.Epoch
 	}
-	proved := f.head != nil && f.head.Clean || f.journalOK && f.journal.Epoch == prev
+	proved := f.head != nil && f.head.Clean && prev == f.head.Epoch || f.journalOK && f.journal.Epoch == prev
 	if prev != "" {
-		durable := f.numbers[prev]
-		if durable == nil {
-			durable = map[string]Numbers{}
-		}
+		durable := nonNil(f.numbers[prev])
 		b.opening.PrevEpoch, b.opening.Durable, b.opening.Uncertain = prev, durable, !proved
 		b.old = append(b.old, EpochEnd{prev, durable, !proved})
 	}
 	b.epoch = b.randomEpoch()
+}
+
+func nonNil(m map[string]Numbers) map[string]Numbers {
+	if m == nil {
+		return map[string]Numbers{}
+	}
+	return m
 }
 
 func (b *Buffer) randomEpoch() string {

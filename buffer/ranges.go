@@ -94,8 +94,6 @@ func (r ranges) next(p uint64) uint64 {
 	return p
 }
 
-func (r ranges) clone() ranges { return append(ranges(nil), r...) }
-
 func (r ranges) pairs(limit int) [][2]uint64 {
 	out := make([][2]uint64, 0, min(len(r), limit))
 	for i, s := range r {
