@@ -137,7 +137,9 @@ func (a *Agent) complete(cfg Config) Config {
 // tuning is what the lanes need of a configuration.
 func (c Config) tuning() *tuning {
 	b := c.Batch
-	b.Interval = min(b.Interval, c.Buffer.CommitInterval)
+	// Signing and syncing take their time too: a batch that waited for all of
+	// commit_interval would be late.
+	b.Interval = min(b.Interval, c.Buffer.CommitInterval/2)
 	b.Count, b.Bytes = max(b.Count, 1), max(b.Bytes, 1)
 	return &tuning{batch: b, topic: c.Topic, block: c.Buffer.WhenFull == buffer.WhenFullBlock, sync: c.Buffer.CommitInterval == 0}
 }

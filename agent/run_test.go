@@ -150,6 +150,43 @@ func TestPowerCutOpensANewEpoch(t *testing.T) {
 	}
 }
 
+// TestWhatIsOnTheCard: a power cut right after Emit returned (commit_interval = 0), and
+// right after commit_count readings were committed: they are on the card.
+func TestWhatIsOnTheCard(t *testing.T) {
+	for name, tune := range map[string]func(*Config){
+		"interval 0": func(c *Config) { c.Buffer.CommitInterval, c.Buffer.CommitCount = 0, 0 },
+		"count 20":   func(c *Config) { c.Buffer.CommitInterval, c.Buffer.CommitCount = time.Hour, 20 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			addr := mosquitto(t)
+			cfg := testConfig(t, "127.0.0.1:1")
+			cfg.Batch = Batch{Interval: time.Hour, Count: 1000, Bytes: 1 << 20}
+			tune(&cfg)
+			_, sub := trusting(t, cfg, addr)
+			emitted := make(chan struct{})
+			cfg.Devices = []DeviceConfig{{Name: "count", Driver: "script"}}
+			a := start(t, cfg, Options{Clock: inBoot(t, "boot-1"), Drivers: scripted(func(ctx context.Context, sink devices.Sink) error {
+				for i := range 20 {
+					sink.Emit(devices.Reading{Metric: "n", Value: devices.Number(float64(i)), At: devices.BootClock().Now()})
+				}
+				close(emitted)
+				return idle(ctx, sink)
+			})})
+			<-emitted
+			if cfg.Buffer.CommitInterval > 0 {
+				eventually(t, "they are committed", func() bool { s := a.Status().Buffer; return s.Commits > 0 && s.Volatile == 0 && s.Raws == 0 })
+			}
+			cut := copyOf(t, cfg)
+			cut.Uplink.Servers = []string{"mqtt://" + addr}
+			start(t, cut, Options{Clock: inBoot(t, "boot-2")})
+			eventually(t, "all arrive", func() bool { return len(sub.numbers(t, "count")) >= 20 })
+			if got := sub.numbers(t, "count"); !slices.Equal(got, upTo(20)) {
+				t.Errorf("%v", got)
+			}
+		})
+	}
+}
+
 // copyOf copies the data directory as a power cut would leave it, and an empty tmpfs.
 func copyOf(t *testing.T, cfg Config) Config {
 	t.Helper()
