@@ -24,7 +24,7 @@ func (c *conn) publish(p *mqtt.Publish) error {
 	}
 	c.b.stats.Received.Add(1)
 	if p.QoS == 2 && c.repeated(p.ID) {
-		return c.answer(entry{}, mqtt.PUBREC, p.ID, nil)
+		return c.answerLater(mqtt.PUBREC, p.ID, func() (again bool, reject *mqtt.Error) { return false, c.session.taken(p.ID) })
 	}
 	r, reject := c.b.admit(c, p)
 	switch {
@@ -121,12 +121,24 @@ func (c *conn) append(r *Record, p *mqtt.Publish) error {
 	offered := false
 	if v := r.Identity; v != nil {
 		switch b.ledger.Offer(v) {
-		case Duplicate, Pending: // stored, or about to be by what is ahead in the queue
+		case Duplicate:
 			b.stats.Duplicates.Add(1)
 			if p.QoS == 0 {
 				return nil
 			}
 			return c.answer(entry{}, ackOf(p.QoS), p.ID, nil)
+		case Pending: // acknowledged when the identical one is stored, and only then
+			b.stats.Duplicates.Add(1)
+			if p.QoS == 0 {
+				return nil
+			}
+			return c.answerLater(ackOf(p.QoS), p.ID, func() (again bool, reject *mqtt.Error) {
+				stored, pending := b.ledger.Stored(v)
+				if !stored && !pending {
+					reject = storeRefusal(errOriginal)
+				}
+				return pending, reject
+			})
 		case Conflict:
 			b.stats.Conflicts.Add(1)
 			b.door.Conflicting(v, Publisher{Client: c.id, Addr: c.addr, Protocol: c.version})
@@ -163,6 +175,39 @@ func (c *conn) answer(e entry, kind byte, id uint16, reject *mqtt.Error) error {
 		return &mqtt.Error{Code: mqtt.ServerShuttingDown, Text: err.Error()}
 	}
 	return nil
+}
+
+// errOriginal: a copy came while the original was on its way to the disk, and that failed.
+var errOriginal = errors.New("the same message, sent before, was not stored")
+
+// answerLater answers when everything before it in the log's queue is settled, as verdict then
+// says. While verdict says again, it waits for what has come meanwhile.
+func (c *conn) answerLater(kind byte, id uint16, verdict func() (again bool, reject *mqtt.Error)) error {
+	var done func(Position, error)
+	done = func(_ Position, err error) {
+		again, reject := verdict()
+		if again && err == nil && c.b.messages.submitNow(entry{done: done}) == nil {
+			return
+		}
+		if reject != nil && c.version != mqtt.V5 {
+			err = errOriginal // 3.1.1 has no refusal
+		}
+		c.answered(kind, id, reject, err)
+	}
+	if err := c.b.messages.submit(entry{done: done}); err != nil {
+		return &mqtt.Error{Code: mqtt.ServerShuttingDown, Text: err.Error()}
+	}
+	return nil
+}
+
+// taken says what became of a QoS 2 message that came again while the first was on its way.
+func (s *session) taken(id uint16) *mqtt.Error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.recv[id] {
+		return nil
+	}
+	return storeRefusal(errOriginal)
 }
 
 // answered runs in log order.

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"context"
 	"testing"
 
 	"holdfast/broker/mqtt"
@@ -134,4 +135,41 @@ func TestMarked(t *testing.T) {
 	if len(found) != 1 || found[0].Key != PropertyVerified || found[0].Value == "yes, really" {
 		t.Errorf("%v", found)
 	}
+}
+
+// TestCopyOfAFailedOriginal: a copy that comes while the original is on its way is acknowledged
+// only if the original was stored.
+func TestCopyOfAFailedOriginal(t *testing.T) {
+	b, key := gatewayBroker(t)
+	one, _ := dialRaw(t, b.addr, "one", v5)
+	two, _ := dialRaw(t, b.addr, "two", v5)
+	m := sealedMessage(t, key, "gw-1", "00000000000000a1", 1, 1)
+	both := func() (first, second packet) {
+		b.messages.hold() // so that the copy comes while the original waits
+		one.write(one.publishPacket(m.Topic, string(m.Payload), 2, 1, signedProps(m)))
+		eventually(t, "the original is offered", func() bool { return b.Stats().Received.Load()%2 == 1 })
+		two.write(two.publishPacket(m.Topic, string(m.Payload), 2, 1, signedProps(m)))
+		eventually(t, "the copy is offered", func() bool { return b.Stats().Received.Load()%2 == 0 })
+		b.messages.letGo()
+		return one.expect(mqtt.PUBACK), two.expect(mqtt.PUBACK)
+	}
+	b.messages.setRoom(func() error { return errStoreFull })
+	if first, second := both(); first.code() < 0x80 || second.code() < 0x80 {
+		t.Errorf("not stored, and the codes are 0x%02X and 0x%02X", first.code(), second.code())
+	}
+	b.messages.setRoom(func() error { return nil })
+	if first, second := both(); first.code() != 0 || second.code() != 0 {
+		t.Errorf("stored, and the codes are 0x%02X and 0x%02X", first.code(), second.code())
+	}
+	if d := b.Ledger().Report("gw-1")[0].Epochs[0].Devices[0]; d.Received != 1 {
+		t.Errorf("%+v", d)
+	}
+}
+
+// setRoom changes what the writer is told about its disk.
+func (w *writer) setRoom(room func() error) {
+	w.hold()
+	_ = w.idle(context.Background())
+	w.cfg.room, w.unseen = room, 0
+	w.letGo()
 }

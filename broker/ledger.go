@@ -151,6 +151,21 @@ func (l *Ledger) Offer(v *wire.Verified) Outcome {
 	return l.offer(v, h, Unseen)
 }
 
+// Stored says what became of a message whose Offer said Pending: it is stored, or an identical
+// one is still on its way; neither means that the one on its way was not stored. It counts nothing.
+func (l *Ledger) Stored(v *wire.Verified) (stored, pending bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h := tagOf(v)
+	if s := l.find(v); s != nil && s.has(v.Seq) {
+		if known := s.get(v.Seq); known == h || known == 0 || s.knows(v.Seq, h) {
+			return true, false
+		}
+	}
+	o, found := l.offered[number{v.Gateway, v.Device, v.Epoch, v.Seq}]
+	return false, found && (o.first == h || slices.Contains(o.more, h))
+}
+
 // offer notes that a batch will hold the message.
 func (l *Ledger) offer(v *wire.Verified, h tag, out Outcome) Outcome {
 	id := number{v.Gateway, v.Device, v.Epoch, v.Seq}
