@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -29,8 +30,10 @@ type pump struct {
 
 // run sends until ctx ends or the connection does. relane is signalled when drain or
 // drain_rate changed.
-func (p *pump) run(ctx context.Context, closed <-chan struct{}, relane <-chan struct{}, lanes func() (string, Rate)) {
-	p.lanes.connected(lanes())
+func (p *pump) run(ctx context.Context, closed <-chan struct{}, relane <-chan struct{}, drain func() (string, Rate)) {
+	order, rate := drain()
+	p.lanes.connected(p.holding(), order, rate)
+	defer p.lanes.wait()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -54,12 +57,20 @@ func (p *pump) run(ctx context.Context, closed <-chan struct{}, relane <-chan st
 		case <-closed:
 			return
 		case <-relane:
-			p.lanes.arrange(lanes())
+			order, rate := drain()
+			p.lanes.arrange(p.holding(), order, rate)
 		case <-p.wake:
 		case <-p.src.Changed():
 		case <-timer.C:
 		}
 	}
+}
+
+// holding is a copy of what the line has of the Source.
+func (l *line) holding() map[uint64]struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.held)
 }
 
 // silence says how long the server may still go without a PUBACK, or that it is mute:
