@@ -179,13 +179,6 @@ func openBlob(blob []byte) (uplink.Message, error) {
 	return out, nil
 }
 
-// Stopping has 5 s in all (see Run); each stage gets its share.
-const (
-	stopDevices = 1500 * time.Millisecond
-	stopSealing = 1500 * time.Millisecond
-	stopBuffer  = 1 * time.Second // the uplink takes up to 1 s before it
-)
-
 // Run takes readings and delivers them until ctx ends; then it stops the devices,
 // seals what they gave, commits it and returns, within 5 s. It returns nil then.
 func (a *Agent) Run(ctx context.Context) error {
@@ -195,165 +188,49 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer stopAll()
 
 	sending, stopSending := context.WithCancel(hard)
-	sent := goRun(func() error { return a.uplink.Run(sending) })
-	err := a.begin(running, hard)
-	talked := goRun(func() error { a.control.run(running); return nil })
-	if err == nil {
-		err = a.startDevices(running, hard)
-	}
-	if err == nil {
+	defer stopSending()
+	var err, lineErr error
+	sent := goRun(func() { lineErr = a.uplink.Run(sending) })
+	begun := a.begin(running, hard)
+	talked := goRun(func() { a.control.run(running) })
+	if begun {
+		a.startDevices(running, hard)
 		close(a.serving)
 		select {
 		case <-ctx.Done():
-		case err = <-sent:
-			err = fmt.Errorf("uplink ended by itself: %w", err)
-			sent <- nil
+		case <-sent: // no outage makes it return
+			err = errors.New("the uplink ended by itself")
 		}
-	}
-	if ctx.Err() != nil {
-		err = nil
 	}
 
 	a.setStage("stopping")
+	ending, cancel := context.WithTimeout(context.Background(), stopWhole)
+	defer cancel()
 	stopAll()
 	a.stopDevices()
 	a.finishSealing(abandon)
 	<-talked
 	stopSending()
-	return errors.Join(err, <-sent, a.Close())
+	<-sent
+	return errors.Join(err, lineErr, a.close(ending))
 }
 
-// goRun runs f in the background; what it returns comes once.
-func goRun(f func() error) chan error {
-	done := make(chan error, 1)
-	go func() { done <- f() }()
+// goRun runs f in the background; the channel is closed when it has returned.
+func goRun(f func()) <-chan struct{} {
+	done := make(chan struct{})
+	go func() { defer close(done); f() }()
 	return done
 }
 
-// begin appends what must come before any new reading: the opening of the epoch, then
-// what a dead process took and did not seal.
-func (a *Agent) begin(ctx, hard context.Context) error {
-	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		err := a.control.open(ctx)
-		if err == nil {
-			break
-		}
-		a.setStage("epoch not opened: " + err.Error())
-		a.log.Error("epoch not opened: tried again", "err", err)
-		select {
-		case <-a.clock.After(wait):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	for _, r := range a.buffer.Unsealed() {
-		a.laneOf(r.Device, hard).put(a.leftover(r))
-	}
-	a.sealAll()
-	return nil
-}
-
-// leftover is what a dead process left, as a group. What this version cannot read is
-// told as a bad reading: it was taken, so it may not vanish.
-func (a *Agent) leftover(r buffer.Raw) group {
-	g, err := parseGroup(r.Device, r.Data)
-	if err == nil {
-		return g
-	}
-	a.log.Error("readings in the journal cannot be read", "device", r.Device, "readings", r.Readings, "err", err)
-	now := a.keeper.now()
-	lost := badReading("device", "journal-unreadable", now.at)
-	lost.Device = r.Device
-	return group{boot: a.clock.BootID(), taken: now, readings: []devices.Reading{lost}, size: len(r.Data), raw: true}
-}
-
-func (a *Agent) startDevices(running, hard context.Context) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.running, a.hard = running, hard
-	for _, d := range a.cfg.Devices {
-		a.startDevice(d)
-	}
-	a.stage = ""
-	return nil
-}
-
-// startDevice is called with the lock held.
-func (a *Agent) startDevice(d DeviceConfig) {
-	s := newStation(d, a.opt.Drivers[d.Driver], a.lane(d.Name, a.hard), a.sealAll)
-	a.stations[d.Name] = s
-	s.start(a.running)
-}
-
-func (a *Agent) laneOf(device string, hard context.Context) *lane {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.lane(device, hard)
-}
-
-// lane returns the device's lane, and starts it if need be. Called with the lock held.
-func (a *Agent) lane(device string, hard context.Context) *lane {
-	l := a.lanes[device]
-	if l == nil {
-		l = newLane(a.sealer, device)
-		a.lanes[device] = l
-		a.sealing.Go(func() { l.run(hard) })
-	}
-	return l
-}
-
-// sealAll: commit_count readings wait, so everything is sealed now.
-func (a *Agent) sealAll() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, l := range a.lanes {
-		l.flush()
-	}
-}
-
-// stopDevices waits for the devices as long as it can; one that does not listen is
-// left behind.
-func (a *Agent) stopDevices() {
-	a.mu.Lock()
-	a.running = nil
-	var all []*station
-	for _, s := range a.stations {
-		s.halt()
-		all = append(all, s)
-	}
-	a.mu.Unlock()
-	waitFor(all, stopDevices)
-}
-
-func waitFor(stations []*station, atMost time.Duration) {
-	limit := time.NewTimer(atMost)
-	defer limit.Stop()
-	for _, s := range stations {
-		select {
-		case <-s.done:
-		case <-limit.C:
-			s.log.Error("device does not stop: left behind; this is a bug in its driver")
-			limit.Reset(0)
-		}
-	}
-}
-
-// finishSealing seals what waits. What cannot be sealed in time stays in the journal.
-func (a *Agent) finishSealing(abandon func()) {
-	limit := time.AfterFunc(stopSealing, abandon)
-	defer limit.Stop()
-	a.mu.Lock()
-	for _, l := range a.lanes {
-		l.end()
-	}
-	a.mu.Unlock()
-	a.sealing.Wait()
-}
-
-// Close commits and closes the buffer. Run does it by itself.
+// Close gives up an Agent that was never Run.
 func (a *Agent) Close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), stopBuffer)
+	ctx, cancel := context.WithTimeout(context.Background(), stopWhole)
 	defer cancel()
+	return a.close(ctx)
+}
+
+// close commits and closes the buffer.
+func (a *Agent) close(ctx context.Context) error {
 	if err := a.buffer.Close(ctx); err != nil && !errors.Is(err, buffer.ErrClosed) {
 		return fmt.Errorf("close buffer: %w", err)
 	}
