@@ -126,13 +126,18 @@ func TestStatusForPeopleSaysWhatIsWrong(t *testing.T) {
 	s.Uplink.Stopped, s.Uplink.LastError = "refused", "CONNACK 0x86"
 	s.Buffer.Drops, s.Buffer.LastError, s.Buffer.StoreDisabled, s.Buffer.Messages = 2, "no space left", "disk full", 1
 	s.Warnings = []string{"the board was changed"}
-	s.Devices = []agent.DeviceStatus{{Name: "a", State: agent.StateFailed, Error: "no such port", Quality: "bad", Reason: "port-lost"}}
+	s.Devices = []agent.DeviceStatus{{Name: "a", State: agent.StateFailed, Error: "no such port", Quality: "bad", Reason: "port-lost", Values: []agent.ValueStatus{
+		{Metric: "weight", Quality: "bad", Reason: "port-lost", Age: 2 * time.Second}, {Metric: "room", Value: "21.5", Unit: "Cel", Quality: "good"}}}}
+	for range 50 {
+		s.Devices[0].Values = append(s.Devices[0].Values, agent.ValueStatus{Metric: "x", Quality: "good"})
+	}
 	var out bytes.Buffer
 	if err := printStatus(&out, s); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"gw-1: not ready: epoch not opened: no space", "NOT synchronised", "NOT connected", "refused", "CONNACK 0x86",
-		"2 dropped ranges", "no space left", "disk full", "the board was changed", "bad (port-lost)", "no such port", "never"} {
+		"2 dropped ranges", "no space left", "disk full", "the board was changed", "bad (port-lost)", "no such port", "never",
+		"a       weight  bad (port-lost)  2s", "21.5 Cel", "12 more: status --json"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, out.String())
 		}

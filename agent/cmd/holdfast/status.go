@@ -125,6 +125,36 @@ func printDevices(w io.Writer, s agent.Status) error {
 			fmt.Fprintf(t, "\t%s\n", d.Error)
 		}
 	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	return printValues(w, s)
+}
+
+// shownValues bounds the list; --json has them all.
+const shownValues = 40
+
+func printValues(w io.Writer, s agent.Status) error {
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	n := 0
+	for _, d := range s.Devices {
+		for _, v := range d.Values {
+			if n++; n > shownValues {
+				continue
+			}
+			if n == 1 {
+				fmt.Fprintln(t, "\nDEVICE\tMETRIC\tVALUE\tAGE")
+			}
+			value := strings.TrimSpace(v.Value + " " + v.Unit)
+			if v.Quality != "good" {
+				value = strings.TrimSpace(v.Value + " " + v.Quality + " (" + v.Reason + ")")
+			}
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", d.Name, v.Metric, value, span(v.Age))
+		}
+	}
+	if n > shownValues {
+		fmt.Fprintf(t, "%d more: status --json\n", n-shownValues)
+	}
 	return t.Flush()
 }
 
