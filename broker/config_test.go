@@ -227,3 +227,33 @@ func TestCheckFilter(t *testing.T) {
 		}
 	}
 }
+
+// FuzzMatchFilter compares with the definition, level by level.
+func FuzzMatchFilter(f *testing.F) {
+	f.Add("a/+/#", "a/b/c")
+	f.Add("+/b", "$SYS/b")
+	f.Add("/#", "/")
+	f.Fuzz(func(t *testing.T, filter, topic string) {
+		if CheckFilter(filter) != nil || topic == "" || strings.ContainsAny(topic, "+#") {
+			return
+		}
+		fs, ts := strings.Split(filter, "/"), strings.Split(topic, "/")
+		want := true
+		for i := 0; want; i++ {
+			if i < len(fs) && fs[i] == "#" {
+				break
+			}
+			if i == len(fs) || i == len(ts) {
+				want = i == len(fs) && i == len(ts) || i == len(ts) && i == len(fs)-1 && fs[i] == "#"
+				break
+			}
+			want = fs[i] == "+" || fs[i] == ts[i]
+		}
+		if strings.HasPrefix(topic, "$") && (fs[0] == "+" || fs[0] == "#") {
+			want = false
+		}
+		if got := MatchFilter(filter, topic); got != want {
+			t.Errorf("%q matches %q: %v, want %v", filter, topic, got, want)
+		}
+	})
+}

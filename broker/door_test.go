@@ -490,3 +490,71 @@ func BenchmarkDoorCheck(b *testing.B) {
 		}
 	}
 }
+
+func TestRegistryRotateRefusesWhatContradicts(t *testing.T) {
+	s := newSite(t)
+	s.gateway("gw-1")
+	taken := s.gateway("gw-2")
+	ctx := t.Context()
+	g, _ := s.keys.Show("gw-1")
+	active := g.Keys[0].Kid
+	if err := s.keys.Rotate(ctx, "gw-1", active, taken.Public(), epochA); !errors.Is(err, ErrKeyTaken) {
+		t.Errorf("another gateway's key: %v", err)
+	}
+	if err := s.keys.Rotate(ctx, "nobody", active, s.newKey(wire.Ed25519).Public(), epochA); !errors.Is(err, wire.ErrUnknownKey) {
+		t.Errorf("unknown gateway: %v", err)
+	}
+	if err := s.keys.Rotate(ctx, "gw-1", "nope", s.newKey(wire.Ed25519).Public(), epochA); !errors.Is(err, wire.ErrUnknownKey) {
+		t.Errorf("unknown key: %v", err)
+	}
+	pending, next := s.newKey(wire.Ed25519), s.newKey(wire.Ed25519)
+	s.add("gw-1", pending.Public())
+	if err := s.keys.Rotate(ctx, "gw-1", pending.Kid(), next.Public(), epochA); err != nil {
+		t.Fatal(err)
+	}
+	g, _ = s.keys.Show("gw-1")
+	var states []string
+	for _, k := range g.Keys {
+		states = append(states, k.State)
+	}
+	if want := []string{KeyRetired, KeyRetired, KeyActive}; !slices.Equal(states, want) {
+		t.Errorf("states %v, want %v", states, want)
+	}
+	if _, err := s.keys.Revoke(ctx, "gw-1", next.Kid()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.keys.Rotate(ctx, "gw-1", next.Kid(), s.newKey(wire.Ed25519).Public(), epochB); !errors.Is(err, wire.ErrRevokedKey) {
+		t.Errorf("endorsed by a revoked key: %v", err)
+	}
+	if k, err := s.keys.Restore(ctx, "gw-1", next.Kid()); err != nil || k.State != KeyActive {
+		t.Errorf("restored: %+v, %v", k, err)
+	}
+}
+
+// FuzzRegistryEntry: no bytes in the store make opening the registry panic.
+func FuzzRegistryEntry(f *testing.F) {
+	f.Add([]byte(`{"v":1,"keys":[]}`))
+	f.Add([]byte(`{"v":1,"keys":[{"kid":"a","pem":"-----BEGIN PUBLIC KEY-----\n","state":"active","epochs":["a"]}]}`))
+	f.Fuzz(func(t *testing.T, value []byte) {
+		state := newMemState()
+		state.m[registryPrefix+"gw-1"] = value
+		r, err := OpenRegistry(state, time.Now)
+		if err != nil {
+			return
+		}
+		if len(r.List()) != 1 {
+			t.Errorf("%+v", r.List())
+		}
+	})
+}
+
+// FuzzDeviceKey: nothing that is given to `device add` makes the broker panic.
+func FuzzDeviceKey(f *testing.F) {
+	f.Add([]byte(`{"gateway":"gw-1","jwk":{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}}`))
+	f.Add([]byte("-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\n-----END PUBLIC KEY-----\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if key, err := ParseDeviceKey("gw-1", data); err == nil && key.Kid() == "" {
+			t.Error("a key without an id")
+		}
+	})
+}

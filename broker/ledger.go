@@ -386,7 +386,7 @@ func (l *Ledger) drop(g *ledgerGateway, d wire.Drop) {
 		s := l.device(g, l.epoch(g, r.Epoch), r.Device)
 		s.top = max(s.top, r.Last)
 		if r.First = max(r.First, s.fold.through+1); r.First > r.Last {
-			continue
+			continue // too late to tell what of it was received: it stays unaccounted for
 		}
 		s.drops.add(dropped{r.First, r.Last, r.Readings, strings.Clone(r.Reason)})
 		if len(s.drops) > maxSpans {

@@ -442,3 +442,75 @@ func TestLedgerReportIsJSONWithoutNulls(t *testing.T) {
 		t.Errorf("unknown gateway: %v", got)
 	}
 }
+
+func TestLedgerReadingsOfAGapThatIsPartlyDropped(t *testing.T) {
+	s := newStory(t)
+	s.data(epochA, 1, 1)
+	s.control(epochA, 1, wire.TypeDrop, wire.Drop{Ranges: []wire.DropRange{{Device: "scale", Epoch: epochA, First: 2, Last: 3, Readings: 20, Reason: "full"}}})
+	s.data(epochA, 6, 6) // 4 and 5 are in no receipt: what the totals say less what the receipt says
+	s.want(epochA, "1-1:10 6-6:10", "", "4-5:20", "2-3:20")
+}
+
+func TestDropsShareReadings(t *testing.T) {
+	var d drops
+	d.add(dropped{3, 4, 20, "full"})
+	d.add(dropped{1, 8, 80, "old"}) // grew: the 20 of 3 and 4 are in the 80
+	want := drops{{1, 2, 20, "old"}, {3, 4, 20, "full"}, {5, 8, 40, "old"}}
+	if !reflect.DeepEqual(d, want) {
+		t.Errorf("%+v, want %+v", d, want)
+	}
+	d.add(dropped{3, 4, 20, "again"})
+	if !reflect.DeepEqual(d, want) {
+		t.Errorf("after the same again: %+v", d)
+	}
+}
+
+func TestLedgerLetsClosedEpochsGoFirst(t *testing.T) {
+	s := newStory(t)
+	epoch := func(i int) string { return fmt.Sprintf("%016x", i) }
+	for i := 1; i < maxStreams-1; i++ {
+		s.commit(msg(epoch(i), "scale", 1, 1), nil)
+	}
+	s.control(epoch(maxStreams), 1, wire.TypeClose, wire.Close{Epoch: epoch(5)})
+	for i := range 2 {
+		s.commit(msg(epoch(maxStreams+1+i), "scale", 1, 1), nil)
+	}
+	g := s.l.gateways["gw-1"]
+	if g.epochs[epoch(5)] != nil || g.epochs[epoch(1)] == nil || g.earlier.Epochs != 1 {
+		t.Errorf("closed one there: %v, oldest there: %v, let go %d", g.epochs[epoch(5)] != nil, g.epochs[epoch(1)] != nil, g.earlier.Epochs)
+	}
+}
+
+func TestLedgerFoldsReceipts(t *testing.T) {
+	s := newStory(t)
+	var ranges []wire.DropRange
+	const n = maxSpans + 2
+	for i := uint64(1); i <= n; i++ { // 1 received, 2 dropped, 3 received, 4 dropped, …
+		ranges = append(ranges, wire.DropRange{Device: "scale", Epoch: epochA, First: 2 * i, Last: 2 * i, Readings: 10, Reason: fmt.Sprint(i % 2)})
+	}
+	half := len(ranges) / 2
+	s.control(epochA, 1, wire.TypeDrop, wire.Drop{Ranges: ranges[:half]})
+	for i := uint64(1); i <= n; i++ {
+		s.commit(msg(epochA, "scale", 2*i-1, 2*i-1), nil)
+	}
+	s.control(epochA, 2, wire.TypeDrop, wire.Drop{Ranges: ranges[half:]})
+	d := s.device(epochA)
+	if d.Folded == 0 || d.Received != n || d.Dropped != n || d.Missing+d.Unaccounted+d.Pending != 0 {
+		t.Errorf("folded through %d; received %d, dropped %d of %d; missing %d, unaccounted %d, pending %d", d.Folded, d.Received, d.Dropped, n, d.Missing, d.Unaccounted, d.Pending)
+	}
+}
+
+func TestLedgerRemembersTheNewestNumbers(t *testing.T) {
+	s := newStory(t)
+	const top = chunkNumbers * (chunksPerStream + 10)
+	for n := uint64(1); n <= top; n++ {
+		if n != 7 {
+			s.commit(msg(epochA, "scale", n, 1), nil)
+		}
+	}
+	st := s.l.gateways["gw-1"].epochs[epochA].devices["scale"]
+	s.commit(msg(epochA, "scale", 7, 1), nil) // late: it may not push a newer one out
+	if len(st.chunks) != chunksPerStream || st.get(7) != 0 || st.get(top) == 0 || st.get(top-chunkNumbers*(chunksPerStream-2)) == 0 {
+		t.Errorf("%d chunks; 7 remembered: %v", len(st.chunks), st.get(7) != 0)
+	}
+}
