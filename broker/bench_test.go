@@ -342,3 +342,21 @@ func BenchmarkIdleClients(b *testing.B) {
 		c.disconnect()
 	}
 }
+
+// BenchmarkRoundTrip: one publisher, one message at a time: the price of the sync.
+func BenchmarkRoundTrip(b *testing.B) {
+	for _, sync := range []string{SyncAlways, SyncInterval} {
+		b.Run(sync, func(b *testing.B) {
+			cfg := testConfig(b.TempDir())
+			cfg.Store.Sync = sync
+			r := start(b, cfg)
+			c, _ := dialRaw(b, r.addr, "bench", v5)
+			defer c.disconnect()
+			payload := string(make([]byte, 256))
+			b.ResetTimer()
+			for i := range b.N {
+				c.publish("bench", payload, uint16(i%60000+1))
+			}
+		})
+	}
+}
