@@ -89,7 +89,6 @@ func commands() map[string]func(ts *testscript.TestScript, neg bool, args []stri
 		"expand":   expand,
 		"manager":  manager,
 		"signal":   signalTo,
-		"damage":   damage,
 		"settle":   settle,
 		"squatter": squatter,
 		"certs":    certs,
@@ -195,15 +194,6 @@ func signalTo(ts script, _ bool, args []string) {
 	pid, err := strconv.Atoi(strings.TrimSpace(ts.ReadFile(args[1])))
 	ts.Check(err)
 	ts.Check(syscall.Kill(pid, sig))
-}
-
-// damage FILE: turns a bit in the middle of it.
-func damage(ts script, _ bool, args []string) {
-	name := ts.MkAbs(args[0])
-	b, err := os.ReadFile(name)
-	ts.Check(err)
-	b[len(b)/2] ^= 0x01
-	ts.Check(os.WriteFile(name, b, 0o600))
 }
 
 // settle PROGRAM ARGS... REGEXP: the program's output will match.
