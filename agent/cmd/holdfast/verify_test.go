@@ -278,7 +278,9 @@ func TestVerifyLive(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = broker.Process.Kill(); _ = broker.Wait() }()
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); ; <-tick.C {
 		c, err := net.Dial("tcp", "127.0.0.1:"+port)
 		if err == nil {
 			c.Close()
