@@ -95,7 +95,7 @@ func permits(rules []string, imported string) bool {
 	return false
 }
 
-func TestImportRules(t *testing.T) {
+func TestHouseImports(t *testing.T) {
 	for dir, files := range goFiles(t, false) {
 		if dir == "." {
 			continue
@@ -127,7 +127,7 @@ var soleUsers = map[string][]string{
 	"github.com/fxamacker/cbor/v2":        {"uplink/wire"},
 }
 
-func TestSoleUsers(t *testing.T) {
+func TestHouseSoleUsers(t *testing.T) {
 	for dir, files := range goFiles(t, false) {
 		for _, f := range files {
 			for _, p := range imports(f) {
@@ -141,7 +141,7 @@ func TestSoleUsers(t *testing.T) {
 	}
 }
 
-func TestPackageDocs(t *testing.T) {
+func TestHousePackageDocs(t *testing.T) {
 	for dir, files := range goFiles(t, false) {
 		said := slices.ContainsFunc(files, func(f *ast.File) bool { return f.Doc != nil && len(f.Doc.Text()) > 40 })
 		if !said {
@@ -150,8 +150,8 @@ func TestPackageDocs(t *testing.T) {
 	}
 }
 
-// TestGoroutineLeakChecks: a package that starts goroutines checks for leaks in its TestMain.
-func TestGoroutineLeakChecks(t *testing.T) {
+// TestHouseLeakChecks: a package that starts goroutines checks for leaks in its TestMain.
+func TestHouseLeakChecks(t *testing.T) {
 	tests := goFiles(t, true)
 	for dir, files := range goFiles(t, false) {
 		starts := false
@@ -168,8 +168,8 @@ func TestGoroutineLeakChecks(t *testing.T) {
 	}
 }
 
-// TestTestsDoNotSleep: a sleep is not synchronisation.
-func TestTestsDoNotSleep(t *testing.T) {
+// TestHouseTestsDoNotSleep: a sleep is not synchronisation.
+func TestHouseTestsDoNotSleep(t *testing.T) {
 	for dir, files := range goFiles(t, true) {
 		for _, f := range files {
 			ast.Inspect(f, func(n ast.Node) bool {
@@ -194,8 +194,8 @@ func ident(s *ast.SelectorExpr, ok bool) (string, bool) {
 	return id.Name, true
 }
 
-// TestTopLevelFolders: the rooms of the house are fixed.
-func TestTopLevelFolders(t *testing.T) {
+// TestHouseRooms: the rooms of the house are fixed.
+func TestHouseRooms(t *testing.T) {
 	rooms := []string{"agent", "devices", "buffer", "uplink", "broker", "boards", "systemd", "docs", "bin", "dist"}
 	entries, err := os.ReadDir(".")
 	if err != nil {
