@@ -203,12 +203,20 @@ func runAndKill(t *testing.T, plan killPlan, px *proxy, line string, rng *rand.R
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	life := time.NewTimer(time.Duration(20+rng.IntN(600)) * time.Millisecond)
+	longest := 600
+	if line == "flapping" {
+		longest = 1500
+	}
+	life := time.NewTimer(time.Duration(20+rng.IntN(longest)) * time.Millisecond)
 	defer life.Stop()
 	for down := true; ; down = !down {
 		var flap <-chan time.Time
 		if line == "flapping" {
-			flap = time.After(time.Duration(10+rng.IntN(100)) * time.Millisecond)
+			phase := 100 + rng.IntN(300) // long enough to connect again
+			if !down {
+				phase = 10 + rng.IntN(50)
+			}
+			flap = time.After(time.Duration(phase) * time.Millisecond)
 		}
 		select {
 		case <-flap:
