@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -103,7 +104,7 @@ func newFakeStore(t testing.TB, key *wire.PrivateKey) *fakeStore {
 func (f *fakeStore) Take(device string, readings int, raw []byte) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.takeTo != nil {
+	if f.takeTo != nil && !errors.Is(f.takeTo, buffer.ErrVolatile) {
 		return false, f.takeTo
 	}
 	if g, err := parseGroup(device, raw); err != nil || len(g.readings) != readings {
@@ -113,9 +114,9 @@ func (f *fakeStore) Take(device string, readings int, raw []byte) (bool, error) 
 	f.readings += readings
 	if f.dueAt > 0 && f.readings >= f.dueAt {
 		f.readings = 0
-		return true, nil
+		return true, f.takeTo
 	}
-	return false, nil
+	return f.takeTo != nil, f.takeTo
 }
 
 func (f *fakeStore) Next(device string, readings int) (buffer.Number, error) {

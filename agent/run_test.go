@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -150,12 +151,17 @@ func TestPowerCutOpensANewEpoch(t *testing.T) {
 	}
 }
 
-// TestWhatIsOnTheCard: a power cut right after Emit returned (commit_interval = 0), and
-// right after commit_count readings were committed: they are on the card.
+// TestWhatIsOnTheCard: a power cut right after Emit returned (commit_interval = 0, or no
+// room for the journal), and right after commit_count readings were committed: they are
+// on the card.
 func TestWhatIsOnTheCard(t *testing.T) {
 	for name, tune := range map[string]func(*Config){
 		"interval 0": func(c *Config) { c.Buffer.CommitInterval, c.Buffer.CommitCount = 0, 0 },
 		"count 20":   func(c *Config) { c.Buffer.CommitInterval, c.Buffer.CommitCount = time.Hour, 20 },
+		"full tmpfs": func(c *Config) {
+			c.Buffer.CommitInterval, c.Buffer.CommitCount = time.Hour, 0
+			c.Buffer.RuntimeDir = fullTmpfs(t)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			addr := mosquitto(t)
@@ -173,7 +179,7 @@ func TestWhatIsOnTheCard(t *testing.T) {
 				return idle(ctx, sink)
 			})})
 			<-emitted
-			if cfg.Buffer.CommitInterval > 0 {
+			if cfg.Buffer.CommitCount > 0 {
 				eventually(t, "they are committed", func() bool { s := a.Status().Buffer; return s.Commits > 0 && s.Volatile == 0 && s.Raws == 0 })
 			}
 			cut := copyOf(t, cfg)
@@ -185,6 +191,18 @@ func TestWhatIsOnTheCard(t *testing.T) {
 			}
 		})
 	}
+}
+
+// fullTmpfs is a runtime directory without a free byte.
+func fullTmpfs(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	sh(t, "mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", dir)
+	t.Cleanup(func() { sh(t, "umount", dir) })
+	if err := os.WriteFile(filepath.Join(dir, "filler"), make([]byte, 64<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // copyOf copies the data directory as a power cut would leave it, and an empty tmpfs.

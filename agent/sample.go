@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"holdfast/buffer"
 	"holdfast/devices"
 )
 
@@ -207,9 +208,10 @@ func (s *station) take(readings []devices.Reading) {
 	s.taking.Store(int64(g.taken.at))
 	due, err := s.lane.store.Take(s.cfg.Name, len(readings), raw)
 	s.taking.Store(0)
-	g.raw = err == nil
-	if err != nil {
-		// Neither tmpfs nor card: it can still be sealed and stored, or sent, soon.
+	volatile := errors.Is(err, buffer.ErrVolatile)
+	g.raw = err == nil || volatile
+	if !g.raw {
+		// Held by nobody but us: it can still be sealed and stored, or sent, soon.
 		s.log.Error("reading not journalled: a crash now would lose it", "err", err)
 	}
 	s.account(readings)
@@ -217,7 +219,7 @@ func (s *station) take(readings []devices.Reading) {
 	if due {
 		s.due()
 	}
-	if s.lane.tuning.Load().sync {
+	if volatile || s.lane.tuning.Load().sync {
 		s.lane.flush()
 		s.lane.awaitSealed(s.ctx, n)
 	}

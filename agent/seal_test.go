@@ -176,6 +176,23 @@ func TestUnjournalledReadingsAreStillSealed(t *testing.T) {
 	}
 }
 
+// TestVolatile: where the journal does not take a reading, Emit returns only once the
+// message is stored.
+func TestVolatile(t *testing.T) {
+	r := newRig(t, wire.JSON, Batch{Interval: time.Hour, Count: 20, Bytes: 32 << 10})
+	r.store.fail(buffer.ErrVolatile, nil)
+	s := r.station("scale", idle)
+	for i := range 5 {
+		s.Emit(r.reading(i))
+		if got := values(r.store.wait(0), "scale"); len(got) != i+1 {
+			t.Fatalf("Emit %d returned with %d readings stored", i, len(got))
+		}
+	}
+	if left := r.store.takes["scale"]; left != 0 {
+		t.Errorf("%d records taken are not replaced", left)
+	}
+}
+
 // TestLossIsCountedAndTold: when nothing can be stored for long, the lane's memory is
 // bounded, what does not fit is counted, and the subscriber learns of it.
 func TestLossIsCountedAndTold(t *testing.T) {

@@ -13,7 +13,8 @@ import (
 const journalWant = 2 << 20
 
 // Take journals raw readings before they are batched; it copies raw. due asks for
-// everything to be sealed now, because CommitCount readings wait.
+// everything to be sealed now, because CommitCount readings wait. ErrVolatile: it is
+// taken, but only Append can make it last.
 func (b *Buffer) Take(device string, readings int, data []byte) (due bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -31,7 +32,7 @@ func (b *Buffer) Take(device string, readings int, data []byte) (due bool, err e
 		r.live = recordHeader + len(payload)
 		b.journal.live += int64(r.live)
 	} else {
-		due = true // only memory holds it: seal it, so that the card can
+		due, err = true, ErrVolatile // seal it, so that the card can hold it
 	}
 	d := b.device(device)
 	d.raws = append(d.raws, r)
@@ -41,7 +42,7 @@ func (b *Buffer) Take(device string, readings int, data []byte) (due bool, err e
 		b.dueRaw = b.rawNo
 		due = true
 	}
-	return due, nil
+	return due, err
 }
 
 func appendRaw(dst []byte, device string, r raw) []byte {

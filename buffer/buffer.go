@@ -190,5 +190,9 @@ var (
 	ErrNumber  = errors.New("not the next number of this device")
 	ErrClosed  = errors.New("buffer closed")
 	ErrLocked  = errors.New("another process uses this data directory")
-	ErrCard    = errors.New("neither the journal nor the card takes it")
+	// ErrVolatile comes from Take: the reading is held, but in memory only. It survives
+	// kill -9 once the message that replaces it was appended.
+	ErrVolatile = errors.New("the journal does not take it: only memory holds it")
+
+	ErrCard = errors.New("neither the journal nor the card takes it")
 )
