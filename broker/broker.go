@@ -46,7 +46,9 @@ type Options struct {
 	Wall func() time.Time     // for message expiry and for people; orders nothing
 	Rand io.Reader
 
-	reserve int64 // for tests: free bytes to leave on the disk instead of diskReserve
+	// For tests.
+	reserve int64         // free bytes to leave on the disk, instead of diskReserve
+	hurry   time.Duration // house and checkpoints this often, instead of houseEvery and checkEvery
 }
 
 // Broker is one node.
@@ -59,6 +61,8 @@ type Broker struct {
 
 	id       nodeID
 	reserve  int64
+	every    time.Duration // house
+	check    time.Duration // checkpoints
 	marks    []*mark
 	engine   *engine
 	stream   *logStream // messages
@@ -78,6 +82,7 @@ type Broker struct {
 
 	dirty       dirtySet
 	dirtyGroups sync.Map // *group → struct{}
+	unsaved     sync.Map // topic of a retained message that the state store refused
 	checked     uint64   // last batch in the newest checkpoint; house only
 	checkedAt   time.Duration
 	ledgerAt    Position // of the restored snapshot
@@ -105,8 +110,12 @@ func New(cfg Config, o Options) (*Broker, error) {
 	b := &Broker{cfg: cfg, log: o.Log, mono: o.Now, wall: o.Wall, rand: o.Rand, ledger: NewLedger(), retained: newRetained(),
 		sessions: newSessions(), groups: map[string]*group{}, conns: connSet{m: map[*conn]struct{}{}}}
 	b.defaults()
-	if b.reserve = o.reserve; b.reserve == 0 {
-		b.reserve = diskReserve
+	b.reserve, b.every, b.check = diskReserve, houseEvery, checkEvery
+	if o.reserve != 0 {
+		b.reserve = o.reserve
+	}
+	if o.hurry > 0 {
+		b.every, b.check = o.hurry, o.hurry
 	}
 	b.ctx, b.stop = context.WithCancel(context.Background())
 	b.unready(errors.New("the broker starts"))

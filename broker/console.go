@@ -39,6 +39,9 @@ func (c *Console) Ready() []string {
 	if err := c.b.Ready(); err != nil {
 		return []string{err.Error()}
 	}
+	if err := c.b.Damage(); err != nil { // it serves, but somebody has to look
+		return []string{"the store is damaged: " + err.Error()}
+	}
 	return []string{}
 }
 

@@ -157,6 +157,7 @@ func (r *onceReceiver) len() int {
 func TestExactlyOnceThroughKills(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(20261121, 6))
 	v := newVictim(t)
+	v.env = []string{"HOLDFAST_TEST_HURRY=10ms"} // so that kills also fall between a checkpoint and what it needs
 	v.start()
 	sub, _ := dialRaw(t, v.addr, "once-receiver", opts{expiry: 3600})
 	sub.subscribe(2, "once")
@@ -166,7 +167,8 @@ func TestExactlyOnceThroughKills(t *testing.T) {
 	var sending, receiving sync.WaitGroup
 	sending.Go(func() { s.run(t, v.addr, stop) })
 	receiving.Go(func() { r.run(t, v.addr, stopReading) })
-	for range kills() {
+	for i := range kills() {
+		v.env[0] = []string{"HOLDFAST_TEST_HURRY=10ms", "HOLDFAST_TEST_HURRY="}[i%2]
 		<-time.After(time.Duration(20+rnd.IntN(150)) * time.Millisecond)
 		v.kill()
 		v.start()

@@ -291,6 +291,7 @@ func (c *conn) release(id uint16) error {
 		}
 		s.mu.Lock()
 		delete(s.recv, id)
+		s.touch()
 		s.mu.Unlock()
 		c.send(mqtt.AppendAck(nil, mqtt.PUBCOMP, c.version, id, 0, ""))
 	}})

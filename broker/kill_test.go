@@ -26,7 +26,8 @@ func child(dir string) {
 	cfg := testConfig(dir)
 	cfg.Listen.MQTT = os.Getenv("HOLDFAST_TEST_LISTEN")
 	cfg.Verify = []VerifyRule{{Filter: "gw/#", Policy: PolicyReject}}
-	b, err := New(cfg, Options{Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))})
+	hurry, _ := time.ParseDuration(os.Getenv("HOLDFAST_TEST_HURRY"))
+	b, err := New(cfg, Options{hurry: hurry, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 	if err == nil {
 		err = registerKeys(b.Registry(), dir)
 	}
@@ -67,6 +68,7 @@ type victim struct {
 	t    *testing.T
 	dir  string
 	addr string
+	env  []string
 	cmd  *exec.Cmd
 }
 
@@ -85,6 +87,7 @@ func (v *victim) start() {
 	v.t.Helper()
 	v.cmd = exec.Command(os.Args[0])
 	v.cmd.Env = append(os.Environ(), "HOLDFAST_TEST_BROKER="+v.dir, "HOLDFAST_TEST_LISTEN="+v.addr)
+	v.cmd.Env = append(v.cmd.Env, v.env...)
 	var stderr strings.Builder
 	v.cmd.Stderr = &stderr
 	out, err := v.cmd.StdoutPipe()

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"context"
 	"sync"
 
 	"holdfast/broker/mqtt"
@@ -70,7 +71,7 @@ func (b *Broker) retain(r *Record, at cursor) {
 		delete(rs.m, r.Topic)
 		rs.mu.Unlock()
 		if had {
-			_ = b.state.deleteAsync(retainedKey + r.Topic)
+			b.keepRetained(entry{rec: &Record{Kind: KindDelete, Topic: retainedKey + r.Topic}}, r.Topic)
 		}
 		return
 	}
@@ -79,7 +80,42 @@ func (b *Broker) retain(r *Record, at cursor) {
 	own.Properties = append([]byte(nil), r.Properties...)
 	rs.m[r.Topic] = item{rec: &own, at: at, stored: true, retain: true}
 	rs.mu.Unlock()
+	b.keepRetained(entry{rec: b.retainedRecord(&own, at)}, r.Topic)
+}
+
+func (b *Broker) retainedRecord(r *Record, at cursor) *Record {
 	// The index stands in the header's Lamport field: a batch of one needs no clock.
 	h := Header{Number: at.Batch, Lamport: uint64(at.Index), Time: r.Arrival, Node: b.cfg.Node.Name}
-	_ = b.state.putAsync(retainedKey+r.Topic, AppendBatch(nil, h, []Record{own}), nil)
+	return &Record{Kind: KindPut, Topic: retainedKey + r.Topic, Payload: AppendBatch(nil, h, []Record{*r})}
+}
+
+// keepRetained writes a change to the state store. What that refuses is tried again with the next
+// checkpoint, which is not made before.
+func (b *Broker) keepRetained(e entry, topic string) {
+	e.done = func(_ Position, err error) {
+		if err != nil {
+			b.unsaved.Store(topic, struct{}{})
+		}
+	}
+	if err := b.state.w.submit(e); err != nil {
+		b.unsaved.Store(topic, struct{}{})
+	}
+}
+
+// saveRetained writes what the state store refused before.
+func (b *Broker) saveRetained(ctx context.Context) (err error) {
+	b.unsaved.Range(func(key, _ any) bool {
+		topic := key.(string)
+		b.unsaved.Delete(topic)
+		if it, ok := b.retained.get(topic); ok {
+			err = b.state.w.put(ctx, b.retainedRecord(it.rec, it.at))
+		} else {
+			err = b.state.Delete(ctx, retainedKey+topic)
+		}
+		if err != nil {
+			b.unsaved.Store(topic, struct{}{})
+		}
+		return err == nil
+	})
+	return err
 }

@@ -20,7 +20,7 @@ const (
 // house is the work that comes round: saving sessions, ending expired ones, checkpoints,
 // retention.
 func (b *Broker) house(ctx context.Context) {
-	tick := time.NewTicker(houseEvery)
+	tick := time.NewTicker(b.every)
 	defer tick.Stop()
 	for round := 0; ; round++ {
 		select {
@@ -54,6 +54,22 @@ func (b *Broker) saveDirty() {
 	})
 }
 
+// saveMoved saves the sessions that moved and waits until that is on disk.
+func (b *Broker) saveMoved(ctx context.Context) error {
+	moved := b.dirty.take()
+	done := make(chan error, len(moved))
+	for _, s := range moved {
+		s.save(func(err error) { done <- err })
+	}
+	if err := waitAll(ctx, done, len(moved)); err != nil {
+		for _, s := range moved { // they are still to be saved
+			b.dirty.add(s)
+		}
+		return err
+	}
+	return nil
+}
+
 // checkpointIfDue stores what follows from the log up to now, so that a start reads only what
 // came after.
 func (b *Broker) checkpointIfDue(ctx context.Context, now bool) error {
@@ -61,17 +77,20 @@ func (b *Broker) checkpointIfDue(ctx context.Context, now bool) error {
 	if stored == b.checked {
 		return nil
 	}
-	if !now && b.mono()-b.checkedAt < checkEvery && stored-b.checked < checkBatches {
+	if !now && b.mono()-b.checkedAt < b.check && stored-b.checked < checkBatches {
 		return nil
 	}
 	return b.checkpoint(ctx)
 }
 
-// checkpoint writes the ledger in parts, then one record that makes them valid. Retained
-// messages and sessions go into the store as they change: they only have to be there before
-// the record says that the log is not needed for them.
+// checkpoint writes the ledger in parts, then one record that makes them valid. Retained messages
+// and sessions (their QoS 2 packet ids) have to be in the store before that record says that the
+// log is not needed for them.
 func (b *Broker) checkpoint(ctx context.Context) error {
 	upTo := b.tail.end().Batch // everything below has been entered
+	if err := b.saveMoved(ctx); err != nil {
+		return err
+	}
 	snapshot, _ := b.ledger.Snapshot()
 	b.generation++
 	var parts []pair
@@ -81,6 +100,9 @@ func (b *Broker) checkpoint(ctx context.Context) error {
 		snapshot = snapshot[n:]
 	}
 	if err := b.state.put(ctx, parts...); err != nil {
+		return err
+	}
+	if err := b.saveRetained(ctx); err != nil { // their turn in the state's queue is over
 		return err
 	}
 	head := binary.BigEndian.AppendUint64(nil, b.generation)

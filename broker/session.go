@@ -191,6 +191,9 @@ func (s *session) saveRound() {
 func (s *session) saved(waiters []func(error), err error) {
 	callAll(waiters, err)
 	s.mu.Lock()
+	if err != nil {
+		s.touch() // to be tried again
+	}
 	again := len(s.waiters) > 0 && err == nil
 	s.saving = again
 	rest := s.waiters
