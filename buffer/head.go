@@ -3,6 +3,7 @@ package buffer
 import (
 	"encoding/json"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -58,7 +59,7 @@ func (b *Buffer) headNow(clean bool) head {
 	o := b.opening
 	return head{
 		Epoch: b.epoch, Opened: b.opened, Prev: o.PrevEpoch, Cause: o.Cause, Durable: o.Durable, Uncertain: o.Uncertain,
-		Numbers: b.numbers(), Old: b.old, Key: b.env.KeyID, Machine: b.cfg.MachineID, Boot: b.env.BootID,
+		Numbers: b.numbers(), Old: slices.Clone(b.old), Key: b.env.KeyID, Machine: b.cfg.MachineID, Boot: b.env.BootID,
 		Clean: clean, Dead: b.journalDead, Next: b.next, Acked: b.acked.pairs(maxAckSpans),
 		Powered: b.poweredOn(now), BootTime: int64(now), Wall: b.wallSeen.UnixNano(),
 	}

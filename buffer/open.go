@@ -181,7 +181,7 @@ func (b *Buffer) start(f *found) {
 	b.show()
 	b.mu.Unlock()
 	b.measure()
-	b.opening.Epoch, b.opening.New, b.opening.OldEpochs = b.epoch, !b.opened, b.old
+	b.opening.Epoch, b.opening.New, b.opening.OldEpochs = b.epoch, !b.opened, slices.Clone(b.old)
 	if !b.opening.New {
 		b.opening.Cause, b.opening.PrevEpoch, b.opening.Durable, b.opening.Uncertain = "", "", nil, false
 	}
