@@ -228,6 +228,7 @@ func (b *Buffer) rehome(m *message) error {
 	defer b.mu.Unlock()
 	m.synced, m.kept = true, path
 	b.hold(m)
+	b.show()
 	return nil
 }
 

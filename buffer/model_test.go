@@ -24,6 +24,8 @@ type model struct {
 	gone map[id]bool     // acknowledged
 	raws map[string][]string
 	ops  int
+
+	poison map[string]bool // quarantined
 }
 
 type id struct {
@@ -43,7 +45,7 @@ type kept struct {
 
 func newModel(t testing.TB, seed uint64) *model {
 	m := &model{rig: newRig(t), rnd: rand.New(rand.NewPCG(seed, 1)), held: map[id]*kept{},
-		seen: map[id][32]byte{}, gone: map[id]bool{}, raws: map[string][]string{}}
+		seen: map[id][32]byte{}, gone: map[id]bool{}, raws: map[string][]string{}, poison: map[string]bool{}}
 	m.env.Rand = randomness(byte(seed))
 	m.cfg.MaxBytes = []int64{1 << 20, 2 << 20, 6 << 20}[m.rnd.IntN(3)]
 	m.cfg.WhenFull = []string{WhenFullDropOldest, WhenFullDropOldest, WhenFullDropNewest, WhenFullBlock}[m.rnd.IntN(4)]
@@ -123,7 +125,7 @@ func (m *model) check() {
 		if byBlob[k.blob] {
 			continue
 		}
-		if !m.dropped(i) {
+		if !m.dropped(i) || k.control && !m.poison[k.blob] {
 			m.describe()
 			m.t.Fatalf("op %d: %+v at %d (synced %v, control %v) is neither held nor dropped", m.ops, i, k.pos, k.synced, k.control)
 		}
@@ -286,6 +288,7 @@ func (m *model) quarantineOne() {
 	if first == next {
 		return
 	}
+	m.poison[m.all()[first]] = true
 	if err := m.buf.Quarantine(first, "poison"); err != nil {
 		m.t.Fatal(err)
 	}
