@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,24 +20,89 @@ import (
 
 // These tests run the program itself, as it is shipped, on a pseudo-terminal.
 
-// program builds holdfast once for all tests.
-func program(t testing.TB) string {
+// program returns the path of holdfast, built once for all tests.
+func program(t testing.TB) string { return built(t, buildAgent) }
+
+func built(t testing.TB, build func() (string, error)) string {
 	t.Helper()
-	file, err := builtProgram()
+	file, err := build()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return file
 }
 
-var builtProgram = sync.OnceValues(func() (string, error) {
-	file := filepath.Join(buildDir, "holdfast")
-	out, err := exec.Command("go", "build", "-o", file, "./cmd/holdfast").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("build: %w\n%s", err, out)
+var (
+	buildAgent  = buildOnce("holdfast", "./cmd/holdfast")
+	buildBroker = buildOnce("holdfast-broker", "../broker/cmd/holdfast-broker")
+)
+
+func buildOnce(name, pkg string) func() (string, error) {
+	return sync.OnceValues(func() (string, error) {
+		file := filepath.Join(buildDir, name)
+		out, err := exec.Command("go", "build", "-o", file, pkg).CombinedOutput()
+		if err != nil {
+			return "", fmt.Errorf("build: %w\n%s", err, out)
+		}
+		return file, nil
+	})
+}
+
+// ledgerBroker starts our own broker, which demands signatures, until the test ends.
+func ledgerBroker(t *testing.T) killBroker {
+	t.Helper()
+	program, dir := built(t, buildBroker), t.TempDir()
+	addr, admin := freeAddr(t), freeAddr(t)
+	config := filepath.Join(dir, "broker.toml")
+	text := fmt.Sprintf("[node]\nname = \"n1\"\ndata_dir = %q\n[listen]\nmqtt = %q\nws = \"\"\nadmin = %q\n[[verify]]\nfilter = \"gw/#\"\npolicy = \"reject\"\n", filepath.Join(dir, "data"), addr, admin)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
 	}
-	return file, nil
-})
+	var log bytes.Buffer
+	cmd := exec.Command(program, "run", "--config", config)
+	cmd.Stderr = &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		if err := cmd.Wait(); err != nil || t.Failed() {
+			t.Logf("broker: %v\n%s", err, &log)
+		}
+	})
+	eventually(t, "the broker is ready", func() bool {
+		r, err := http.Get("http://" + admin + "/readyz")
+		if err != nil {
+			return false
+		}
+		r.Body.Close()
+		return r.StatusCode == http.StatusOK
+	})
+	register := func(id Identity) {
+		key := filepath.Join(dir, "key.jwk")
+		if err := os.WriteFile(key, id.Key.Public().JWK(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		sh(t, program, "device", "add", id.Gateway, "--key", key, "--config", config)
+	}
+	check := func() {
+		if !settled(func() bool { return exec.Command(program, "ledger", "--check", "--config", config).Run() == nil }) {
+			out, err := exec.Command(program, "ledger", "gw-1", "--config", config).CombinedOutput()
+			t.Errorf("the ledger: %v\n%s", err, out)
+		}
+	}
+	return killBroker{addr, 1024, register, check}
+}
+
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
 
 // gateway is a configured program that can be started and killed.
 type gateway struct {
@@ -134,6 +201,7 @@ func (g *gateway) feed(while time.Duration, pause time.Duration) (first, certain
 
 // TestKillProgram: as TestKill, with the program itself and a serial line.
 func TestKillProgram(t *testing.T) {
+	t.Parallel()
 	broker := mosquitto(t)
 	px := newProxy(t, broker)
 	g := newGateway(t, px.addr)

@@ -124,22 +124,39 @@ func full(n, short int) int {
 // receiveMaximum is what mosquitto announces (max_inflight_messages, 20).
 const receiveMaximum = 20
 
+// killBroker is the broker of a kill test.
+type killBroker struct {
+	addr           string
+	receiveMaximum int
+	register       func(id Identity)
+	check          func() // at the end
+}
+
+func killMosquitto(t *testing.T) killBroker {
+	return killBroker{mosquitto(t), receiveMaximum, func(Identity) {}, func() {}}
+}
+
 // TestKill: kill -9 at random moments loses nothing that was taken, gives no number
 // twice, and repeats no more than the broker's window per connection.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	for _, line := range []string{"up", "down", "flapping"} {
 		t.Run(line, func(t *testing.T) {
 			t.Parallel()
-			killTest(t, line, uint64(len(line)))
+			killTest(t, killMosquitto(t), line, uint64(len(line)))
 		})
 	}
 }
 
-func killTest(t *testing.T, line string, seed uint64) {
-	broker := mosquitto(t)
+// TestKillLedger: the same with our own broker, whose ledger agrees.
+func TestKillLedger(t *testing.T) {
+	t.Parallel()
+	killTest(t, ledgerBroker(t), "flapping", 5)
+}
+
+func killTest(t *testing.T, broker killBroker, line string, seed uint64) {
 	keys := &anyKey{}
-	sub := subscribe(t, broker, keys)
-	px := newProxy(t, broker)
+	px := newProxy(t, broker.addr)
 	cfg := testConfig(t, px.addr)
 	cfg.Buffer.CommitInterval = 300 * time.Millisecond
 	id, err := OpenIdentity(cfg, nil)
@@ -147,6 +164,8 @@ func killTest(t *testing.T, line string, seed uint64) {
 		t.Fatal(err)
 	}
 	keys.trust(id.Key.Public())
+	broker.register(id)
+	sub := subscribe(t, broker.addr, keys)
 
 	names := []string{"a", "b", "c"}
 	rng := rand.New(rand.NewPCG(seed, 7))
@@ -179,7 +198,8 @@ func killTest(t *testing.T, line string, seed uint64) {
 		_, n := sub.data(t, name)
 		dups += n
 	}
-	if most := receiveMaximum * px.connections(); dups > most {
+	broker.check()
+	if most := broker.receiveMaximum * px.connections(); dups > most {
 		t.Errorf("%d duplicates over %d connections: more than %d", dups, px.connections(), most)
 	}
 	t.Logf("%s: %d kills, %d connections, %d messages, %d duplicates", line, len(plans), px.connections(), len(sub.all()), dups)
