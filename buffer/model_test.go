@@ -328,7 +328,7 @@ func (m *model) cutPower() {
 }
 
 func TestAgainstModel(t *testing.T) {
-	runs := 8
+	runs := 6
 	if os.Getenv("HOLDFAST_SOAK") == "1" {
 		runs = 300
 	}
