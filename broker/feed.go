@@ -73,6 +73,7 @@ type feed struct {
 	online bool   // somebody takes the loose ones
 	live   bool
 	at     cursor // where to read on; meant only if not live
+	behind cursor // just behind the last item that was taken out
 	gaps   uint64 // batches that were trimmed before they were read
 
 	stamp uint64 // of the tail
@@ -113,6 +114,7 @@ func (f *feed) push(it item) {
 // pop removes the first item. f.mu is held.
 func (f *feed) pop() item {
 	it := f.queue[0]
+	f.behind = cursor{it.at.Batch, it.at.Index + 1}
 	f.queue[0] = item{}
 	f.bytes -= len(it.rec.Payload) + len(it.rec.Topic)
 	if f.queue = f.queue[1:]; len(f.queue) == 0 {
@@ -127,6 +129,8 @@ func (f *feed) position(end cursor) cursor {
 	switch {
 	case len(f.queue) > 0:
 		return f.queue[0].at
+	case f.live && end.before(f.behind): // end was read a moment before
+		return f.behind
 	case f.live:
 		return end
 	}

@@ -289,10 +289,9 @@ func (c *conn) release(id uint16) error {
 			c.end(mqtt.ImplementationSpecific, "not stored: "+err.Error())
 			return
 		}
-		s.mu.Lock()
-		delete(s.recv, id)
-		s.touch()
-		s.mu.Unlock()
+		if rec == nil { // else it was let go when the record was entered
+			s.accepted(id, false)
+		}
 		c.send(mqtt.AppendAck(nil, mqtt.PUBCOMP, c.version, id, 0, ""))
 	}})
 	if err != nil {
@@ -337,15 +336,8 @@ func (b *Broker) enter(batch *Batch, i int, replay bool) {
 	if r.PacketID == 0 {
 		return
 	}
-	if replay {
-		b.replayQoS2(r, at)
-	} else if s := b.sessions.get(r.Client); s != nil && r.Kind == KindMessage {
-		s.mu.Lock()
-		if s.epoch == r.Epoch {
-			s.received(r.PacketID, true)
-			s.touch()
-		}
-		s.mu.Unlock()
+	if s := b.sessions.get(r.Client); s != nil {
+		s.enterQoS2(r, at, replay)
 	}
 }
 

@@ -149,10 +149,11 @@ func (s *session) progress(end cursor) []byte {
 // save writes how far the session has come; done, if any, is called when that is on disk. Saves
 // of one session are never on their way twice: what comes meanwhile shares the next one.
 func (s *session) save(done func(error)) {
-	s.mu.Lock()
-	if done != nil {
-		s.waiters = append(s.waiters, done)
+	if done == nil {
+		done = func(error) {} // a round that is on its way has not seen what this one is for
 	}
+	s.mu.Lock()
+	s.waiters = append(s.waiters, done)
 	start := !s.saving && s.kept
 	ended := !s.kept
 	if start {
@@ -327,18 +328,13 @@ func (s *session) received(id uint16, stored bool) {
 	s.recv[id] = stored
 }
 
-// replayQoS2 restores the inbound packet ids from a record of the log.
-func (b *Broker) replayQoS2(r *Record, at cursor) {
-	if r.PacketID == 0 {
-		return
-	}
-	s := b.sessions.get(r.Client)
-	if s == nil {
-		return
-	}
+// enterQoS2 follows the inbound packet ids in log order. It is done before the tail moves on: what
+// a save says up to the tail's end must be true, or a packet id that was let go would come back
+// after a crash and swallow another message.
+func (s *session) enterQoS2(r *Record, at cursor, replay bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.epoch != r.Epoch || at.before(s.recvAt) {
+	if s.epoch != r.Epoch || replay && at.before(s.recvAt) {
 		return
 	}
 	if r.Kind == KindRelease {
@@ -346,4 +342,5 @@ func (b *Broker) replayQoS2(r *Record, at cursor) {
 	} else {
 		s.received(r.PacketID, true)
 	}
+	s.touch()
 }
