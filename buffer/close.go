@@ -90,7 +90,7 @@ func (b *Buffer) Stats() Stats {
 	s.JournalBytes, s.JournalTmpfs = b.journal.size, b.journal.tmpfs
 	s.Segments, s.DiskBytes, s.MaxBytes = len(b.segments), b.bytesDisk, b.cfg.MaxBytes
 	s.Drops, s.Quarantined, s.AsideBytes = len(b.drops.Drops), len(b.quarantine), aside
-	s.StoreDisabled, s.OldEpochs = b.disabled, len(b.old)
+	s.StoreDisabled, s.OldEpochs, s.Drained = b.disabled, len(b.old), len(b.drained())
 	if b.lastCardErr != nil {
 		s.LastError = b.lastCardErr.Error()
 	}

@@ -336,13 +336,13 @@ func (b *Buffer) finishWriter() error {
 	st, seg := b.writer, b.writing
 	b.writer, b.writing = nil, nil
 	err := st.close()
+	seg.Files = sums(seg.dir)
 	b.stores.Unlock()
 	b.disk.settled(seg.dir)
 	if len(seg.Blocks) == 0 {
 		return errors.Join(err, os.RemoveAll(seg.dir))
 	}
 	if err == nil {
-		seg.Files = sums(seg.dir)
 		err = seg.save(b.disk)
 	}
 	return err

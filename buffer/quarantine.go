@@ -185,6 +185,10 @@ func (b *Buffer) holds(epoch string) bool {
 func (b *Buffer) Drained() []EpochEnd {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	return b.drained()
+}
+
+func (b *Buffer) drained() []EpochEnd {
 	var out []EpochEnd
 	for _, e := range b.old {
 		if b.closing[e.Epoch] > 0 || b.holds(e.Epoch) {
