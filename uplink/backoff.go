@@ -11,12 +11,22 @@ type backoff struct {
 
 // next returns how long to wait before the attempt after one more failure.
 func (b *backoff) next(rand func() float64) time.Duration {
+	return time.Duration(rand() * float64(b.bound()))
+}
+
+// slow is next for what does not pass by itself: never less than half of the bound.
+func (b *backoff) slow(rand func() float64) time.Duration {
+	half := b.bound() / 2
+	return half + time.Duration(rand()*float64(half))
+}
+
+func (b *backoff) bound() time.Duration {
 	bound := b.max
 	if b.fails < 32 && b.base<<b.fails < b.max && b.base<<b.fails > 0 {
 		bound = b.base << b.fails
 	}
 	b.fails++
-	return time.Duration(rand() * float64(bound))
+	return bound
 }
 
 func (b *backoff) reset() { b.fails = 0 }

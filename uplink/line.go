@@ -206,7 +206,9 @@ func (l *line) tryAgain(pos uint64, code byte, words string) {
 		l.putAside(t)
 	default:
 		l.enqueue(t)
-		l.holdTill = l.now() + l.againWait.next(l.rand)
+		if !l.onHold() { // the answers of one window are one failure
+			l.holdTill = l.now() + l.againWait.next(l.rand)
+		}
 	}
 }
 
@@ -225,7 +227,7 @@ func (l *line) reject(pos uint64, code byte, words string) {
 // many are rejected and none succeeds, it is not the messages: the line stops.
 func (l *line) putAside(t *trouble) {
 	if len(l.aside) == 0 {
-		l.asideTill = l.now() + l.tune.stopBase/2 + l.stopWait.next(l.rand)
+		l.asideTill = l.now() + l.stopWait.slow(l.rand)
 	}
 	l.aside = append(l.aside, t)
 	if len(l.aside) >= maxAside {
@@ -242,10 +244,17 @@ func (l *line) recallAside() {
 	l.aside = l.aside[:0]
 }
 
-// stopLine holds the line until somebody has acted; it is tried slowly meanwhile.
+// onHold says that nothing is sent for a while because something failed.
+func (l *line) onHold() bool { return l.now() < l.holdTill }
+
+// stopLine holds the line until somebody has acted; it is tried slowly meanwhile. The
+// refusals of one window are one failure.
 func (l *line) stopLine(t *trouble) {
+	if l.stopped != "" && l.onHold() {
+		return
+	}
 	l.stopped = t.why
-	wait := l.tune.stopBase/2 + l.stopWait.next(l.rand)
+	wait := l.stopWait.slow(l.rand)
 	l.holdTill = l.now() + wait
 	l.log.Warn("uplink stopped", "reason", t.why, "next_try_in", wait)
 }

@@ -109,7 +109,7 @@ type roster struct {
 
 type seat struct {
 	server
-	wait, slow backoff
+	wait, stop backoff
 	notBefore  time.Duration
 }
 
@@ -119,7 +119,7 @@ func newRoster(list []server, t tuning) *roster {
 		r.list = append(r.list, seat{
 			server: s,
 			wait:   backoff{base: t.backoffBase, max: t.backoffMax},
-			slow:   backoff{base: t.stopBase, max: t.stopMax},
+			stop:   backoff{base: t.stopBase, max: t.stopMax},
 		})
 	}
 	return r
@@ -151,7 +151,7 @@ func (r *roster) next(now time.Duration) (s server, guest bool, notBefore time.D
 func (r *roster) failed(now time.Duration, refused bool, rand func() float64) {
 	s := &r.list[r.at]
 	if refused {
-		s.notBefore = now + s.slow.base/2 + s.slow.next(rand)
+		s.notBefore = now + s.stop.slow(rand)
 	} else {
 		s.notBefore = now + s.wait.next(rand)
 	}
@@ -163,7 +163,7 @@ func (r *roster) failed(now time.Duration, refused bool, rand func() float64) {
 // one that at least got something through eases it.
 func (r *roster) lost(now time.Duration, stable, progress bool, rand func() float64) {
 	s := &r.list[r.at]
-	s.slow.reset()
+	s.stop.reset()
 	if stable {
 		s.wait.reset()
 	} else if progress {

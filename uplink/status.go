@@ -8,7 +8,7 @@ type Status struct {
 	Server         string        `json:"server"`                 // connected to, or tried last; no credentials
 	Since          time.Duration `json:"since"`                  // on Options.Now's clock: connected or disconnected since
 	SessionPresent bool          `json:"session_present"`        // what the last CONNACK said
-	NextTry        time.Duration `json:"next_try,omitempty"`     // on Options.Now's clock; 0 while connected or trying
+	NextTry        time.Duration `json:"next_try,omitempty"`     // on Options.Now's clock: of connecting, or of a line that is Stopped; 0: trying or sending
 	Stopped        string        `json:"stopped,omitempty"`      // why the line stands still although connected, or why it is tried slowly
 	LastError      string        `json:"last_error,omitempty"`   // of the connection or of a message, with what to do
 	LastErrorAt    time.Duration `json:"last_error_at,omitzero"` // on Options.Now's clock
@@ -55,6 +55,9 @@ func (u *Uplink) Status() Status {
 	}
 	if c.LastErrorAt > s.LastErrorAt || s.LastError == "" {
 		s.LastError, s.LastErrorAt = c.LastError, c.LastErrorAt
+	}
+	if c.Connected && l.stopped != "" && l.onHold() {
+		s.NextTry = l.holdTill
 	}
 	if c.Connected {
 		s.Window = min(l.window, l.limit)

@@ -2,6 +2,7 @@ package uplink
 
 import (
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -152,6 +153,32 @@ func TestNotAuthorized(t *testing.T) {
 	u.stop()
 	if s := u.Status(); s.Stopped != "" || s.Quarantined != 0 || s.Acked != 500 {
 		t.Fatalf("%+v", s)
+	}
+}
+
+// TestStoppedLineIsTriedSoon: a window full of refusals is one failure; the next try
+// comes within seconds, later ones at most a minute apart, and Status says when.
+func TestStoppedLineIsTriedSoon(t *testing.T) {
+	var now time.Duration
+	l := newLine(Options{Log: slog.New(slog.DiscardHandler), Now: func() time.Duration { return now }, Rand: func() float64 { return 0.999 }}, 50, defaultTuning())
+	refuseAll := func() {
+		for pos := range uint64(50) {
+			id := l.fl.add(pos+1, false)
+			l.puback(id, 0x87, "")
+		}
+	}
+	now = time.Second
+	for i, bound := range []time.Duration{6, 12, 24, 48, 60, 60} {
+		refuseAll()
+		if wait := l.holdTill - now; wait < bound*time.Second/2 || wait > bound*time.Second {
+			t.Errorf("try %d after %v, want at most %d s", i+1, wait, bound)
+		}
+		now = l.holdTill
+	}
+	now = 0
+	u := &Uplink{opt: Options{Source: newSource(numbered)}, line: l, lanes: &lanes{}, st: Status{Connected: true}}
+	if s := u.Status(); s.NextTry != l.holdTill || s.Stopped == "" {
+		t.Errorf("%+v", s)
 	}
 }
 

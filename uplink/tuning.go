@@ -12,7 +12,7 @@ type tuning struct {
 	backoffMax  time.Duration
 	againBase   time.Duration // of a message to be tried again
 	againMax    time.Duration
-	stopBase    time.Duration // of what somebody has to put right
+	stopBase    time.Duration // of what somebody has to put right: a field engineer has ten minutes and waits for it
 	stopMax     time.Duration
 	ackDelay    time.Duration // in which a batch of acknowledgements gathers for the Source
 	sourceRetry time.Duration // after an error of the Source
@@ -24,7 +24,7 @@ func defaultTuning() tuning {
 		connect: 30 * time.Second, write: 30 * time.Second, silence: 60 * time.Second, stable: 30 * time.Second,
 		backoffBase: time.Second, backoffMax: time.Minute,
 		againBase: 500 * time.Millisecond, againMax: time.Minute,
-		stopBase: 30 * time.Second, stopMax: 5 * time.Minute,
+		stopBase: 6 * time.Second, stopMax: time.Minute,
 		ackDelay: 5 * time.Millisecond, sourceRetry: time.Second,
 		finish: 800 * time.Millisecond,
 	}

@@ -142,6 +142,14 @@ func TestStatusForPeopleSaysWhatIsWrong(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, out.String())
 		}
 	}
+	s.Ready, s.NotReady, s.Uplink.NextTry = true, nil, s.Now+4*time.Second
+	out.Reset()
+	if err := printStatus(&out, s); err != nil || !strings.HasPrefix(out.String(), "gw-1: THE UPLINK STANDS STILL: refused; next try in 4s\n") {
+		t.Error(out.String())
+	}
+	if _, well := condition(s); well {
+		t.Error("an uplink that is refused is called well")
+	}
 	s.Unhealthy = []string{"sealing stands still"}
 	out.Reset()
 	if err := printStatus(&out, s); err != nil || !strings.Contains(out.String(), "STANDING STILL: sealing stands still") {

@@ -30,7 +30,7 @@ func (a *app) statusCommand() *cobra.Command {
 			} else {
 				err = printStatus(a.stdout, st)
 			}
-			if err == nil && (!st.Ready || len(st.Unhealthy) > 0) {
+			if _, well := condition(st); err == nil && !well {
 				return no
 			}
 			return err
@@ -40,15 +40,30 @@ func (a *app) statusCommand() *cobra.Command {
 	return cmd
 }
 
-// printStatus writes a status for people.
-func printStatus(w io.Writer, s agent.Status) error {
-	state := "ready"
+// condition is the state in a line. All is well while a broker that cannot be reached is
+// awaited; not when it refuses us, because that does not pass by itself.
+func condition(s agent.Status) (state string, well bool) {
 	switch {
 	case len(s.Unhealthy) > 0:
-		state = "STANDING STILL: " + strings.Join(s.Unhealthy, "; ")
+		return "STANDING STILL: " + strings.Join(s.Unhealthy, "; "), false
 	case !s.Ready:
-		state = "not ready: " + strings.Join(s.NotReady, "; ")
+		return "not ready: " + strings.Join(s.NotReady, "; "), false
+	case s.Uplink.Stopped != "":
+		return "THE UPLINK STANDS STILL: " + s.Uplink.Stopped + nextTry(s), false
 	}
+	return "ready", true
+}
+
+func nextTry(s agent.Status) string {
+	if s.Uplink.NextTry <= s.Now {
+		return ""
+	}
+	return "; next try in " + span(s.Uplink.NextTry-s.Now)
+}
+
+// printStatus writes a status for people.
+func printStatus(w io.Writer, s agent.Status) error {
+	state, _ := condition(s)
 	fmt.Fprintf(w, "%s: %s\n\n", s.Gateway, state)
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	row := func(name, format string, args ...any) { fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
@@ -75,7 +90,7 @@ func uplinkRows(row func(string, string, ...any), s agent.Status) {
 	if u.Connected {
 		row("uplink", "connected to %s for %s, answer in %s, %d in flight", u.Server, span(s.Now-u.Since), span(u.RTT), u.InFlight)
 	} else {
-		row("uplink", "NOT connected to %s", orNone(u.Server))
+		row("uplink", "NOT connected to %s%s", orNone(u.Server), nextTry(s))
 	}
 	if u.Stopped != "" {
 		row("", "%s", u.Stopped)
