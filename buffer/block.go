@@ -63,6 +63,7 @@ type message struct {
 	live    int         // bytes it keeps alive in the journal
 	rec     *ringRecord // where in the ring, nil if not
 	kept    string      // its own file, if what held it was evicted
+	given   bool        // given up: a Drop names it, which the card did not take yet
 }
 
 type name struct{ epoch, device string }

@@ -81,6 +81,18 @@ func (b *Buffer) Drops() []Drop {
 	return out
 }
 
+// reserveDrops gives the ranges their place on the card while there is room: a full disk
+// takes nothing new, and without them nothing may be given up to make room.
+func (b *Buffer) reserveDrops() error {
+	if b.dropFile.count > 0 {
+		return nil
+	}
+	b.mu.Lock()
+	b.drops.Version = max(b.drops.Version, b.dropsSaved+1)
+	b.mu.Unlock()
+	return b.saveDrops()
+}
+
 // saveDrops syncs the ranges to the card. The caller holds card, not mu.
 func (b *Buffer) saveDrops() error {
 	b.mu.Lock()

@@ -131,9 +131,11 @@ func (b *Buffer) dropSegment(s *segment, reason string) error {
 	}
 	b.mu.Lock()
 	for _, d := range drops {
-		d.Reason = reason
-		b.addDrop(d)
+		if d.Reason = reason; !s.given { // once, however often the card refuses
+			b.addDrop(d)
+		}
 	}
+	s.given = true
 	b.drops.Gone = [][2]uint64{{s.First, s.Last + 1}}
 	b.drops.Version++
 	b.mu.Unlock()
@@ -278,9 +280,17 @@ func (b *Buffer) evictTail(reason string, while func(*message) bool) error {
 		b.mu.Unlock()
 	}
 	b.mu.Lock()
+	var at ranges
 	for _, m := range gone {
+		at.add(m.pos, m.pos+1)
+		if m.given { // once, however often the card refuses
+			continue
+		}
+		m.given = true
 		b.addDrop(Drop{Device: m.device, Epoch: m.epoch, First: m.seq, Last: m.seq, Readings: uint64(m.n), Reason: reason})
 	}
+	b.drops.Gone = at.pairs(len(at)) // journal and ring still have them: no Open may take them for held
+	b.drops.Version++
 	b.mu.Unlock()
 	if err := b.saveDrops(); err != nil {
 		return fmt.Errorf("drop: %w", err)
@@ -299,6 +309,7 @@ func (b *Buffer) evictTail(reason string, while func(*message) bool) error {
 		b.held -= b.acked.add(m.pos, m.pos+1)
 		b.leaveTail(m)
 	}
+	b.journalAcks(at)
 	b.env.Log.Warn("dropped the oldest messages", "reason", reason, "messages", len(gone))
 	return nil
 }

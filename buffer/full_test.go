@@ -16,6 +16,11 @@ import (
 // TestDiskFull lets somebody else fill the file system: nothing that was appended is
 // lost without a Drop, nothing ends the process, and it goes on when there is room again.
 func TestDiskFull(t *testing.T) {
+	t.Run("with segments", func(t *testing.T) { testDiskFull(t, 6000) })
+	t.Run("from the first message", func(t *testing.T) { testDiskFull(t, 0) })
+}
+
+func testDiskFull(t *testing.T, before int) {
 	l := newLoopDisk(t, 48)
 	r := newRig(t)
 	r.cfg.DataDir = filepath.Join(l.dir, "data")
@@ -39,6 +44,11 @@ func TestDiskFull(t *testing.T) {
 	}
 	check := func(when string) {
 		t.Helper()
+		for _, d := range r.buf.drops.Drops {
+			if d.Readings > d.Last-d.First+1 {
+				t.Fatalf("%s: %+v: one reading per message", when, d)
+			}
+		}
 		got := make(map[string]bool)
 		for _, blob := range r.all() {
 			got[blob] = true
@@ -50,8 +60,9 @@ func TestDiskFull(t *testing.T) {
 			}
 		}
 	}
-	put(6000)
+	put(before)
 	check("before")
+	epoch := r.buf.epoch
 	hog := filepath.Join(l.dir, "hog")
 	fillDisk(t, hog)
 	put(12_000)
@@ -63,6 +74,9 @@ func TestDiskFull(t *testing.T) {
 	fillDisk(t, hog)
 	r.open()
 	check("reopened on a full disk")
+	if r.buf.epoch != epoch {
+		t.Fatalf("a full disk cost the epoch: %+v", r.buf.Opened())
+	}
 	put(1000)
 	if err := os.Remove(hog); err != nil {
 		t.Fatal(err)

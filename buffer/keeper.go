@@ -365,9 +365,11 @@ func (b *Buffer) tidy() {
 	headDue := b.headDirty || now-b.headAt >= headEvery
 	b.mu.Unlock()
 	if full && disabled == "" {
-		if err := b.migrate(); err != nil {
+		err := b.migrate()
+		if err != nil && !b.stuck { // it is tried at each turn, and told once
 			b.env.Log.Warn("blocks not moved to a segment", "error", err)
 		}
+		b.stuck = err != nil
 	}
 	b.removeDone()
 	b.expire()

@@ -171,6 +171,8 @@ func (b *Buffer) start(f *found) {
 			b.newEpoch(f, CauseReadOnly)
 			b.opened = false
 		}
+	} else if err := b.reserveDrops(); err != nil {
+		b.warn("no place could be reserved for what may have to be dropped: %v", err)
 	}
 	b.mu.Lock()
 	if err := b.roll(); err != nil {

@@ -53,8 +53,13 @@ func TestLostBlockAndRepair(t *testing.T) {
 	}
 	lost := len(want)
 	drops := r.buf.Drops()
-	if lost == 0 || lost > 1500 || len(drops) != 1 || drops[0].Reason != ReasonDamaged {
+	if lost == 0 || lost > 1500 || len(drops) == 0 {
 		t.Fatalf("%d lost, %+v", lost, drops)
+	}
+	for _, d := range drops { // Badger's order within a log is its own: what was damaged need not be neighbours
+		if d.Reason != ReasonDamaged {
+			t.Fatalf("%d lost, %+v", lost, drops)
+		}
 	}
 	if err := r.buf.Ack(positions); err != nil {
 		t.Fatal(err)

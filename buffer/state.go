@@ -77,6 +77,7 @@ type Buffer struct {
 	wallSeen    time.Time
 	stats       Stats
 	lastCardErr error
+	stuck       bool // segments take nothing, and it was told
 }
 
 // device is what is known of one device in this epoch.
