@@ -98,10 +98,8 @@ func (b *Buffer) floor(device string, d *device) uint64 {
 			low = min(low, q.seq)
 		}
 	}
-	for _, s := range b.segments {
-		if first, ok := s.lowest(device, b.epoch, b.acked); ok {
-			return min(low, first)
-		}
+	for _, s := range b.segments { // all: a control message that moved lies behind later ones
+		low = s.lowest(device, b.epoch, b.acked, low)
 	}
 	if len(d.queue) > 0 {
 		low = min(low, d.queue[0].seq)
@@ -109,17 +107,18 @@ func (b *Buffer) floor(device string, d *device) uint64 {
 	return low
 }
 
-// lowest is the lowest number of a device in the first block that is still needed.
-func (s *segment) lowest(device, epoch string, acked ranges) (uint64, bool) {
-	if find(s.Devices, device, epoch) == nil || acked.covers(s.First, s.Last+1) {
-		return 0, false
+// lowest is the lowest number of a device in the blocks that are still needed, if it
+// is below low.
+func (s *segment) lowest(device, epoch string, acked ranges, low uint64) uint64 {
+	if sp := find(s.Devices, device, epoch); sp == nil || sp.First >= low || acked.covers(s.First, s.Last+1) {
+		return low
 	}
 	for _, r := range s.Blocks {
-		if sp := find(r.Devices, device, epoch); sp != nil && !acked.covers(r.First, r.Last+1) {
-			return sp.First, true
+		if sp := find(r.Devices, device, epoch); sp != nil && sp.First < low && !acked.covers(r.First, r.Last+1) {
+			low = sp.First
 		}
 	}
-	return 0, false
+	return low
 }
 
 func find(spans []deviceSpan, device, epoch string) *deviceSpan {

@@ -187,7 +187,7 @@ func (b *Buffer) remains(s *segment) (drops []Drop, controls []*message) {
 				m.blob = append([]byte(nil), m.blob...)
 				controls = append(controls, m)
 			default:
-				drops = joinSpan(drops, deviceSpan{m.device, m.epoch, m.seq, m.seq, uint64(m.n)})
+				drops = joinSpan(drops, deviceSpan{m.device, m.epoch, m.seq, m.seq, uint64(m.n), m.total})
 			}
 			return true
 		})

@@ -106,7 +106,7 @@ func (b *Buffer) findSegments(f *found) {
 		b.segments = append(b.segments, s)
 		f.next = max(f.next, s.Last+1)
 		for _, sp := range s.Devices {
-			f.seen(sp.Epoch, sp.Device, Numbers{Seq: sp.Last})
+			f.seen(sp.Epoch, sp.Device, Numbers{sp.Last, sp.Total})
 		}
 	}
 }
@@ -192,6 +192,7 @@ func (b *Buffer) findQuarantine(f *found) {
 			continue
 		}
 		b.quarantine = append(b.quarantine, q)
+		b.noteControl(q.receipts, q.closes, 1)
 		f.acked.add(q.pos, q.pos+1)
 		f.next = max(f.next, q.pos+1)
 		delete(f.messages, q.pos)

@@ -17,6 +17,9 @@ type quarantined struct {
 	n      int
 	reason string
 	path   string
+
+	receipts []uint64 // what the message would have said: said anew once it is given up
+	closes   string
 }
 
 // Quarantine takes a message out of the line and keeps it, bounded; when it has to go
@@ -32,6 +35,7 @@ func (b *Buffer) Quarantine(pos uint64, reason string) error {
 	limit := b.cfg.MaxBytes / 100
 	b.mu.Unlock()
 	q := quarantined{pos: pos, device: m.device, epoch: m.epoch, seq: m.seq, n: m.n, reason: reason,
+		receipts: m.receipts, closes: m.closes,
 		path: filepath.Join(b.disk.root, "quarantine", fmt.Sprintf("%020d", pos))}
 	size := (int64(messageSize(m)+len(reason))/page + 2) * page
 	b.shrinkQuarantine(limit - size)
@@ -43,9 +47,9 @@ func (b *Buffer) Quarantine(pos uint64, reason string) error {
 	} else {
 		b.addDrop(Drop{Device: m.device, Epoch: m.epoch, First: m.seq, Last: m.seq, Readings: uint64(m.n), Reason: reason})
 		b.journalDrops(refusal{})
+		b.noteControl(m.receipts, m.closes, -1)
 	}
-	if b.ack(pos) {
-		b.stats.Acked--
+	if _, held := b.leave(pos); held {
 		b.journalAcks(ranges{{pos, pos + 1}})
 	}
 	b.want = true
@@ -112,7 +116,8 @@ func readQuarantine(path string) (quarantined, *message, error) {
 	if err != nil || m == nil {
 		return quarantined{}, nil, errBlock
 	}
-	q := quarantined{pos: m.pos, device: m.device, epoch: m.epoch, seq: m.seq, n: m.n, path: path}
+	q := quarantined{pos: m.pos, device: m.device, epoch: m.epoch, seq: m.seq, n: m.n, path: path,
+		receipts: m.receipts, closes: m.closes}
 	if json.Unmarshal(raw[n:], &q.reason) != nil {
 		q.reason = "quarantined"
 	}
@@ -139,6 +144,7 @@ func (b *Buffer) releaseQuarantine(q quarantined) {
 	b.mu.Lock()
 	b.quarantine = slices.DeleteFunc(b.quarantine, func(x quarantined) bool { return x.path == q.path })
 	b.addDrop(Drop{Device: q.device, Epoch: q.epoch, First: q.seq, Last: q.seq, Readings: uint64(q.n), Reason: q.reason})
+	b.noteControl(q.receipts, q.closes, -1)
 	b.mu.Unlock()
 	if b.saveDrops() == nil {
 		os.Remove(q.path)

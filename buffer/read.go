@@ -244,6 +244,11 @@ func (b *Buffer) lost(s *segment, ref blockRef, salvaged *block, cause error) {
 		for _, gone := range left.missing(sp.lo, sp.hi) {
 			n += b.acked.add(gone.lo, gone.hi)
 			s.lost.add(gone.lo, gone.hi)
+			for _, c := range s.Controls {
+				if c.Pos >= gone.lo && c.Pos < gone.hi {
+					b.noteControl(c.Receipts, c.Closes, -1) // to be said anew
+				}
+			}
 		}
 	}
 	b.held -= n
@@ -284,28 +289,41 @@ func (b *Buffer) Ack(positions []uint64) error {
 	return nil
 }
 
-// ack settles one position. mu is held.
+// ack settles one position, which was delivered. mu is held.
 func (b *Buffer) ack(p uint64) bool {
-	if b.acked.add(p, p+1) == 0 {
+	c, held := b.leave(p)
+	if !held {
 		return false
 	}
-	b.held--
 	b.stats.Acked++
+	if c != nil {
+		b.settle(c.Receipts, c.Closes)
+	}
+	return true
+}
+
+// leave takes a message out of the line, and says what it is if it is one of control.
+// mu is held.
+func (b *Buffer) leave(p uint64) (c *controlAt, held bool) {
+	if b.acked.add(p, p+1) == 0 {
+		return nil, false
+	}
+	b.held--
 	if m := b.inTail(p); m != nil {
 		b.leaveTail(m)
 		if m.control {
-			b.settle(m.receipts, m.closes)
+			c = &controlAt{Receipts: m.receipts, Closes: m.closes}
 		}
-		return true
+		return c, true
 	}
 	if s := b.segmentOf(p); s != nil {
-		for _, c := range s.Controls {
-			if c.Pos == p {
-				b.settle(c.Receipts, c.Closes)
+		for i := range s.Controls {
+			if s.Controls[i].Pos == p {
+				c = &s.Controls[i]
 			}
 		}
 	}
-	return true
+	return c, true
 }
 
 // settle does what the delivery of a control message means.

@@ -50,6 +50,7 @@ type deviceSpan struct {
 	First    uint64 `json:"first"`
 	Last     uint64 `json:"last"`
 	Readings uint64 `json:"readings"`
+	Total    uint64 `json:"total"` // readings of the device in the epoch, up to Last
 }
 
 // controlAt is a message that may not be evicted.
@@ -94,10 +95,11 @@ func addSpan(spans []deviceSpan, m *message) []deviceSpan {
 		if sp.Device == m.device && sp.Epoch == m.epoch {
 			sp.First, sp.Last = min(sp.First, m.seq), max(sp.Last, m.seq)
 			sp.Readings += uint64(m.n)
+			sp.Total = max(sp.Total, m.total)
 			return spans
 		}
 	}
-	return append(spans, deviceSpan{m.device, m.epoch, m.seq, m.seq, uint64(m.n)})
+	return append(spans, deviceSpan{m.device, m.epoch, m.seq, m.seq, uint64(m.n), m.total})
 }
 
 // block returns the index of the block that holds pos or the first one after it.

@@ -2,6 +2,7 @@ package buffer
 
 import (
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
@@ -84,7 +85,7 @@ type Buffer struct {
 type device struct {
 	Numbers
 	raws  []raw
-	queue []*message // of this epoch, in the tail, oldest first; may start with some that left
+	queue []*message // of this epoch, in the tail, by number; may start with some that left
 }
 
 // raw is a reading taken and not sealed.
@@ -147,7 +148,11 @@ func (b *Buffer) hold(m *message) {
 	b.held++
 	if m.epoch == b.epoch {
 		d := b.device(m.device)
-		d.queue = append(d.queue, m)
+		at := len(d.queue)
+		for at > 0 && d.queue[at-1] != nil && d.queue[at-1].seq > m.seq {
+			at-- // one that moved
+		}
+		d.queue = slices.Insert(d.queue, at, m)
 	}
 	b.noteControl(m.receipts, m.closes, 1)
 }
