@@ -30,7 +30,7 @@ test-race:
 	$(GO) test -race -shuffle=on -timeout 20m ./...
 
 # 32-bit arithmetic: Badger and the wire format on a 32-bit int, natively.
-PORTABLE = ./buffer/ ./uplink/... ./devices/...
+PORTABLE = ./buffer/ ./uplink/... ./devices/... ./boards/
 test-386:
 	CGO_ENABLED=0 GOARCH=386 $(GO) test -shuffle=on -timeout 15m $(PORTABLE) ./agent/
 

@@ -20,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"holdfast/boards"
 	"holdfast/buffer"
 	"holdfast/devices"
 	"holdfast/devices/catalog"
@@ -83,7 +84,7 @@ func New(cfg Config, o Options) (*Agent, error) {
 	}
 	built, _ := time.Parse(time.RFC3339, o.BuildTime)
 	a.keeper = newTimekeeper(a.clock, built)
-	a.board = boardSerial()
+	a.board = boards.SerialNumber("/")
 	var err error
 	if a.identity, err = OpenIdentity(cfg, a.opt.Rand); err != nil {
 		return nil, err

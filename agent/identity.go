@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bytes"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -116,17 +115,4 @@ func machineHash(file string, random io.Reader) (string, error) {
 	sum[6] = sum[6]&0x0f | 0x40
 	sum[8] = sum[8]&0x3f | 0x80
 	return hex.EncodeToString(sum[:16]), nil
-}
-
-// boardSerial returns the board's serial number: from the device tree, or from the
-// firmware of a PC where it may be read. "": it has none.
-func boardSerial() string {
-	for _, file := range []string{"/proc/device-tree/serial-number", "/sys/class/dmi/id/product_uuid"} {
-		if b, err := os.ReadFile(file); err == nil {
-			if s := strings.TrimSpace(string(bytes.TrimRight(b, "\x00\n"))); s != "" {
-				return s
-			}
-		}
-	}
-	return ""
 }

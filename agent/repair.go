@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"log/slog"
 
+	"holdfast/boards"
 	"holdfast/buffer"
 )
 
@@ -19,6 +20,6 @@ func RepairBuffer(cfg Config, log *slog.Logger) (buffer.Report, error) {
 		return buffer.Report{}, err
 	}
 	c := cfg.Buffer
-	c.DataDir, c.MachineID = cfg.DataDir, boardSerial()
+	c.DataDir, c.MachineID = cfg.DataDir, boards.SerialNumber("/")
 	return buffer.Repair(c, bufferEnv(log, clock, newTimekeeper(clock, clock.System()).wall, id, rand.Reader))
 }

@@ -6,84 +6,27 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"reflect"
 	"runtime/debug"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
-	"unsafe"
 
 	"holdfast/agent"
+	"holdfast/boards"
 )
 
-// board makes a root directory with the files and links of a board.
-func board(t *testing.T, files, links map[string]string) string {
-	t.Helper()
-	root := t.TempDir()
-	put := func(name string, make func(string) error) {
-		full := filepath.Join(root, name)
-		if err := os.MkdirAll(filepath.Dir(full), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := make(full); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for name, text := range files {
-		put(name, func(full string) error { return os.WriteFile(full, []byte(text), 0o600) })
-	}
-	for name, target := range links {
-		put(name, func(full string) error { return os.Symlink(target, full) })
-	}
-	return root
-}
-
-func TestSerialPortsByStablePath(t *testing.T) {
-	const usb = "sys/devices/usb1/1-1"
-	root := board(t, map[string]string{
-		usb + "/product": "FT232R USB UART\n", usb + "/manufacturer": "FTDI\n", usb + "/serial": "A9007uX1\n",
-		usb + "/1-1:1.0/ttyUSB3/x": "", "sys/devices/platform/serial8250/x": "", "sys/devices/fe201000.serial/x": "",
-		"sys/class/tty/ttyS0/type": "0\n", "sys/class/tty/ttyAMA0/type": "21\n", "sys/class/tty/tty1/dev": "4:1\n",
-	}, map[string]string{
-		"sys/class/tty/ttyUSB3/device":                    "../../../devices/usb1/1-1/1-1:1.0/ttyUSB3",
-		"sys/class/tty/ttyS0/device":                      "../../../devices/platform/serial8250",
-		"sys/class/tty/ttyAMA0/device":                    "../../../devices/fe201000.serial",
-		"dev/serial/by-id/usb-FTDI_FT232R_A9007uX1-if00":  "../../ttyUSB3",
-		"dev/serial/by-path/platform-usb-0:1.1:1.0-port0": "../../ttyUSB3",
-		"dev/serial0": "ttyAMA0",
-	})
-	want := []serialPort{
-		{Path: "/dev/serial/by-id/usb-FTDI_FT232R_A9007uX1-if00", Device: "/dev/ttyUSB3", Product: "FTDI FT232R USB UART", Serial: "A9007uX1"},
-		{Path: "/dev/serial0", Device: "/dev/ttyAMA0"},
-	}
-	if got := serialPorts(root); !reflect.DeepEqual(got, want) {
-		t.Errorf("found %+v\nwant %+v", got, want)
-	}
-}
-
-func TestI2CBusesAndGPIOChips(t *testing.T) {
-	root := board(t, map[string]string{"sys/class/i2c-dev/i2c-1/name": "bcm2835 (i2c@7e804000)\n", "dev/gpiochip0": ""}, nil)
-	if got := i2cBuses(root); len(got) != 1 || got[0] != (i2cBus{"/dev/i2c-1", "bcm2835 (i2c@7e804000)"}) {
-		t.Errorf("%+v", got)
-	}
-	chips := gpioChips(root) // not a real one: asked in vain, and told so
-	if len(chips) != 1 || !strings.Contains(chips[0].Error, "chip info: ") {
-		t.Errorf("%+v", chips)
-	}
+func TestOffersForPeople(t *testing.T) {
 	var out bytes.Buffer
-	if err := (offers{GPIO: chips}).print(&out); err != nil || !strings.Contains(out.String(), "none") {
-		t.Error(err, out.String())
+	o := offers{Model: "Raspberry Pi 4", GPIO: []boards.GPIOChip{{Path: "/dev/gpiochip0", Label: "pinctrl", Lines: []boards.GPIOLine{{Offset: 17, Pin: 11, Name: "GPIO17", Consumer: "led"}, {Offset: 40}}},
+		{Path: "/dev/gpiochip1", Error: "permission denied"}}}
+	if err := o.print(&out); err != nil {
+		t.Fatal(err)
 	}
-}
-
-// The sizes stand in the numbers of the ioctls (linux/ioctl.h).
-func TestGPIOStructsHaveTheKernelsSize(t *testing.T) {
-	if s := unsafe.Sizeof(chipInfo{}); s != gpioGetChipInfo>>16&0x3fff {
-		t.Errorf("gpiochip_info has %d bytes", s)
-	}
-	if s := unsafe.Sizeof(lineInfo{}); s != gpioGetLineInfo>>16&0x3fff {
-		t.Errorf("gpio_v2_line_info has %d bytes", s)
+	for _, want := range []string{"Raspberry Pi 4\n", "/dev/gpiochip0 (pinctrl)  17    11   GPIO17  led", "40    -", "permission denied", "none"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, out.String())
+		}
 	}
 }
 

@@ -1,4 +1,4 @@
-package main
+package boards
 
 import (
 	"bytes"
@@ -12,15 +12,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-type gpioChip struct {
+// GPIOChip is a GPIO controller. Its path changes between kernels: know it by its label.
+type GPIOChip struct {
 	Path  string     `json:"path"`
 	Label string     `json:"label"`
-	Lines []gpioLine `json:"lines"`
+	Lines []GPIOLine `json:"lines"`
 	Error string     `json:"error,omitempty"`
 }
 
-type gpioLine struct {
+// GPIOLine is one line of a chip.
+type GPIOLine struct {
 	Offset   uint32 `json:"offset"`
+	Pin      int    `json:"pin,omitempty"` // on the board's header; 0: not there, or not known
 	Name     string `json:"name"`
 	Consumer string `json:"used_by,omitempty"`
 }
@@ -46,9 +49,11 @@ type lineInfo struct {
 	_               [4]uint32
 }
 
-func gpioChips(root string) []gpioChip {
+// GPIOChips lists the GPIO chips below root with their lines.
+func GPIOChips(root string) []GPIOChip {
 	paths, _ := filepath.Glob(filepath.Join(root, "dev/gpiochip*")) // the pattern is good
-	var chips []gpioChip
+	model := Model(root)
+	var chips []GPIOChip
 	for _, path := range paths {
 		c, err := askChip(path)
 		if err != nil {
@@ -57,13 +62,16 @@ func gpioChips(root string) []gpioChip {
 				c.Error += "; run as root, or join the group gpio"
 			}
 		}
+		for i := range c.Lines {
+			c.Lines[i].Pin = headerPin(model, c.Label, c.Lines[i].Offset)
+		}
 		chips = append(chips, c)
 	}
 	return chips
 }
 
-func askChip(path string) (gpioChip, error) {
-	c := gpioChip{Path: path, Lines: []gpioLine{}}
+func askChip(path string) (GPIOChip, error) {
+	c := GPIOChip{Path: path, Lines: []GPIOLine{}}
 	f, err := os.Open(path)
 	if err != nil {
 		return c, err
@@ -79,7 +87,7 @@ func askChip(path string) (gpioChip, error) {
 		if err := ioctl(f, gpioGetLineInfo, unsafe.Pointer(&l)); err != nil {
 			return c, fmt.Errorf("%s: line %d: %w", path, i, err)
 		}
-		c.Lines = append(c.Lines, gpioLine{i, cString(l.name[:]), cString(l.consumer[:])})
+		c.Lines = append(c.Lines, GPIOLine{Offset: i, Name: cString(l.name[:]), Consumer: cString(l.consumer[:])})
 	}
 	return c, nil
 }
