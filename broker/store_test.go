@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -192,6 +193,40 @@ func TestDiskFull(t *testing.T) {
 		if m := sub.take(); m.payload != want {
 			t.Errorf("%.20q instead of %.20q", m.payload, want)
 		}
+	}
+}
+
+// TestStartOnFullDisk: a broker that is started while the disk is full serves subscribers; nothing
+// else makes room. Publishers are refused with the reason.
+func TestStartOnFullDisk(t *testing.T) {
+	dir := smallDisk(t, 300)
+	cfg := testConfig(filepath.Join(dir, "data"))
+	b := start(t, cfg)
+	away, _ := dialRaw(t, b.addr, "away", opts{expiry: 3600})
+	away.subscribe(1, "a")
+	away.disconnect()
+	pub, _ := dialRaw(t, b.addr, "pub", v5)
+	if p := pub.publish("a", "before", 1); p.code() != 0 {
+		t.Fatalf("0x%02X", p.code())
+	}
+	b.stop()
+	makeRoom := fill(t, dir, diskReserve/2)
+	b = start(t, cfg)
+	away, present := dialRaw(t, b.addr, "away", opts{expiry: 3600})
+	if m := away.take(); !present || m.payload != "before" {
+		t.Errorf("session present %v, %q", present, m.payload)
+	}
+	pub, _ = dialRaw(t, b.addr, "pub", v5)
+	if p := pub.publish("a", "refused", 1); p.code() != mqtt.QuotaExceeded {
+		t.Errorf("PUBACK %x", p.body)
+	}
+	if err := b.Ready(); !errors.Is(err, errStoreFull) {
+		t.Errorf("ready: %v", err)
+	}
+	makeRoom()
+	eventually(t, "publishes are taken again", func() bool { return pub.publish("a", "after", 2).code() == 0 })
+	if m := away.take(); m.payload != "after" {
+		t.Errorf("%q", m.payload)
 	}
 }
 

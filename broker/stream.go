@@ -152,13 +152,19 @@ func (e *engine) conn() (*nats.Conn, jetstream.JetStream, error) {
 
 // room refuses to write where the disk has no room left. It looks before the engine does,
 // because the engine's store is read-only after it has failed once.
-func (e *engine) room() error {
+func (e *engine) room() error { return e.roomAbove(e.cfg.reserve) }
+
+// roomToBegin lets the first record of a run into the reserve: a broker that is started on a full
+// disk must serve, or nothing ever makes room.
+func (e *engine) roomToBegin() error { return e.roomAbove(e.cfg.reserve / 16) }
+
+func (e *engine) roomAbove(reserve int64) error {
 	free, err := freeBytes(e.cfg.dir)
 	if err != nil {
 		return fmt.Errorf("look for free space in %s: %w", e.cfg.dir, err)
 	}
-	if free < e.cfg.reserve {
-		return fmt.Errorf("%w: %d bytes free on the disk of %s, %d are kept in reserve", errStoreFull, free, e.cfg.dir, e.cfg.reserve)
+	if free < reserve {
+		return fmt.Errorf("%w: %d bytes free on the disk of %s, %d are kept in reserve", errStoreFull, free, e.cfg.dir, reserve)
 	}
 	return nil
 }

@@ -41,6 +41,7 @@ type writerConfig struct {
 	pending     int           // bytes that may wait; then submit blocks
 	timeout     time.Duration // without an answer for so long, a batch is in doubt
 	room        func() error  // asked before a batch is made
+	begin       func() error  // asked instead before the one that begins
 	reopen      func() error  // the engine no longer stores: start it again
 	mark        func(uint64)  // the number of the last batch on disk
 	commit      func(*Batch)  // a batch is on disk; called in log order, before anybody is told
@@ -413,7 +414,7 @@ func (w *writer) makeFlight(es []entry) *flight {
 		f.err = *p
 		return f
 	}
-	if f.err = w.hasRoom(); f.err != nil {
+	if f.err = w.mayWrite(es[0].rec); f.err != nil {
 		return f
 	}
 	w.number++
@@ -436,9 +437,20 @@ func (w *writer) makeFlight(es []entry) *flight {
 	return f
 }
 
+func (w *writer) mayWrite(first *Record) error {
+	if first != nil && first.Kind == KindIncarnation {
+		w.unseen = lookEvery // the next batch looks for itself
+		return w.cfg.begin()
+	}
+	return w.hasRoom()
+}
+
+// lookEvery is how many bytes are written between two looks at the disk.
+const lookEvery = 256 << 10
+
 // hasRoom looks at the disk now and then, and always while it was full.
 func (w *writer) hasRoom() error {
-	if w.unseen < 256<<10 && w.unseen > 0 && w.trouble.Load() == nil {
+	if w.unseen < lookEvery && w.unseen > 0 && w.trouble.Load() == nil {
 		return nil
 	}
 	err := w.cfg.room()
@@ -518,6 +530,9 @@ func (w *writer) land() {
 // are sent again.
 func (w *writer) settle(ctx context.Context) {
 	w.doubts++
+	if err := w.cfg.room(); err != nil { // that is why, and it need not take three attempts to say so
+		w.setTrouble(err)
+	}
 	if w.doubts > 2 {
 		w.setTrouble(fmt.Errorf("%w: batch %d is not stored after %d attempts", errEngine, w.flights[0].batch.Number, w.doubts-1))
 		if err := w.cfg.reopen(); err != nil {

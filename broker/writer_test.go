@@ -93,7 +93,7 @@ func (f *fakeSlots) records(t *testing.T) (topics []string) {
 func testWriterConfig(t *testing.T) writerConfig {
 	begin := time.Now()
 	return writerConfig{node: "n1", incarnation: 7, batchBytes: 300, window: 4, pending: 1 << 20, timeout: 50 * time.Millisecond,
-		room: func() error { return nil }, reopen: func() error { return nil }, commit: func(*Batch) {}, mark: func(uint64) {},
+		room: func() error { return nil }, begin: func() error { return nil }, reopen: func() error { return nil }, commit: func(*Batch) {}, mark: func(uint64) {},
 		wall: time.Now, mono: func() time.Duration { return time.Since(begin) }, log: slog.New(slog.DiscardHandler)}
 }
 
