@@ -73,14 +73,15 @@ func TestLostBlockAndRepair(t *testing.T) {
 		t.Fatal(aside)
 	}
 	report, err := Repair(r.cfg, r.env)
-	if err != nil || report.Stores != 1 || report.Restored != 0 || len(report.Remaining) != 1 {
+	if err != nil || report.Stores != 1 || report.Restored >= lost || len(report.Remaining) != 1 {
 		t.Fatalf("%+v %v", report, err)
 	}
+	restored := report.Restored // repair searches the bytes themselves, and may find what a reader did not
 	if err := os.WriteFile(filepath.Join(aside[0], filepath.Base(logs[0])), good, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	report, err = Repair(r.cfg, r.env)
-	if err != nil || report.Restored != lost || report.Damaged != 0 || len(report.Remaining) != 0 {
+	if err != nil || restored+report.Restored != lost || report.Damaged != 0 || len(report.Remaining) != 0 {
 		t.Fatalf("%+v %v, %d lost", report, err, lost)
 	}
 	n := 0
