@@ -118,7 +118,7 @@ func TestHouseImports(t *testing.T) {
 var soleUsers = map[string][]string{
 	"github.com/nats-io/nats-server/v2":   {"broker"},
 	"github.com/nats-io/nats.go":          {"broker"},
-	"github.com/mochi-mqtt/server/v2":     {"broker"},
+	"github.com/mochi-mqtt/server/v2":     {"broker", "broker/mqtt"},
 	"github.com/dgraph-io/badger/v4":      {"buffer"},
 	"github.com/eclipse/paho.golang":      {"uplink", "agent/cmd/holdfast", "agent/cmd/demo"},
 	"go.bug.st/serial":                    {"devices/serial"},

@@ -90,7 +90,6 @@ type Broker struct {
 
 	ctx      context.Context // ends when the broker stops
 	stop     context.CancelFunc
-	clients  sync.WaitGroup // connections
 	tasks    sync.WaitGroup // house, group pumps
 	notReady atomic.Pointer[error]
 	damage   atomic.Pointer[error]
@@ -242,25 +241,22 @@ func (b *Broker) recover() error {
 // Run serves clients until ctx ends, then stops in the order that loses nothing.
 func (b *Broker) Run(ctx context.Context) error {
 	defer b.Close()
-	f, err := listen(ctx, b.cfg.Listen)
+	f, err := listen(ctx, b.cfg.Listen, b.log)
 	if err != nil {
 		return err
 	}
 	b.opened(f)
 	b.tasks.Go(func() { b.house(b.ctx) })
-	var accepting sync.WaitGroup
-	for _, l := range f.listeners {
-		accepting.Go(func() { b.accept(ctx, l) })
-	}
+	var serving sync.WaitGroup
+	serving.Go(func() { f.serve(func(nc net.Conn) { b.serve(ctx, nc) }) })
 	b.notReady.Store(nil)
 	b.log.Info("ready", "node", b.cfg.Node.Name, "listeners", b.Addrs())
 
 	<-ctx.Done()
 	b.unready(errStopping)
 	f.close()
-	accepting.Wait()
+	serving.Wait()
 	b.conns.endAll()
-	b.clients.Wait()
 	return nil
 }
 
@@ -288,11 +284,7 @@ func (b *Broker) Close() {
 }
 
 func (b *Broker) opened(f *front) {
-	addrs := make([]net.Addr, 0, len(f.listeners))
-	for _, l := range f.listeners {
-		addrs = append(addrs, l.Addr())
-	}
-	b.addrs.Store(&addrs)
+	b.addrs.Store(&f.addrs)
 }
 
 // Addrs is where the broker listens for MQTT; empty until it does.

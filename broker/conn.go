@@ -56,7 +56,10 @@ type conn struct {
 // serve runs a connection to its end.
 func (b *Broker) serve(ctx context.Context, nc net.Conn) {
 	c := &conn{b: b, nc: nc, addr: nc.RemoteAddr().String(), done: make(chan struct{}), problems: true}
-	b.conns.add(c)
+	if !b.conns.add(c) {
+		_ = nc.Close()
+		return
+	}
 	defer b.conns.remove(c)
 	defer close(c.done)
 	defer c.writer.Wait()

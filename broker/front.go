@@ -5,23 +5,27 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"sync"
 	"time"
 
+	"github.com/mochi-mqtt/server/v2/listeners"
+
 	"holdfast/broker/mqtt"
 )
 
-// front is the listeners and the connections that came through them.
+// front is the listeners: mochi's, over sockets that this broker opened and that outlive errors.
 type front struct {
-	listeners []net.Listener
+	listeners []*listeners.Net
+	addrs     []net.Addr
 }
 
 // listen opens the configured listeners, all or none.
-func listen(ctx context.Context, cfg ListenConfig) (*front, error) {
+func listen(ctx context.Context, cfg ListenConfig, log *slog.Logger) (*front, error) {
 	f := &front{}
 	var lc net.ListenConfig
-	add := func(addr string, wrap func(net.Listener) net.Listener) error {
+	add := func(name, addr string, wrap func(net.Listener) net.Listener) error {
 		if addr == "" {
 			return nil
 		}
@@ -29,17 +33,20 @@ func listen(ctx context.Context, cfg ListenConfig) (*front, error) {
 		if err != nil {
 			return fmt.Errorf("listen for MQTT: %w", err)
 		}
-		f.listeners = append(f.listeners, wrap(l))
+		f.addrs = append(f.addrs, l.Addr())
+		front := listeners.NewNet(name, &steady{Listener: wrap(l), ctx: ctx, log: log})
+		_ = front.Init(log) // keeps the logger; the address is open already
+		f.listeners = append(f.listeners, front)
 		return nil
 	}
-	err := add(cfg.MQTT, func(l net.Listener) net.Listener { return l })
+	err := add("mqtt", cfg.MQTT, func(l net.Listener) net.Listener { return l })
 	if err == nil && cfg.MQTTS != "" {
 		var cert tls.Certificate
 		if cert, err = tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile); err != nil {
 			err = fmt.Errorf("listen for MQTT over TLS: %w", err)
 		} else {
 			tc := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
-			err = add(cfg.MQTTS, func(l net.Listener) net.Listener { return tls.NewListener(l, tc) })
+			err = add("mqtts", cfg.MQTTS, func(l net.Listener) net.Listener { return tls.NewListener(l, tc) })
 		}
 	}
 	if err != nil {
@@ -49,49 +56,75 @@ func listen(ctx context.Context, cfg ListenConfig) (*front, error) {
 	return f, nil
 }
 
+// serve gives every connection to establish, in a goroutine of its own, until close.
+func (f *front) serve(establish func(net.Conn)) {
+	var accepting sync.WaitGroup
+	for _, l := range f.listeners {
+		accepting.Go(func() {
+			l.Serve(func(_ string, nc net.Conn) error {
+				establish(nc)
+				return nil
+			})
+		})
+	}
+	accepting.Wait()
+}
+
 func (f *front) close() {
 	for _, l := range f.listeners {
-		_ = l.Close()
+		l.Close(func(string) {})
 	}
 }
 
-// accept serves every connection of a listener until it is closed. An error of Accept (no more
-// file descriptors, a client that went away) ends nothing: it waits a little and goes on.
-func (b *Broker) accept(ctx context.Context, l net.Listener) {
-	for wait := time.Duration(0); ; {
-		nc, err := l.Accept()
-		switch {
-		case err == nil:
-			wait = 0
-			b.clients.Go(func() { b.serve(ctx, nc) })
-		case errors.Is(err, net.ErrClosed) || ctx.Err() != nil:
-			return
-		default:
-			wait = min(max(2*wait, 10*time.Millisecond), time.Second)
-			b.log.Warn("cannot accept a connection; will try again", "listener", l.Addr().String(), "err", err)
-			if !pause(ctx, wait) {
-				return
-			}
+// steady is a listener whose Accept fails only when it is closed: mochi's listener ends silently
+// on any error (no more file descriptors, a client that went away), which must end nothing. It
+// waits a little and goes on.
+type steady struct {
+	net.Listener
+	ctx context.Context
+	log *slog.Logger
+}
+
+// Accept waits for the next connection.
+func (l *steady) Accept() (net.Conn, error) {
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		nc, err := l.Listener.Accept()
+		if err == nil || errors.Is(err, net.ErrClosed) || l.ctx.Err() != nil {
+			return nc, err
+		}
+		l.log.Warn("cannot accept a connection; will try again", "listener", l.Addr().String(), "err", err)
+		if !pause(l.ctx, wait) {
+			return nil, net.ErrClosed
 		}
 	}
 }
 
-// connSet is the connections that exist.
+// connSet is the connections that exist. mochi starts a goroutine per connection that it does
+// not wait for; one that comes late finds the set ended.
 type connSet struct {
-	mu sync.Mutex
-	m  map[*conn]struct{}
+	mu    sync.Mutex
+	m     map[*conn]struct{}
+	ended bool
+	gone  sync.WaitGroup
 }
 
-func (s *connSet) add(c *conn) {
+// add reports whether the connection may go on; it then owes a remove.
+func (s *connSet) add(c *conn) bool {
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return false
+	}
 	s.m[c] = struct{}{}
-	s.mu.Unlock()
+	s.gone.Add(1)
+	return true
 }
 
 func (s *connSet) remove(c *conn) {
 	s.mu.Lock()
 	delete(s.m, c)
 	s.mu.Unlock()
+	s.gone.Done()
 }
 
 func (s *connSet) len() int {
@@ -100,9 +133,10 @@ func (s *connSet) len() int {
 	return len(s.m)
 }
 
-// endAll tells every client that the broker stops.
+// endAll tells every client that the broker stops, and waits until they are gone.
 func (s *connSet) endAll() {
 	s.mu.Lock()
+	s.ended = true
 	all := make([]*conn, 0, len(s.m))
 	for c := range s.m {
 		all = append(all, c)
@@ -111,6 +145,7 @@ func (s *connSet) endAll() {
 	for _, c := range all {
 		c.end(mqtt.ServerShuttingDown, "the broker stops")
 	}
+	s.gone.Wait()
 }
 
 // bufferPool is the write buffers of the connections that are writing.

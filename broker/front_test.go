@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mochi-mqtt/server/v2/listeners"
+
 	"holdfast/broker/mqtt"
 )
 
@@ -175,15 +177,17 @@ func TestAcceptErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ctx := context.Background()
+	f := &front{listeners: []*listeners.Net{listeners.NewNet("flaky", &steady{Listener: &flaky{Listener: l}, ctx: ctx, log: b.log})}}
 	done := make(chan struct{})
 	go func() {
-		b.accept(context.Background(), &flaky{Listener: l})
+		f.serve(func(nc net.Conn) { b.serve(ctx, nc) })
 		close(done)
 	}()
 	for i := range 3 {
 		c, _ := dialRaw(t, l.Addr().String(), fmt.Sprint("c", i), v5)
 		c.quiet()
 	}
-	l.Close()
+	f.close()
 	<-done
 }

@@ -79,10 +79,10 @@ func (w testWriter) Write(p []byte) (int, error) {
 // eventually polls a condition.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(90 * time.Second)
 	for !ok() {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 20 s: %s", what)
+			t.Fatalf("not within 90 s: %s", what)
 		}
 		<-time.After(2 * time.Millisecond)
 	}

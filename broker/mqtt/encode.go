@@ -1,6 +1,11 @@
 package mqtt
 
-import "encoding/binary"
+import (
+	"bytes"
+	"encoding/binary"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+)
 
 // Connack is the server's answer to a CONNECT. What is zero is not said.
 type Connack struct {
@@ -36,42 +41,32 @@ func connack3(code byte) byte {
 
 // Append encodes the CONNACK behind dst.
 func (c Connack) Append(dst []byte) []byte {
-	present := byte(0)
-	if c.SessionPresent && c.Code == Success { // [MQTT-3.2.2-6]
-		present = 1
-	}
+	pk := answer(CONNACK, c.Version, 0)
+	pk.ReasonCode = c.Code
+	pk.SessionPresent = c.SessionPresent && c.Code == Success // [MQTT-3.2.2-6]
 	if c.Version != V5 {
-		return append(dst, CONNACK<<4, 2, present, connack3(c.Code))
+		pk.ReasonCode = connack3(c.Code)
 	}
-	var p []byte
-	if c.HasExpiry {
-		p = binary.BigEndian.AppendUint32(append(p, pSessionExpiry), c.SessionExpiry)
+	pk.Properties = packets.Properties{
+		SessionExpiryInterval: c.SessionExpiry, SessionExpiryIntervalFlag: c.HasExpiry,
+		ReceiveMaximum: c.ReceiveMax, MaximumPacketSize: c.MaxPacket, TopicAliasMaximum: c.TopicAliasMax,
+		AssignedClientID: c.AssignedID, ReasonString: c.Reason,
+		ServerKeepAlive: c.KeepAlive, ServerKeepAliveFlag: c.KeepAlive > 0,
 	}
-	p = prop16(p, pReceiveMax, c.ReceiveMax)
-	if c.MaxPacket > 0 {
-		p = binary.BigEndian.AppendUint32(append(p, pMaxPacket), c.MaxPacket)
-	}
-	p = propText(p, pAssignedID, c.AssignedID)
-	p = prop16(p, pTopicAliasMax, c.TopicAliasMax)
-	p = propText(p, pReasonString, c.Reason)
-	p = prop16(p, pServerKeepAlive, c.KeepAlive)
-	dst = appendVarint(append(dst, CONNACK<<4), 2+varintSize(len(p))+len(p))
-	dst = appendVarint(append(dst, present, c.Code), len(p))
-	return append(dst, p...)
+	return encoded(dst, pk.ConnackEncode)
 }
 
-func prop16(p []byte, id byte, v uint16) []byte {
-	if v == 0 {
-		return p
-	}
-	return binary.BigEndian.AppendUint16(append(p, id), v)
+// answer is a packet of the server's, without what is peculiar to its type.
+func answer(kind, version byte, id uint16) *packets.Packet {
+	return &packets.Packet{FixedHeader: packets.FixedHeader{Type: kind}, ProtocolVersion: version, PacketID: id}
 }
 
-func propText(p []byte, id byte, v string) []byte {
-	if v == "" {
-		return p
-	}
-	return AppendText(append(p, id), v)
+// encoded adds what encode writes behind dst. The encoders of the server's packets do not fail:
+// a buffer in memory takes everything.
+func encoded(dst []byte, encode func(*bytes.Buffer) error) []byte {
+	buf := bytes.NewBuffer(dst)
+	_ = encode(buf)
+	return buf.Bytes()
 }
 
 // AppendText encodes a UTF-8 string with its length behind dst.
@@ -184,41 +179,33 @@ func AppendAck(dst []byte, kind, version byte, id uint16, code byte, reason stri
 	if version != V5 || code == Success && reason == "" {
 		return append(dst, first, 2, byte(id>>8), byte(id))
 	}
-	if reason == "" {
+	if reason == "" { // mochi leaves a code below 0x80 out, which then reads as success
 		return append(dst, first, 3, byte(id>>8), byte(id), code)
 	}
-	p := propText(nil, pReasonString, reason)
-	dst = appendVarint(append(dst, first), 3+varintSize(len(p))+len(p))
-	dst = appendVarint(append(dst, byte(id>>8), byte(id), code), len(p))
-	return append(dst, p...)
+	pk := answer(kind, version, id)
+	pk.FixedHeader.Qos = first >> 1 & 3
+	pk.ReasonCode, pk.Properties.ReasonString = code, reason
+	return encoded(dst, pk.PubackEncode) // the four differ in their first byte alone
 }
 
 // AppendSuback encodes a SUBACK behind dst: one code per filter.
 func AppendSuback(dst []byte, version byte, id uint16, codes []byte, reason string) []byte {
-	if version == V5 {
-		return appendCodes(dst, SUBACK, id, codes, reason)
+	pk := answer(SUBACK, version, id)
+	pk.ReasonCodes, pk.Properties.ReasonString = codes, reason
+	if version != V5 {
+		pk.ReasonCodes = make([]byte, len(codes))
+		for i, c := range codes {
+			pk.ReasonCodes[i] = min(c, 0x80) // 3.1.1 section 3.9.3: 0, 1, 2 or 0x80
+		}
 	}
-	dst = appendVarint(append(dst, SUBACK<<4), 2+len(codes))
-	dst = append(dst, byte(id>>8), byte(id))
-	for _, c := range codes {
-		dst = append(dst, min(c, 0x80)) // 3.1.1 section 3.9.3: 0, 1, 2 or 0x80
-	}
-	return dst
+	return encoded(dst, pk.SubackEncode)
 }
 
 // AppendUnsuback encodes an UNSUBACK behind dst: one code per filter, which 3.1.1 does not send.
 func AppendUnsuback(dst []byte, version byte, id uint16, codes []byte) []byte {
-	if version == V5 {
-		return appendCodes(dst, UNSUBACK, id, codes, "")
-	}
-	return append(dst, UNSUBACK<<4, 2, byte(id>>8), byte(id))
-}
-
-func appendCodes(dst []byte, kind byte, id uint16, codes []byte, reason string) []byte {
-	p := propText(nil, pReasonString, reason)
-	dst = appendVarint(append(dst, kind<<4), 2+varintSize(len(p))+len(p)+len(codes))
-	dst = appendVarint(append(dst, byte(id>>8), byte(id)), len(p))
-	return append(append(dst, p...), codes...)
+	pk := answer(UNSUBACK, version, id)
+	pk.ReasonCodes = codes
+	return encoded(dst, pk.UnsubackEncode)
 }
 
 // AppendPingresp encodes a PINGRESP behind dst.
@@ -229,8 +216,7 @@ func AppendDisconnect(dst []byte, version byte, code byte, reason string) []byte
 	if version != V5 {
 		return dst
 	}
-	p := propText(nil, pReasonString, reason)
-	dst = appendVarint(append(dst, DISCONNECT<<4), 1+varintSize(len(p))+len(p))
-	dst = appendVarint(append(dst, code), len(p))
-	return append(dst, p...)
+	pk := answer(DISCONNECT, version, 0)
+	pk.ReasonCode, pk.Properties.ReasonString = code, reason
+	return encoded(dst, pk.DisconnectEncode)
 }

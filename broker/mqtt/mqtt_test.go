@@ -161,7 +161,7 @@ func TestEncoded(t *testing.T) {
 	}{
 		{"CONNACK 3.1.1", Connack{Version: V311, SessionPresent: true}.Append(nil), "20 02 01 00"},
 		{"CONNACK 3.1.1 not authorised", Connack{Version: V311, Code: NotAuthorized, SessionPresent: true}.Append(nil), "20 02 00 05"},
-		{"CONNACK 5", Connack{Version: V5, ReceiveMax: 10, AssignedID: "x"}.Append(nil), "20 0a 00 00 07 21 000a 12 0001 78"},
+		{"CONNACK 5", Connack{Version: V5, ReceiveMax: 10, AssignedID: "x"}.Append(nil), "20 0a 00 00 07 12 0001 78 21 000a"},
 		{"PUBACK 3.1.1 says no code", AppendAck(nil, PUBACK, V311, 7, NotAuthorized, "no"), "40 02 00 07"},
 		{"PUBACK 5 success", AppendAck(nil, PUBACK, V5, 7, 0, ""), "40 02 00 07"},
 		{"PUBACK 5 with a code", AppendAck(nil, PUBACK, V5, 7, NotAuthorized, ""), "40 03 00 07 87"},
