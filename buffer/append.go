@@ -313,11 +313,13 @@ func (b *Buffer) giveUp(m *message, cause error) error {
 	return fmt.Errorf("%w: %w: %w", ErrDropped, ErrCard, cause)
 }
 
-// Full says that nothing more should be taken (WhenFullBlock).
+// Full says that nothing more should be taken (WhenFullBlock). It says so while there is
+// still room for what was taken and is not sealed yet: only what comes after is held back.
 func (b *Buffer) Full() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.refuses()
+	unsealed := min(4<<20, max(128<<10, b.cfg.MaxBytes/16))
+	return b.bytesDisk+b.tailBytes+segmentSlack(b.cfg.MaxBytes)+unsealed > b.cfg.MaxBytes
 }
 
 // rollFor puts a new journal in place of one that is mostly obsolete. mu is held.

@@ -113,6 +113,29 @@ func fillDisk(t *testing.T, path string) {
 	_ = f.Sync()
 }
 
+// TestBlockKeepsWhatWasTaken: from when Full says so, what was taken before still finds room.
+func TestBlockKeepsWhatWasTaken(t *testing.T) {
+	r := newRig(t)
+	r.cfg.MaxBytes = 2 << 20
+	r.cfg.WhenFull = WhenFullBlock
+	r.open()
+	blob := strings.Repeat("x", 16<<10)
+	for n := 0; !r.buf.Full(); n++ {
+		if n == 1000 {
+			t.Fatalf("never full: %+v", r.buf.Stats())
+		}
+		r.append("a", blob)
+		r.sync()
+	}
+	for range 3 {
+		r.append("a", blob)
+		r.sync()
+	}
+	if d := r.buf.Drops(); len(d) != 0 {
+		t.Fatalf("%+v", d)
+	}
+}
+
 // TestReadOnly: the card refuses writes. The agent goes on from the journal, and an epoch
 // whose clean mark cannot be cleared is not used again.
 func TestReadOnly(t *testing.T) {
