@@ -21,6 +21,7 @@ const (
 	connectTimeout = 10 * time.Second // from accept to CONNECT
 	writeTimeout   = 60 * time.Second // a client that takes nothing for so long is gone; its session stays
 	goodbyeTimeout = time.Second      // for the last bytes of a connection that ends
+	maxOwed        = 1 << 20          // bytes of answers that a client has not read; more end its connection
 	idleBuffer     = 512              // read buffer of a quiet connection
 	busyBuffer     = 64 << 10
 )
@@ -125,10 +126,20 @@ func (c *conn) run(ctx context.Context) error {
 		if err == nil {
 			err = c.handle(ctx, first, body)
 		}
+		if err == nil && c.owes() > maxOwed {
+			err = &mqtt.Error{Code: mqtt.QuotaExceeded, Text: "it asks and does not read the answers"}
+		}
 		if err != nil {
 			return err
 		}
 	}
+}
+
+// owes is how many bytes of answers wait to be written.
+func (c *conn) owes() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.out)
 }
 
 // handle acts on one packet.

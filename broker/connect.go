@@ -111,12 +111,20 @@ func (w *will) fire() {
 	w.b.publishOwn(r)
 }
 
+// Bounds of what one client may ask for.
+const (
+	maxSubs     = 4096      // subscriptions
+	maxSubBytes = 256 << 10 // of their filters together: they are one record in the state store
+	maxStored   = 1 << 16   // retained messages still to be sent, when it subscribes again
+)
+
 // subscribe handles a SUBSCRIBE: the subscriptions are on disk, if the session is, before the
 // SUBACK says so.
 func (c *conn) subscribe(ctx context.Context, p *mqtt.Subscribe) error {
 	s, b := c.session, c.b
 	codes := make([]byte, len(p.Filters))
 	var send []item
+	room := s.room()
 	for i, f := range p.Filters {
 		share, plain, ok := mqtt.ParseFilter(f.Filter)
 		if !ok {
@@ -125,6 +133,10 @@ func (c *conn) subscribe(ctx context.Context, p *mqtt.Subscribe) error {
 		}
 		if share != "" && f.NoLocal { // [MQTT-3.8.3-4]
 			return &mqtt.Error{Code: mqtt.ProtocolError, Text: "No Local on a shared subscription"}
+		}
+		if !room.takes(s, f.Filter) {
+			codes[i] = mqtt.QuotaExceeded
+			continue
 		}
 		codes[i] = f.QoS
 		sub := &subscription{Filter: f.Filter, QoS: f.QoS, NoLocal: f.NoLocal, RetainAsPublished: f.RetainAsPublished, ID: p.SubscriptionID}
@@ -144,12 +156,48 @@ func (c *conn) subscribe(ctx context.Context, p *mqtt.Subscribe) error {
 	c.send(mqtt.AppendSuback(nil, c.version, p.ID, codes, ""))
 	if len(send) > 0 {
 		s.mu.Lock()
+		if waits := len(s.extra); waits > 0 && waits+len(send) > maxStored {
+			s.mu.Unlock()
+			return &mqtt.Error{Code: mqtt.QuotaExceeded, Text: fmt.Sprintf("it subscribes again while %d retained messages wait for it", waits)}
+		}
 		s.extra = append(s.extra, send...)
 		s.touch()
 		s.mu.Unlock()
 		c.kick()
 	}
 	return nil
+}
+
+// subRoom is how many subscriptions a session may still add.
+type subRoom struct{ subs, bytes int }
+
+func (s *session) room() subRoom {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := subRoom{maxSubs - len(s.subs) - len(s.shares), maxSubBytes}
+	for f := range s.subs {
+		r.bytes -= len(f)
+	}
+	for f := range s.shares {
+		r.bytes -= len(f)
+	}
+	return r
+}
+
+// takes says whether there is room for this one too; what the session has it may change.
+func (r *subRoom) takes(s *session, filter string) bool {
+	s.mu.Lock()
+	_, has := s.shares[filter]
+	has = has || s.subs[filter] != nil
+	s.mu.Unlock()
+	if has {
+		return true
+	}
+	if r.subs < 1 || r.bytes < len(filter) {
+		return false
+	}
+	r.subs, r.bytes = r.subs-1, r.bytes-len(filter)
+	return true
 }
 
 // addSub enters a subscription from the end of the log on; true if there was none for the filter.
