@@ -109,12 +109,21 @@ type chunk struct {
 	err  error // the last one: why there is no more
 }
 
-// read passes on what the port brings until it fails or is closed.
-func read(f *os.File, clock devices.Clock, out chan<- chunk) {
+// read passes on what the port brings until it fails or stop is closed. A stop ends
+// it within readWait, as long as somebody takes from out.
+func read(p *port, clock devices.Clock, out chan<- chunk, stop <-chan struct{}) {
 	defer close(out)
 	buf := make([]byte, readSize)
 	for {
-		n, err := f.Read(buf)
+		select {
+		case <-stop:
+			return
+		default:
+		}
+		n, err := p.Read(buf)
+		if n == 0 && err == nil {
+			continue
+		}
 		c := chunk{at: clock.Now(), err: err}
 		if n > 0 {
 			c.data = append([]byte(nil), buf[:n]...)
@@ -130,35 +139,34 @@ func read(f *os.File, clock devices.Clock, out chan<- chunk) {
 // has ended; then the port is closed, the reader gone, and every whole line that the
 // reader had is with the sink.
 func (r *run) session(ctx context.Context) error {
-	f, note, err := openPort(r.port, r.mode)
+	p, note, err := openPort(r.port, r.mode)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	s := r.begin(f)
+	s := r.begin(p)
 	r.log.Info("port open", "baud", r.mode.baud)
 	if note != "" {
 		r.log.Warn(note)
 	}
 	chunks := make(chan chunk, readAhead)
-	go read(f, r.clock, chunks)
+	stop := make(chan struct{})
+	go read(p, r.clock, chunks, stop)
 	err = s.loop(ctx, chunks)
-	// At once: an open descriptor makes a USB adapter come back under another name.
-	f.Close()
+	close(stop)
 	for c := range chunks {
 		s.bytes(c)
 	}
+	// A port that failed has no more chunks, so this is at once: an open descriptor makes
+	// a USB adapter come back under another name.
+	p.Close()
 	s.end()
-	if err == nil {
-		return nil
-	}
-	return explainRead(err)
+	return err
 }
 
 // session is what is known of a port since it was opened.
 type session struct {
 	*run
-	port    *os.File
+	guard   guard
 	split   splitter
 	opened  devices.Instant
 	fed     bool // a byte came
@@ -170,13 +178,13 @@ type session struct {
 	counts  bool // the port counts its receiver's errors
 }
 
-func (r *run) begin(f *os.File) *session {
+func (r *run) begin(p *port) *session {
 	now := r.clock.Now()
 	s := &session{
-		run: r, port: f, opened: now, last: now,
+		run: r, guard: p.guard, opened: now, last: now,
 		split: splitter{delimiter: r.delimiter, trimCR: r.trimCR, max: r.maxLine},
 	}
-	s.counted, s.counts = readLineErrors(f)
+	s.counted, s.counts = s.guard.lineErrors()
 	return s
 }
 
@@ -321,7 +329,7 @@ func excerpt(data []byte) string {
 
 // lookAtErrors counts what the receiver saw since the last look.
 func (s *session) lookAtErrors() {
-	now, ok := readLineErrors(s.port)
+	now, ok := s.guard.lineErrors()
 	if !ok {
 		return
 	}
