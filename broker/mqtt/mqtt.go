@@ -5,7 +5,8 @@
 // of a packet's size. Decoded strings and slices share the packet's memory where that is said.
 //
 // It does no I/O, keeps no state, and knows nothing of sessions. It decodes what a client sends
-// and encodes what a server sends; not the other direction.
+// and encodes what a server sends; not the other direction. The answers other than a PUBLISH and a
+// bare acknowledgement are encoded by mochi's packets (docs/decisions/0006-broker-front.md).
 package mqtt
 
 import "fmt"
