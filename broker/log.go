@@ -38,6 +38,13 @@ const (
 	KindRelease     Kind = 4 // PUBREL of an inbound QoS 2 packet id
 	KindPut         Kind = 5 // state: Topic is the key, Payload the value
 	KindDelete      Kind = 6 // state: the key Topic is gone
+
+	// Of a cluster only.
+	KindFence         Kind = 7  // the life that wrote the log up to here is over; always alone in its batch. At.Node wrote it
+	KindBarrier       Kind = 8  // what follows is read after the log of At.Node has been read up to before At; Client is the publisher who moved
+	KindDeliver       Kind = 9  // the held message at At, earlier in this log, is delivered here; with Conflict set it is dropped instead: another log has it
+	KindSnapshotBegin Kind = 10 // state: a copy of everything alive follows
+	KindSnapshotEnd   Kind = 11 // state: and ends here; At is where it began. What was put before that and not since is gone
 )
 
 // Record is one entry of the log. Its byte slices and strings may share the batch's memory:
@@ -59,6 +66,10 @@ type Record struct {
 	Payload    []byte
 	Properties []byte // MQTT 5 PUBLISH properties to pass on, encoded, without alias and expiry
 	Identity   *wire.Verified
+
+	Held bool     // KindMessage: read, but not delivered before a KindDeliver says so
+	Rank uint64   // KindPut, KindDelete: versions of a key are ordered by (Rank, Lamport, node)
+	At   Position // KindFence, KindBarrier, KindDeliver, KindSnapshotEnd
 
 	control *wire.Pack // of a verified control message, until it is in the ledger
 }
@@ -108,6 +119,14 @@ const (
 	recIdentity
 )
 
+// The flags of what stands behind the identity. They are one byte, which is left out if it is 0:
+// a log of before the cluster has none.
+const (
+	moreHeld = 1 << iota
+	moreRank
+	moreAt
+)
+
 // AppendBatch encodes a batch behind dst.
 func AppendBatch(dst []byte, h Header, records []Record) []byte {
 	start := len(dst)
@@ -133,6 +152,9 @@ func recordSize(r *Record) int {
 	n := 64 + len(r.Topic) + len(r.Client) + len(r.Payload) + len(r.Properties) + len(r.Mark)
 	if v := r.Identity; v != nil {
 		n += 96 + len(v.Alg) + len(v.Kid) + len(v.Gateway) + len(v.Device) + len(v.Header.Epoch) + len(v.Boot) + len(v.Clock) + len(v.Type)
+	}
+	if r.more() != 0 {
+		n += 40 + len(r.At.Node)
 	}
 	return n
 }
@@ -163,6 +185,7 @@ func appendRecord(dst []byte, batchTime int64, r *Record) []byte {
 	if r.Identity != nil {
 		dst = appendIdentity(dst, r.Identity)
 	}
+	dst = appendMore(dst, r)
 	binary.BigEndian.PutUint32(dst[at:], uint32(len(dst)-at-4))
 	return dst
 }
@@ -179,6 +202,36 @@ func (r *Record) flags() byte {
 		}
 	}
 	return f
+}
+
+func (r *Record) more() (f byte) {
+	if r.Held {
+		f |= moreHeld
+	}
+	if r.Rank != 0 {
+		f |= moreRank
+	}
+	if r.At != (Position{}) {
+		f |= moreAt
+	}
+	return f
+}
+
+func appendMore(dst []byte, r *Record) []byte {
+	more := r.more()
+	if more == 0 {
+		return dst
+	}
+	dst = append(dst, more)
+	if more&moreRank != 0 {
+		dst = binary.AppendUvarint(dst, r.Rank)
+	}
+	if more&moreAt != 0 {
+		dst = appendString(dst, r.At.Node)
+		dst = binary.AppendUvarint(dst, r.At.Batch)
+		dst = binary.AppendUvarint(dst, uint64(r.At.Index))
+	}
+	return dst
 }
 
 func appendIdentity(dst []byte, v *wire.Verified) []byte {
@@ -291,6 +344,21 @@ func (d *decoder) body(r *Record, batchTime int64) {
 	}
 	if flags&recIdentity != 0 {
 		r.Identity = d.identity(r.Topic)
+	}
+	if !d.bad && d.at < len(d.data) {
+		d.more(r)
+	}
+}
+
+func (d *decoder) more(r *Record) {
+	more := d.data[d.at]
+	d.at++
+	r.Held = more&moreHeld != 0
+	if more&moreRank != 0 {
+		r.Rank = d.uvarint()
+	}
+	if more&moreAt != 0 {
+		r.At = Position{Node: d.string(), Batch: d.uvarint(), Index: uint32(d.uvarint())}
 	}
 }
 

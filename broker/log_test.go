@@ -35,10 +35,36 @@ func goldenBatch() (Header, []Record) {
 	}
 }
 
+// goldenCluster has the kinds and fields that came with the cluster.
+func goldenCluster() (Header, []Record) {
+	h := Header{Incarnation: 0x1122334455667788, Number: 43, Lamport: 99, Time: 1790000000000000, Age: 86400000000, Node: "n1"}
+	rec := func(r Record) Record {
+		r.Arrival, r.Payload, r.Properties = h.Time, append([]byte{}, r.Payload...), []byte{}
+		return r
+	}
+	return h, []Record{
+		rec(Record{Kind: KindMessage, QoS: 1, Held: true, Topic: "a", Client: "c", Payload: []byte("x")}),
+		rec(Record{Kind: KindPut, Topic: "session/c", Rank: 300, Payload: []byte("{}")}),
+		rec(Record{Kind: KindDelete, Topic: "session/c", Rank: 1 << 40}),
+		rec(Record{Kind: KindFence, At: Position{Node: "n2"}}),
+		rec(Record{Kind: KindBarrier, Client: "c", At: Position{"n2", 17, 0}}),
+		rec(Record{Kind: KindDeliver, At: Position{"n1", 43, 1 << 20}}),
+		rec(Record{Kind: KindSnapshotBegin}),
+		rec(Record{Kind: KindSnapshotEnd, At: Position{"n1", 40, 2}}),
+	}
+}
+
 // TestGoldenBatch: the format on disk outlives this program; it changes only with its version.
 func TestGoldenBatch(t *testing.T) {
-	const file = "testdata/batch-v1.hex"
-	h, records := goldenBatch()
+	for file, golden := range map[string]func() (Header, []Record){
+		"testdata/batch-v1.hex": goldenBatch, "testdata/batch-v1-cluster.hex": goldenCluster,
+	} {
+		t.Run(file, func(t *testing.T) { checkGolden(t, file, golden) })
+	}
+}
+
+func checkGolden(t *testing.T, file string, golden func() (Header, []Record)) {
+	h, records := golden()
 	data := AppendBatch(nil, h, records)
 	text := hex.Dump(data)
 	if *update {
@@ -70,6 +96,8 @@ func TestGoldenBatch(t *testing.T) {
 // TestRecordSize: what the writer reserves is enough.
 func TestRecordSize(t *testing.T) {
 	h, records := goldenBatch()
+	_, more := goldenCluster()
+	records = append(records, more...)
 	for i := range records {
 		if n := len(appendRecord(nil, h.Time, &records[i])); n > recordSize(&records[i]) {
 			t.Errorf("record %d takes %d bytes, recordSize says %d", i, n, recordSize(&records[i]))
@@ -110,6 +138,8 @@ func FuzzBatch(f *testing.F) {
 	h, records := goldenBatch()
 	f.Add(AppendBatch(nil, h, records))
 	f.Add(AppendBatch(nil, Header{Node: "n", Number: 1}, nil))
+	h, records = goldenCluster()
+	f.Add(AppendBatch(nil, h, records))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		_, _ = DecodeBatch(data)
 		if len(data) < batchFixed {
