@@ -9,7 +9,7 @@ type dropState struct {
 	Version uint64      `json:"version"`
 	NextID  uint64      `json:"next_id"`
 	Drops   []Drop      `json:"drops"`
-	Gone    [][2]uint64 `json:"gone,omitempty"` // positions that a drop under way takes
+	Gone    [][2]uint64 `json:"gone,omitempty"` // positions dropped that the head need not know of yet
 }
 
 // maxDrops bounds the list: beyond it ranges of one device, epoch and reason are
@@ -46,6 +46,29 @@ func (b *Buffer) joinDrop(d Drop, far bool) bool {
 		return true
 	}
 	return false
+}
+
+// gone notes positions that a drop takes. Journal and ring may still have their bytes: until
+// the head knows of them, no Open may take them for held. mu is held.
+func (b *Buffer) gone(at ranges) {
+	var all ranges
+	all.addPairs(b.drops.Gone)
+	for _, s := range at {
+		all.add(s.lo, s.hi)
+	}
+	b.drops.Gone = all.pairs(len(all))
+	b.drops.Version++
+	b.headDirty = true
+}
+
+// headKnows forgets the dropped positions that a head has that is on the card. mu is held.
+func (b *Buffer) headKnows(acked [][2]uint64) {
+	var known, left ranges
+	known.addPairs(acked)
+	for _, g := range b.drops.Gone {
+		left = append(left, known.missing(g[0], g[1])...)
+	}
+	b.drops.Gone = left.pairs(len(left))
 }
 
 // forgetDrops removes the ranges whose receipt was delivered.

@@ -136,8 +136,8 @@ func (b *Buffer) dropSegment(s *segment, reason string) error {
 		}
 	}
 	s.given = true
-	b.drops.Gone = [][2]uint64{{s.First, s.Last + 1}}
-	b.drops.Version++
+	gone := ranges{{s.First, s.Last + 1}}
+	b.gone(gone)
 	b.mu.Unlock()
 	if err := b.saveDrops(); err != nil {
 		return fmt.Errorf("drop: %w", err)
@@ -149,6 +149,7 @@ func (b *Buffer) dropSegment(s *segment, reason string) error {
 		}
 	}
 	b.held -= b.acked.add(s.First, s.Last+1)
+	b.journalAcks(gone)
 	b.mu.Unlock()
 	b.env.Log.Warn("dropped the oldest messages", "reason", reason, "segment", filepath.Base(s.dir))
 	b.removeSegment(s)
@@ -289,8 +290,7 @@ func (b *Buffer) evictTail(reason string, while func(*message) bool) error {
 		m.given = true
 		b.addDrop(Drop{Device: m.device, Epoch: m.epoch, First: m.seq, Last: m.seq, Readings: uint64(m.n), Reason: reason})
 	}
-	b.drops.Gone = at.pairs(len(at)) // journal and ring still have them: no Open may take them for held
-	b.drops.Version++
+	b.gone(at)
 	b.mu.Unlock()
 	if err := b.saveDrops(); err != nil {
 		return fmt.Errorf("drop: %w", err)

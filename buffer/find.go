@@ -34,8 +34,12 @@ func (b *Buffer) find() *found {
 	b.findRing(f)
 	b.findKept(f)
 	b.findJournal(f)
+	f.acked.addPairs(f.drops.Gone)
 	b.findQuarantine(f)
 	b.findSegments(f)
+	if n := len(f.acked); n > 0 { // what was dropped had a number, though nothing else says so
+		f.next = max(f.next, f.acked[n-1].hi)
+	}
 	f.empty = f.head == nil && !f.headBad && f.next == 1 && len(b.segments) == 0 && !f.journalSeen
 	return f
 }
@@ -68,7 +72,6 @@ func (b *Buffer) findHead(f *found) {
 		f.acked.addPairs(f.head.Acked)
 		f.next = max(f.next, f.head.Next)
 	}
-	f.acked.addPairs(f.drops.Gone)
 }
 
 func (b *Buffer) asideAtOpen(path, reason string, settled ranges) {

@@ -47,6 +47,9 @@ func (b *Buffer) saveHead(clean bool) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.headAt = b.env.Now()
+	if err == nil {
+		b.headKnows(h.Acked)
+	}
 	return err
 }
 

@@ -2,6 +2,7 @@ package buffer
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -220,5 +221,53 @@ func TestEpochs(t *testing.T) {
 	d = r.buf.Drained()
 	if len(d) != 1 || d[0].Epoch != second {
 		t.Fatalf("%+v", d)
+	}
+}
+
+// What was dropped stays dropped: neither the journal nor the ring, which both still have
+// the bytes, nor a head that is older than the drop brings it back. And its positions are
+// not given again: what comes new would be taken for what is gone.
+func TestDroppedSegmentsStayDropped(t *testing.T) {
+	for _, end := range []string{"kill", "power cut"} {
+		t.Run(end, func(t *testing.T) {
+			r := newRig(t)
+			r.cfg.MaxBytes = 4 << 20
+			r.cfg.CommitInterval = time.Minute
+			c := newCard(t, r.cfg.DataDir, rand.New(rand.NewPCG(1, 1)))
+			r.openOn(func(d *disk) { d.synced = c.synced })
+			for range 900 { // under journalRoll: one journal has them all
+				r.append("a", strings.Repeat("m", 900))
+			}
+			r.sync()
+			if n := r.buf.Stats().Segments; n < 2 {
+				t.Fatalf("%d segments: the last drop under way must not be the only one", n)
+			}
+			r.buf.card.Lock()
+			for r.buf.evictSegment(ReasonMaxBytes) == nil {
+			}
+			for r.buf.shed(errFull) == nil {
+			}
+			if err := r.buf.saveDrops(); err != nil {
+				t.Fatal(err)
+			}
+			r.buf.card.Unlock()
+			if end == "kill" {
+				r.buf.kill()
+			} else {
+				r.powerCut()
+				c.cut()
+			}
+			r.open()
+			if got := r.all(); len(got) != 0 {
+				t.Fatalf("%d messages of 900 are back", len(got))
+			}
+			if d := r.buf.Drops(); len(d) != 1 || d[0].First != 1 || d[0].Last != 900 || d[0].Readings != 900 {
+				t.Fatalf("%+v", d)
+			}
+			r.append("a", "new")
+			if got := r.all(); len(got) != 1 {
+				t.Fatalf("%d messages, one was appended", len(got))
+			}
+		})
 	}
 }
