@@ -79,6 +79,7 @@ type Broker struct {
 	conns    connSet
 	buffers  bufferPool
 	stats    Stats
+	discards *discards
 
 	dirty       dirtySet
 	dirtyGroups sync.Map // *group → struct{}
@@ -109,6 +110,7 @@ func New(cfg Config, o Options) (*Broker, error) {
 	b := &Broker{cfg: cfg, log: o.Log, mono: o.Now, wall: o.Wall, rand: o.Rand, ledger: NewLedger(), retained: newRetained(),
 		sessions: newSessions(), groups: map[string]*group{}, conns: connSet{m: map[*conn]struct{}{}}}
 	b.defaults()
+	b.discards = newDiscards(b.wall)
 	b.reserve, b.every, b.check = diskReserve, houseEvery, checkEvery
 	if o.reserve != 0 {
 		b.reserve = o.reserve
@@ -223,6 +225,7 @@ func (b *Broker) recover() error {
 	}
 	next := b.messages.number + 1
 	b.tail = newTail(b.stream, b.messages.offset, next, max(1, first-min(first, b.messages.offset)), b.damaged)
+	b.tail.drop = func(name string, r *Record) { b.discards.one(discardNoRoom, name, r.Topic, Position{}) }
 	for _, restore := range []func() error{b.restoreRetained, b.restoreGroups, b.restoreSessions} {
 		if err := restore(); err != nil {
 			return err

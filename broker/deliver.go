@@ -97,10 +97,12 @@ func (s *session) choose(picks []pick) (_ []pick, behind bool) {
 // skips: what need not be sent any more.
 func (s *session) skips(it *item) bool {
 	if it.qos == 0 && !it.stored && !it.must && it.at != (cursor{}) && it.at.before(s.qos0From) {
+		s.b.discards.one(discardAway, s.id, it.rec.Topic, s.b.position(it.at))
 		return true // it came while the client was away; QoS 0 does not wait for it
 	}
 	if _, expired := s.b.remaining(it.rec); expired {
 		s.b.stats.Expired.Add(1)
+		s.b.discards.one(discardExpired, s.id, it.rec.Topic, s.b.position(it.at))
 		if it.group != nil {
 			it.group.finished(it.at)
 		}
@@ -157,6 +159,7 @@ func (s *session) encode(c *conn, buf []byte, p *pick, dup bool) []byte {
 	}
 	if c.maxPacket > 0 && o.Size() > int(c.maxPacket) {
 		s.b.stats.TooLarge.Add(1)
+		s.b.discards.one(discardTooLarge, s.id, r.Topic, s.b.position(p.at))
 		s.mu.Lock()
 		s.finish(p.id)
 		s.mu.Unlock()
@@ -192,7 +195,7 @@ func (s *session) pullAgain(ctx context.Context, c *conn, buf []byte) (_ []byte,
 			s.gaps++
 			s.finish(f.ID)
 			s.mu.Unlock()
-			s.b.stats.LostUnread.Add(1)
+			s.b.lostUnread(s.id, f.At, err)
 			continue
 		}
 		p := pick{item: item{rec: r, at: f.At, qos: f.QoS, retain: f.Retain, ids: f.SubIDs}, id: f.ID}

@@ -63,18 +63,22 @@ const (
 // as it is stored; one that has fallen behind reads the log until it is live again.
 type feed struct {
 	client string // for No Local; "" for a group
+	name   string // of the session or the group, for people
 	kick   func() // there is something to do
+	// lost is told of batches that could not be read: from at up to, but not including, next.
+	lost func(at cursor, next uint64, why discardReason)
 
-	mu     sync.Mutex
-	subs   map[string]*subscription // by filter as subscribed, shared ones excepted
-	queue  []item
-	bytes  int
-	loose  []item // QoS 0 messages that are not in the log
-	online bool   // somebody takes the loose ones
-	live   bool
-	at     cursor // where to read on; meant only if not live
-	behind cursor // just behind the last item that was taken out
-	gaps   uint64 // batches that were trimmed before they were read
+	mu      sync.Mutex
+	subs    map[string]*subscription // by filter as subscribed, shared ones excepted
+	queue   []item
+	bytes   int
+	loose   []item // QoS 0 messages that are not in the log
+	online  bool   // somebody takes the loose ones
+	live    bool
+	at      cursor // where to read on; meant only if not live
+	behind  cursor // just behind the last item that was taken out
+	gaps    uint64 // batches that were trimmed before they were read
+	counted uint64 // what lies below it was counted message by message when it was trimmed
 
 	stamp uint64 // of the tail
 	hit   int
@@ -157,10 +161,10 @@ func (f *feed) refill(ctx context.Context, t *tail, log *slog.Logger) (bool, err
 	case errors.Is(err, errAtEnd):
 		return f.goLive(t), nil
 	case errors.Is(err, errTrimmed):
-		f.skip(at, max(t.oldest(), at.Batch+1), "retention", log)
+		f.skip(at, max(t.oldest(), at.Batch+1), discardTrimmed, log)
 		return true, nil
 	case errors.Is(err, errDamaged): // said and counted where it was found; to stop here helps nobody
-		f.skip(at, at.Batch+1, "damage", log)
+		f.skip(at, at.Batch+1, discardDamaged, log)
 		return true, nil
 	case err != nil:
 		return false, err
@@ -189,12 +193,15 @@ func (f *feed) goLive(t *tail) bool {
 }
 
 // skip jumps over batches that cannot be read, and counts them.
-func (f *feed) skip(at cursor, next uint64, reason string, log *slog.Logger) {
+func (f *feed) skip(at cursor, next uint64, why discardReason, log *slog.Logger) {
 	f.mu.Lock()
 	f.gaps += next - at.Batch
 	f.at = cursor{Batch: next}
 	f.mu.Unlock()
-	log.Warn("a session may have lost messages", "client", f.client, "from", at.Batch, "to", next-1, "reason", reason)
+	if f.lost != nil {
+		f.lost(at, next, why)
+	}
+	log.Warn("a session may have lost messages", "client", f.name, "from", at.Batch, "to", next-1, "reason", why.String())
 }
 
 // take queues a record from the log if a subscription wants it. f.mu is held.

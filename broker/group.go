@@ -73,7 +73,8 @@ func (b *Broker) joinGroup(s *session, sub *subscription) *group {
 
 func (b *Broker) newGroup(name string) *group {
 	g := &group{b: b, name: name, members: map[*session]*subscription{}, out: map[cursor]struct{}{}}
-	g.feed.kick = g.wake
+	g.feed.kick, g.feed.name = g.wake, name
+	g.feed.lost = func(at cursor, next uint64, why discardReason) { b.skipped(&g.feed, name, at, next, why) }
 	g.feed.online = true
 	b.groups[name] = g
 	return g
@@ -238,7 +239,7 @@ func (g *group) next(ctx context.Context) (it item, ok bool, err error) {
 		if ok && it.rec == nil {
 			it.rec, err = g.b.recordOf(ctx, it.at)
 			if err != nil || it.rec == nil { // trimmed or damaged: counted, and the rest goes on
-				g.b.stats.LostUnread.Add(1)
+				g.b.lostUnread(g.name, it.at, err)
 				g.finished(it.at)
 				ok = false
 				continue
@@ -269,7 +270,11 @@ func (g *group) hand(it item) bool {
 			return true
 		}
 	}
-	return it.at == cursor{} // unlogged QoS 0 waits for nobody
+	if it.at != (cursor{}) {
+		return false
+	}
+	g.b.discards.one(discardNoRoom, g.name, it.rec.Topic, Position{})
+	return true // unlogged QoS 0 waits for nobody
 }
 
 // accept takes an item from a group if the client is here and has room.

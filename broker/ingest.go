@@ -93,7 +93,7 @@ func (c *conn) repeated(id uint16) bool {
 // admit asks the door and makes the record; or says why not.
 func (b *Broker) admit(c *conn, p *mqtt.Publish) (*Record, *mqtt.Error) {
 	if strings.HasPrefix(p.Topic, "$SYS/") || p.Topic == "$SYS" {
-		return nil, &mqtt.Error{Code: mqtt.TopicNameInvalid, Text: "$SYS is the broker's own"}
+		return nil, b.refused(c, p.Topic, mqtt.TopicNameInvalid, "$SYS is the broker's own")
 	}
 	m := wire.Message{Topic: p.Topic, ContentType: p.ContentType, JWS: p.JWS, Payload: p.Payload}
 	if p.JWSCount > 1 {
@@ -102,7 +102,7 @@ func (b *Broker) admit(c *conn, p *mqtt.Publish) (*Record, *mqtt.Error) {
 	v := b.door.Check(m, Publisher{Client: c.id, Addr: c.addr, Protocol: c.version})
 	if v.Code != 0 {
 		b.stats.Rejected.Add(1)
-		return nil, &mqtt.Error{Code: v.Code, Text: v.Reason}
+		return nil, b.refused(c, p.Topic, v.Code, v.Reason)
 	}
 	r := &Record{Kind: KindMessage, QoS: p.QoS, Retain: p.Retain, HasExpiry: p.HasExpiry, Expiry: p.Expiry, Arrival: micros(b.wall()),
 		Topic: p.Topic, Client: c.id, Mark: v.Mark, Payload: p.Payload, Properties: p.Properties, Identity: v.Verified, control: v.Control}
@@ -110,6 +110,12 @@ func (b *Broker) admit(c *conn, p *mqtt.Publish) (*Record, *mqtt.Error) {
 		r.Properties = mqtt.WithoutUserProperty(p.Properties, PropertyVerified)
 	}
 	return r, nil
+}
+
+// refused counts a message that its publisher may not publish.
+func (b *Broker) refused(c *conn, topic string, code byte, text string) *mqtt.Error {
+	b.discards.add(discard{reason: discardRefused, client: c.id, topic: topic, note: text, messages: 1})
+	return &mqtt.Error{Code: code, Text: text}
 }
 
 // append offers a record to the ledger and hands it to the log.
@@ -163,6 +169,9 @@ func (c *conn) answer(e entry, kind byte, id uint16, reject *mqtt.Error) error {
 	e.done = func(at Position, err error) {
 		if first != nil {
 			first(at, err)
+		}
+		if err != nil {
+			c.b.notStored(e.rec)
 		}
 		if id != 0 {
 			c.answered(kind, id, reject, err)
@@ -308,11 +317,20 @@ func (b *Broker) publishOwn(r *Record) {
 	}
 	err := b.messages.submit(entry{r, func(_ Position, err error) {
 		if err != nil {
+			b.notStored(r)
 			b.log.Error("a will was not stored", "client", r.Client, "topic", r.Topic, "err", err)
 		}
 	}})
 	if err != nil {
+		b.notStored(r)
 		b.log.Error("a will was not stored", "client", r.Client, "topic", r.Topic, "err", err)
+	}
+}
+
+// notStored counts a message that the store did not take. With QoS 1 and 2 its publisher knows.
+func (b *Broker) notStored(r *Record) {
+	if r != nil && r.Kind == KindMessage {
+		b.discards.one(discardNotStored, r.Client, r.Topic, Position{})
 	}
 }
 

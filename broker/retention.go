@@ -213,6 +213,7 @@ func (b *Broker) trim(ctx context.Context) error {
 		return err // on a full disk trimming is what makes room: it goes on without its record
 	}
 	b.tail.trimmed(number)
+	b.countTrimmed(ctx, first-b.messages.offset, number)
 	if err := b.stream.purge(ctx, through); err != nil {
 		return err
 	}

@@ -154,6 +154,7 @@ func (b *Broker) detach(c *conn) {
 		b.tail.tree.remove(sub.Filter, &s.feed)
 	}
 	s.mu.Lock()
+	s.looseLost()
 	s.rewind(end)
 	s.conn, s.online = nil, false
 	s.gone, s.goneWall = b.mono(), micros(b.wall())
@@ -195,6 +196,7 @@ func (b *Broker) endSession(s *session) {
 	}
 	b.sessions.mu.Unlock()
 	if kept {
+		b.countEnded(s)
 		_ = b.state.deleteAsync(sessionKey + s.id)
 		_ = b.state.deleteAsync(cursorKey + s.id)
 	}

@@ -35,7 +35,8 @@ type tail struct {
 	stamp uint64        // of the record being distributed
 	hits  []hit         // scratch of distribute
 
-	drops atomic.Uint64 // unlogged QoS 0 messages that had no room
+	drops atomic.Uint64                // unlogged QoS 0 messages that had no room
+	drop  func(name string, r *Record) // told of each; may be nil
 }
 
 // hit is a feed that gets the record being distributed, its overlapping subscriptions merged.
@@ -102,6 +103,9 @@ func (t *tail) offer(r *Record, at cursor, kicks map[*feed]struct{}) {
 		}
 		if dropped {
 			t.drops.Add(1)
+			if t.drop != nil {
+				t.drop(h.feed.name, r)
+			}
 		}
 	}
 }

@@ -1,0 +1,180 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+)
+
+// What a trim may spend on saying exactly what is lost. Beyond it, batches are counted.
+const (
+	trimReadBytes = 256 << 20
+	trimHits      = 1 << 20 // messages times readers
+)
+
+// loser is a reader of the log that has not read what is about to be trimmed.
+type loser struct {
+	name string
+	from cursor
+	away bool
+	hit  cursor // the last record that was counted
+}
+
+// trimCount tells, message by message, what a trim takes from readers that have not come so far.
+type trimCount struct {
+	b       *Broker
+	through uint64
+	tree    topicTree
+	losers  map[*feed]*loser
+	bytes   int
+	hits    int
+}
+
+// countTrimmed counts what nobody will read any more: by reader, topic and range. It is called when
+// the tail gives out no batch below through any more, and the stream still has them.
+func (b *Broker) countTrimmed(ctx context.Context, first, through uint64) {
+	t := &trimCount{b: b, through: through, losers: map[*feed]*loser{}}
+	for _, s := range b.sessions.all() {
+		s.mu.Lock()
+		t.add(&s.feed, s.id, s.conn == nil, s.subs)
+		s.mu.Unlock()
+	}
+	b.groupsMu.Lock()
+	for _, g := range b.groups {
+		g.mu.Lock()
+		t.add(&g.feed, g.name, false, g.subs)
+		g.mu.Unlock()
+	}
+	b.groupsMu.Unlock()
+	if len(t.losers) == 0 {
+		return
+	}
+	from := through
+	for _, l := range t.losers {
+		from = min(from, max(first, l.from.Batch))
+	}
+	for n := from; n < through; n++ {
+		if t.bytes > trimReadBytes || t.hits > trimHits || ctx.Err() != nil {
+			t.rest(n)
+			return
+		}
+		batch, err := readBatch(ctx, b.stream, b.messages.offset, n)
+		if err != nil { // damaged, or the stream does not answer
+			t.unread(n)
+			continue
+		}
+		t.bytes += batch.Size
+		for i := range batch.Records {
+			if r := &batch.Records[i]; r.Kind == KindMessage {
+				t.count(r, cursor{n, uint32(i)}, batch.Node)
+			}
+		}
+	}
+}
+
+// add enters a reader if it loses anything: what it holds in memory it still gets. f.mu is held.
+func (t *trimCount) add(f *feed, name string, away bool, subs map[string]*subscription) {
+	if f.live || f.at.Batch >= t.through || len(subs) == 0 {
+		return
+	}
+	f.counted = t.through
+	t.losers[f] = &loser{name: name, from: f.at, away: away}
+	for sub := range maps.Values(subs) {
+		t.tree.add(plainFilter(sub.Filter), f, sub)
+	}
+}
+
+// count enters one record for everybody who loses it.
+func (t *trimCount) count(r *Record, at cursor, node string) {
+	reason := discardTrimmed
+	if _, over := t.b.remaining(r); over {
+		reason = discardExpired
+	}
+	t.tree.match(r.Topic, func(e treeEntry) {
+		l := t.losers[e.feed]
+		if at.before(l.from) || l.hit == at || !e.sub.wants(r, at, e.feed.client) {
+			return
+		}
+		if l.away && min(r.QoS, e.sub.QoS) == 0 { // it would not have got it
+			return
+		}
+		l.hit = at
+		t.hits++
+		t.b.discards.one(reason, l.name, r.Topic, Position{node, at.Batch, at.Index})
+	})
+}
+
+// unread counts one batch that cannot be read.
+func (t *trimCount) unread(n uint64) {
+	at := t.b.position(cursor{Batch: n})
+	for _, l := range t.losers {
+		if l.from.Batch <= n {
+			t.b.discards.add(discard{reason: discardDamaged, client: l.name, from: at, to: at, batches: 1})
+		}
+	}
+}
+
+// rest counts the batches from n on without looking into them.
+func (t *trimCount) rest(n uint64) {
+	for _, l := range slices.Collect(maps.Values(t.losers)) {
+		from := max(n, l.from.Batch)
+		t.b.discards.add(discard{reason: discardTrimmed, client: l.name, from: t.b.position(cursor{Batch: from}),
+			to: t.b.position(cursor{Batch: t.through - 1}), batches: t.through - from})
+	}
+}
+
+// position names a cursor into this node's log.
+func (b *Broker) position(c cursor) Position {
+	if c == (cursor{}) {
+		return Position{}
+	}
+	return Position{b.cfg.Node.Name, c.Batch, c.Index}
+}
+
+// skipped counts batches that a reader jumped over; what a trim has counted message by message it
+// does not count again.
+func (b *Broker) skipped(f *feed, name string, at cursor, next uint64, reason discardReason) {
+	from := at.Batch
+	if reason == discardTrimmed {
+		f.mu.Lock()
+		from = max(from, min(f.counted, next))
+		f.mu.Unlock()
+	}
+	b.discards.add(discard{reason: reason, client: name, from: b.position(cursor{Batch: from}),
+		to: b.position(cursor{Batch: next - 1}), batches: next - from})
+}
+
+// lostUnread counts a message that was on its way to a client and is not in the log any more.
+func (b *Broker) lostUnread(name string, at cursor, err error) {
+	b.stats.LostUnread.Add(1)
+	why := discardTrimmed
+	if errors.Is(err, errDamaged) {
+		why = discardDamaged
+	}
+	b.discards.one(why, name, "", b.position(at))
+}
+
+// looseLost counts the QoS 0 messages that a connection takes with it, if its session stays. s.mu
+// is held.
+func (s *session) looseLost() {
+	if s.expiry == 0 {
+		return
+	}
+	for i := range s.loose {
+		s.b.discards.one(discardAway, s.id, s.loose[i].rec.Topic, Position{})
+	}
+}
+
+// countEnded counts what a kept session that ends has not read.
+func (b *Broker) countEnded(s *session) {
+	end := b.tail.end()
+	s.mu.Lock()
+	at, unfinished, reads := s.position(end), len(s.inflight), len(s.subs) > 0
+	s.mu.Unlock()
+	d := discard{reason: discardEnded, client: s.id, messages: uint64(unfinished)}
+	if reads && at.before(end) {
+		d.from, d.to, d.batches = b.position(at), b.position(cursor{Batch: end.Batch - 1}), end.Batch-at.Batch
+	}
+	b.discards.add(d)
+}
