@@ -59,34 +59,34 @@ type Broker struct {
 	wall func() time.Time
 	rand io.Reader
 
-	id       nodeID
-	reserve  int64
-	every    time.Duration // house
-	check    time.Duration // checkpoints
-	marks    []*mark
-	engine   *engine
-	stream   *logStream // messages
-	messages *writer
-	state    *stateStore
-	door     *Door
-	ledger   *Ledger
-	registry *Registry
-	retained *retained
-	tail     *tail
-	sessions *sessions
-	groupsMu sync.Mutex
-	groups   map[string]*group
-	conns    connSet
-	buffers  bufferPool
-	stats    Stats
-	discards *discards
+	id        nodeID
+	reserve   int64
+	every     time.Duration // house
+	check     time.Duration // checkpoints
+	marks     []*mark
+	engine    *engine
+	stream    *logStream // messages
+	messages  *writer
+	state     *stateStore
+	door      *Door
+	ledger    *Ledger
+	registry  *Registry
+	retained  *retained
+	tail      *tail
+	following []*follower // the logs of all nodes; this one's comes first
+	sessions  *sessions
+	groupsMu  sync.Mutex
+	groups    map[string]*group
+	conns     connSet
+	buffers   bufferPool
+	stats     Stats
+	discards  *discards
 
 	dirty       dirtySet
 	dirtyGroups sync.Map // *group → struct{}
 	unsaved     sync.Map // topic of a retained message that the state store refused
-	checked     uint64   // last batch in the newest checkpoint; house only
+	checked     vector   // what the newest checkpoint has; house only
 	checkedAt   time.Duration
-	ledgerAt    Position // of the restored snapshot
 	generation  uint64
 
 	ctx      context.Context // ends when the broker stops
@@ -217,21 +217,19 @@ func (b *Broker) recover() error {
 	from, err := b.restoreLedger()
 	if err != nil { // everything can still be counted from what the log has
 		b.damaged(0, fmt.Errorf("the ledger is rebuilt from the log; what was trimmed is not in it: %w", err))
-		from = 0
+		from = nil
 	}
 	b.state.w.start()
 	if err := b.state.w.begin(b.ctx); err != nil {
 		return fmt.Errorf("state: %w", err)
 	}
-	next := b.messages.number + 1
-	b.tail = newTail(b.stream, b.messages.offset, next, max(1, first-min(first, b.messages.offset)), b.damaged)
-	b.tail.drop = func(name string, r *Record) { b.discards.one(discardNoRoom, name, r.Topic, Position{}) }
+	b.openTail(first)
 	for _, restore := range []func() error{b.restoreRetained, b.restoreGroups, b.restoreSessions} {
 		if err := restore(); err != nil {
 			return err
 		}
 	}
-	if err := b.replay(b.ctx, b.stream, b.messages, from); err != nil {
+	if err := b.replay(b.ctx, from); err != nil {
 		return err
 	}
 	b.messages.start()
@@ -240,6 +238,30 @@ func (b *Broker) recover() error {
 	}
 	return nil
 }
+
+// openTail makes the tail of the messages logs; first is the first slot of the own one.
+func (b *Broker) openTail(first uint64) {
+	node, offset := b.cfg.Node.Name, b.messages.offset
+	own := newTailLog(node, slotSource{b.stream, offset}, b.messages.number+1, first-min(first, offset))
+	b.tail = newTail(own, b.damaged)
+	b.tail.drop = func(name string, r *Record) { b.discards.one(discardNoRoom, name, r.Topic, Position{}) }
+	b.follow(own, func(batch *Batch) bool { return b.tail.distribute(own, batch) })
+}
+
+// follow makes the follower that brings a log into the tail.
+func (b *Broker) follow(l *tailLog, take func(*Batch) bool) {
+	f := newFollower(l.node, l.src, l.next, take, b.log)
+	f.more = b.tail.news
+	f.lost = func(from, next uint64, err error) {
+		b.damaged(from, fmt.Errorf("the log of node %q: %w", l.node, err))
+		b.tail.jump(l, next)
+	}
+	b.following = append(b.following, f)
+	b.background(f.run)
+}
+
+// alone: there are no other nodes.
+func (b *Broker) alone() bool { return len(b.following) == 1 }
 
 // Run serves clients until ctx ends, then stops in the order that loses nothing.
 func (b *Broker) Run(ctx context.Context) error {
@@ -329,23 +351,26 @@ func (b *Broker) Ledger() *Ledger { return b.ledger }
 // Registry is the gateways' keys.
 func (b *Broker) Registry() *Registry { return b.registry }
 
-// Tail calls fn for each message stored from now on whose topic matches the filter, until ctx
-// ends or fn returns an error. The record must not be changed.
+// Tail calls fn for each message stored from now on, on any node, whose topic matches the filter,
+// until ctx ends or fn returns an error. The record must not be changed.
 func (b *Broker) Tail(ctx context.Context, filter string, fn func(*Record, Position) error) error {
-	return b.tailFrom(ctx, b.tail.end().Batch, filter, fn)
+	return b.tailFrom(ctx, b.tail.end(), filter, fn)
 }
 
-func (b *Broker) tailFrom(ctx context.Context, n uint64, filter string, fn func(*Record, Position) error) error {
-	for ; ; n++ {
-		if err := b.tail.wait(ctx, n); err != nil {
+func (b *Broker) tailFrom(ctx context.Context, from vector, filter string, fn func(*Record, Position) error) error {
+	for {
+		if err := b.tail.wait(ctx, from); err != nil {
 			return err
 		}
-		batch, err := b.tail.batch(ctx, n)
+		var lost error
+		var err error
+		from, err = b.tail.scan(ctx, from, func(_ cursor, _ uint64, err error) { lost = err },
+			func(batch *Batch, _ cursor) error { return batch.matching(filter, fn) })
+		if err == nil {
+			err = lost
+		}
 		if err != nil {
 			return fmt.Errorf("read the log: %w", err)
-		}
-		if err := batch.matching(filter, fn); err != nil {
-			return err
 		}
 	}
 }

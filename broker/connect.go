@@ -215,7 +215,7 @@ func (b *Broker) addSub(s *session, sub *subscription, plain string, shared bool
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.subs[sub.Filter]
-	sub.Since = cursor{Batch: b.tail.next}
+	sub.Since = b.tail.endHeld()
 	if old != nil {
 		sub.Since = old.Since
 	}

@@ -187,7 +187,7 @@ func (c *Console) Tail(ctx context.Context, filter string, emit func(line any) e
 	if err := CheckFilter(filter); err != nil {
 		return &admin.Error{Status: http.StatusBadRequest, Message: err.Error()}
 	}
-	from := c.b.tail.end().Batch
+	from := c.b.tail.end()
 	if err := emit(nil); err != nil {
 		return err
 	}

@@ -96,13 +96,13 @@ func (s *session) choose(picks []pick) (_ []pick, behind bool) {
 
 // skips: what need not be sent any more.
 func (s *session) skips(it *item) bool {
-	if it.qos == 0 && !it.stored && !it.must && it.at != (cursor{}) && it.at.before(s.qos0From) {
-		s.b.discards.one(discardAway, s.id, it.rec.Topic, s.b.position(it.at))
+	if it.qos == 0 && !it.stored && !it.must && it.at != (cursor{}) && s.qos0From.past(it.at) {
+		s.b.discards.one(discardAway, s.id, it.rec.Topic, Position(it.at))
 		return true // it came while the client was away; QoS 0 does not wait for it
 	}
 	if _, expired := s.b.remaining(it.rec); expired {
 		s.b.stats.Expired.Add(1)
-		s.b.discards.one(discardExpired, s.id, it.rec.Topic, s.b.position(it.at))
+		s.b.discards.one(discardExpired, s.id, it.rec.Topic, Position(it.at))
 		if it.group != nil {
 			it.group.finished(it.at)
 		}
@@ -159,7 +159,7 @@ func (s *session) encode(c *conn, buf []byte, p *pick, dup bool) []byte {
 	}
 	if c.maxPacket > 0 && o.Size() > int(c.maxPacket) {
 		s.b.stats.TooLarge.Add(1)
-		s.b.discards.one(discardTooLarge, s.id, r.Topic, s.b.position(p.at))
+		s.b.discards.one(discardTooLarge, s.id, r.Topic, Position(p.at))
 		s.mu.Lock()
 		s.finish(p.id)
 		s.mu.Unlock()
@@ -214,7 +214,7 @@ func (b *Broker) recordAt(ctx context.Context, f *sent) (*Record, error) {
 }
 
 func (b *Broker) recordOf(ctx context.Context, at cursor) (*Record, error) {
-	batch, err := b.tail.batch(ctx, at.Batch)
+	batch, err := b.tail.batch(ctx, at.Node, at.Batch)
 	if err != nil {
 		return nil, err
 	}

@@ -3,25 +3,13 @@ package broker
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 
 	"holdfast/broker/mqtt"
 )
-
-// cursor is a position in this node's own log.
-type cursor struct {
-	Batch uint64 `json:"batch"`
-	Index uint32 `json:"index,omitempty"`
-}
-
-func (c cursor) before(d cursor) bool {
-	return c.Batch < d.Batch || c.Batch == d.Batch && c.Index < d.Index
-}
-
-func (c cursor) String() string { return fmt.Sprintf("%d/%d", c.Batch, c.Index) }
 
 // item is a record on its way to one subscriber.
 type item struct {
@@ -49,7 +37,7 @@ func (s *subscription) wants(r *Record, at cursor, client string) bool {
 	if s.NoLocal && r.Client == client {
 		return false
 	}
-	return at == cursor{} || !at.before(s.Since)
+	return at == cursor{} || !s.Since.past(at)
 }
 
 // What a feed holds in memory before it says that it has fallen behind, and reads the log instead.
@@ -75,18 +63,19 @@ type feed struct {
 	loose   []item // QoS 0 messages that are not in the log
 	online  bool   // somebody takes the loose ones
 	live    bool
-	at      cursor // where to read on; meant only if not live
-	behind  cursor // just behind the last item that was taken out
+	at      vector // where to read on; meant only if not live
+	behind  vector // just behind the last item that was taken out; the feed's own memory
+	known   clocks // of the pump
 	gaps    uint64 // batches that were trimmed before they were read
-	counted uint64 // what lies below it was counted message by message when it was trimmed
+	counted cursor // what lies before it was counted message by message when the own log was trimmed
 
 	stamp uint64 // of the tail
 	hit   int
 }
 
 // offer takes a record from the tail. wake says that the pump should be woken, dropped that there
-// was no room for a message that is not in the log.
-func (f *feed) offer(it item) (wake, dropped bool) {
+// was no room for a message that is not in the log. The tail is locked.
+func (f *feed) offer(t *tail, it item) (wake, dropped bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if it.at == (cursor{}) {
@@ -103,7 +92,7 @@ func (f *feed) offer(it item) (wake, dropped bool) {
 		return false, false
 	}
 	if len(f.queue) >= feedItems || f.bytes > feedBytes {
-		f.live, f.at = false, it.at
+		f.live, f.at = false, t.endHeld().with(it.at)
 		return false, false
 	}
 	f.push(it)
@@ -118,7 +107,7 @@ func (f *feed) push(it item) {
 // pop removes the first item. f.mu is held.
 func (f *feed) pop() item {
 	it := f.queue[0]
-	f.behind = cursor{it.at.Batch, it.at.Index + 1}
+	f.behind = f.behind.put(it.at.next())
 	f.queue[0] = item{}
 	f.bytes -= len(it.rec.Payload) + len(it.rec.Topic)
 	if f.queue = f.queue[1:]; len(f.queue) == 0 {
@@ -128,40 +117,52 @@ func (f *feed) pop() item {
 }
 
 // position is where the feed would have to go on if what it holds were lost. f.mu is held; end is
-// the end of the log, read before f.mu was taken or with the tail held.
-func (f *feed) position(end cursor) cursor {
-	switch {
-	case len(f.queue) > 0:
-		return f.queue[0].at
-	case f.live && end.before(f.behind): // end was read a moment before
-		return f.behind
-	case f.live:
-		return end
+// the end of the logs, read before f.mu was taken or with the tail held.
+func (f *feed) position(end vector) vector {
+	at := f.at
+	if f.live {
+		at = end.higher(f.behind) // end was read a moment before
 	}
-	return f.at
+	if len(f.queue) == 0 {
+		return at
+	}
+	var room [8]string
+	seen := room[:0]
+	at = at.with(f.queue[0].at)
+	for i := range f.queue { // the first of each log
+		c := f.queue[i].at
+		if slices.Contains(seen, c.Node) {
+			continue
+		}
+		at, seen = at.put(c), append(seen, c.Node)
+		if len(seen) == len(at) {
+			break
+		}
+	}
+	return at
 }
 
 // rewind drops what was read ahead, so that it will be read from the log.
-func (f *feed) rewind(end cursor) {
+func (f *feed) rewind(end vector) {
 	f.at = f.position(end)
 	f.live, f.queue, f.bytes, f.loose = false, nil, 0, nil
 }
 
-// refill reads on in the log for a feed that is not live. It returns false if the feed is live
+// refill reads on in the logs for a feed that is not live. It returns false if the feed is live
 // now, or err. Only the feed's pump calls it.
 func (f *feed) refill(ctx context.Context, t *tail, log *slog.Logger) (bool, error) {
 	f.mu.Lock()
-	at, live := f.at, f.live
+	from, live := f.at, f.live
 	f.mu.Unlock()
 	if live {
 		return false, nil
 	}
-	b, err := t.batch(ctx, at.Batch)
+	b, at, err := t.nextBatch(ctx, from, &f.known)
 	switch {
 	case errors.Is(err, errAtEnd):
 		return f.goLive(t), nil
 	case errors.Is(err, errTrimmed):
-		f.skip(at, max(t.oldest(), at.Batch+1), discardTrimmed, log)
+		f.skip(at, max(t.oldest(at.Node), at.Batch+1), discardTrimmed, log)
 		return true, nil
 	case errors.Is(err, errDamaged): // said and counted where it was found; to stop here helps nobody
 		f.skip(at, at.Batch+1, discardDamaged, log)
@@ -172,11 +173,11 @@ func (f *feed) refill(ctx context.Context, t *tail, log *slog.Logger) (bool, err
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for i := int(at.Index); i < len(b.Records); i++ {
-		if r := &b.Records[i]; r.Kind == KindMessage {
-			f.take(r, cursor{b.Number, uint32(i)})
+		if r, ok := b.Records[i].delivers(); ok {
+			f.take(r, cursor{at.Node, b.Number, uint32(i)})
 		}
 	}
-	f.at = cursor{Batch: at.Batch + 1}
+	f.at = f.at.with(cursor{Node: at.Node, Batch: at.Batch + 1})
 	return true, nil
 }
 
@@ -186,22 +187,25 @@ func (f *feed) goLive(t *tail) bool {
 	defer t.mu.Unlock()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.at.Batch >= t.next {
-		f.live = true
+	for _, l := range t.logs {
+		if f.at.of(l.node).Batch < l.next {
+			return true
+		}
 	}
-	return !f.live
+	f.live, f.known = true, nil
+	return false
 }
 
-// skip jumps over batches that cannot be read, and counts them.
+// skip jumps over batches of a log that cannot be read, and counts them.
 func (f *feed) skip(at cursor, next uint64, why discardReason, log *slog.Logger) {
 	f.mu.Lock()
 	f.gaps += next - at.Batch
-	f.at = cursor{Batch: next}
+	f.at = f.at.with(cursor{Node: at.Node, Batch: next})
 	f.mu.Unlock()
 	if f.lost != nil {
 		f.lost(at, next, why)
 	}
-	log.Warn("a session may have lost messages", "client", f.name, "from", at.Batch, "to", next-1, "reason", why.String())
+	log.Warn("a session may have lost messages", "client", f.name, "log", at.Node, "from", at.Batch, "to", next-1, "reason", why.String())
 }
 
 // take queues a record from the log if a subscription wants it. f.mu is held.

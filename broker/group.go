@@ -33,7 +33,7 @@ type membership struct {
 }
 
 type shareRecord struct {
-	At   cursor   `json:"at"`
+	At   vector   `json:"at"`
 	Open []cursor `json:"open,omitempty"` // handed out and not finished
 }
 
@@ -51,7 +51,7 @@ func (b *Broker) joinGroup(s *session, sub *subscription) *group {
 	if len(g.members) == 0 {
 		own := &subscription{Filter: sub.Filter, QoS: 2, Since: sub.Since}
 		g.subs = map[string]*subscription{sub.Filter: own}
-		if g.at == (cursor{}) {
+		if g.at == nil {
 			g.at = sub.Since
 		}
 		b.tail.tree.add(filter, &g.feed, own)
@@ -105,7 +105,11 @@ func (b *Broker) restoreGroups() error {
 			return nil
 		}
 		g := b.newGroup(key[len(shareKey):])
-		g.at, g.again = r.At, r.Open
+		own := b.cfg.Node.Name
+		g.at = r.At.named(own).cut(b.tail.end().of(own))
+		for _, at := range r.Open {
+			g.again = append(g.again, at.named(own))
+		}
 		return nil
 	})
 }
@@ -163,12 +167,7 @@ func (s *session) giveBack() map[*group][]item {
 func (g *group) takeBack(items []item) {
 	g.mu.Lock()
 	g.back = append(g.back, items...)
-	slices.SortFunc(g.back, func(a, b item) int {
-		if a.at.before(b.at) {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(g.back, func(a, b item) int { return a.at.compare(b.at) })
 	g.mu.Unlock()
 	g.kick()
 }
@@ -319,12 +318,7 @@ func (b *Broker) saveGroup(g *group) {
 	if gone {
 		return
 	}
-	slices.SortFunc(r.Open, func(a, b cursor) int {
-		if a.before(b) {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(r.Open, cursor.compare)
 	data, _ := json.Marshal(r)
 	_ = b.state.putAsync(shareKey+g.name, data, nil)
 }

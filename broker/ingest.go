@@ -334,23 +334,30 @@ func (b *Broker) notStored(r *Record) {
 	}
 }
 
-// commit enters a stored batch, in log order: first what follows from the log, then the tail,
-// and after that the publishers are told.
+// commit enters a batch of the own log that has been stored, in log order: first what follows from
+// the log, then the tail, and after that the publishers are told.
 func (b *Broker) commit(batch *Batch) {
+	b.enterAll(batch, false)
+	b.following[0].offer(batch)
+}
+
+func (b *Broker) enterAll(batch *Batch, replay bool) {
 	for i := range batch.Records {
-		b.enter(batch, i, false)
+		b.enter(batch, i, replay)
 	}
-	b.tail.distribute(batch)
 }
 
 // enter applies one record to the ledger, the retained messages and the QoS 2 packet ids.
 func (b *Broker) enter(batch *Batch, i int, replay bool) {
 	r := &batch.Records[i]
-	at := cursor{batch.Number, uint32(i)}
-	if r.Identity != nil {
-		b.enterLedger(r, Position{batch.Node, at.Batch, at.Index}, replay)
+	at := cursor{batch.Node, batch.Number, uint32(i)}
+	if r.Identity != nil && !r.Held {
+		b.enterLedger(r, Position(at))
 	}
-	b.retain(r, at)
+	b.retain(r, at, batch.Lamport)
+	if r.Kind == KindTrim && !replay && batch.Node != b.cfg.Node.Name {
+		b.trimmedElsewhere(batch.Node, r.Through)
+	}
 	if r.PacketID == 0 {
 		return
 	}
@@ -359,13 +366,10 @@ func (b *Broker) enter(batch *Batch, i int, replay bool) {
 	}
 }
 
-// enterLedger commits a verified record; a control message of a replayed log has to be decoded
-// again.
-func (b *Broker) enterLedger(r *Record, p Position, replay bool) {
-	if replay && b.ledgerAt.Batch > 0 && !b.ledgerAt.Before(p) {
-		return // the snapshot was taken a little after the position from which the log is read
-	}
-	if replay && r.Identity.Type != wire.TypeData {
+// enterLedger commits a verified record; a control message that was read from a log has to be
+// decoded again.
+func (b *Broker) enterLedger(r *Record, p Position) {
+	if r.control == nil && r.Identity.Type != wire.TypeData && !b.ledger.Knew(p) {
 		pack, err := wire.Decode(recordMessage(r))
 		if err != nil {
 			b.log.Error("a stored control message cannot be read", "position", p.String(), "err", err)

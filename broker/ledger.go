@@ -46,9 +46,10 @@ type Ledger struct {
 	gateways map[string]*ledgerGateway
 	offered  map[number]offer
 	tags     tagStore
-	position Position
-	until    Position // of a restored snapshot: a replay may begin before it
-	serial   uint64   // counts Commits: the age of epochs
+	position Position            // of the last Commit
+	reached  map[string]Position // of the last Commit from each node's log
+	until    map[string]Position // … in a restored snapshot: a replay may begin before it
+	serial   uint64              // counts Commits: the age of epochs
 }
 
 // number is the identity of a message.
@@ -124,6 +125,7 @@ func NewLedger() *Ledger {
 	return &Ledger{
 		gateways: map[string]*ledgerGateway{},
 		offered:  map[number]offer{},
+		reached:  map[string]Position{},
 		tags:     tagStore{limit: chunksInAll},
 	}
 }
@@ -133,7 +135,6 @@ func NewLedger() *Ledger {
 func (l *Ledger) Offer(v *wire.Verified) Outcome {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.until = Position{} // who offers has replayed
 	h := tagOf(v)
 	s := l.find(v)
 	if s != nil && s.has(v.Seq) {
@@ -220,22 +221,22 @@ func (l *Ledger) settle(v *wire.Verified) {
 
 // Commit enters a stored message: called in log order once stored, and again on
 // replay at start. control is the decoded pack of a control message, else nil; at is
-// the arrival time that the log record carries. A replay may begin before the position
-// of the snapshot that was restored.
+// the arrival time that the log record carries. A replay may begin before the positions
+// of the snapshot that was restored, in the log of any node.
 func (l *Ledger) Commit(v *wire.Verified, control *wire.Pack, p Position, at time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.settle(v)
-	if p.Node == l.until.Node && !l.until.Before(p) {
-		return // in the snapshot already
+	if l.knew(p) {
+		return
 	}
 	l.serial++
-	if l.position.Node != p.Node {
-		p.Node = strings.Clone(p.Node)
+	if before, known := l.reached[p.Node]; known {
+		p.Node = before.Node
 	} else {
-		p.Node = l.position.Node
+		p.Node = strings.Clone(p.Node)
 	}
-	l.position = p
+	l.position, l.reached[p.Node] = p, p
 	at = at.UTC()
 	g := l.gateway(v.Gateway)
 	e := l.epoch(g, v.Epoch)
@@ -246,6 +247,26 @@ func (l *Ledger) Commit(v *wire.Verified, control *wire.Pack, p Position, at tim
 		l.control(g, e, v, *control)
 	}
 	l.bound(g, e, s)
+}
+
+// knew says whether a position is in the snapshot that was restored.
+func (l *Ledger) knew(p Position) bool {
+	until, restored := l.until[p.Node]
+	return restored && !until.Before(p)
+}
+
+// Knew says whether the snapshot that was restored has the record at a position already.
+func (l *Ledger) Knew(p Position) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.knew(p)
+}
+
+// Replayed ends the replay of a node's log: what comes from there now is new, whatever its position.
+func (l *Ledger) Replayed(node string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.until, node)
 }
 
 // receive enters a number; it reports whether it was new.

@@ -21,7 +21,7 @@ var ErrSnapshot = errors.New("ledger snapshot is unusable")
 // maps in the order of their keys: equal ledgers give equal bytes.
 const (
 	snapshotMagic   = "HFLG"
-	snapshotVersion = 1
+	snapshotVersion = 2 // 1 had one log's position only
 	snapshotHead    = len(snapshotMagic) + 1 + 4
 )
 
@@ -32,6 +32,10 @@ func (l *Ledger) Snapshot() ([]byte, Position) {
 	defer l.mu.Unlock()
 	w := &snapWriter{b: make([]byte, snapshotHead, 4096+l.tags.live*chunkNumbers*8)}
 	w.position(l.position)
+	w.n(uint64(len(l.reached)))
+	for _, node := range slices.Sorted(maps.Keys(l.reached)) {
+		w.position(l.reached[node])
+	}
 	w.n(l.serial)
 	ordinal := map[*stream]uint64{}
 	w.n(uint64(len(l.gateways)))
@@ -171,7 +175,7 @@ func (l *Ledger) Restore(b []byte) (Position, error) {
 	if len(b) < snapshotHead || string(b[:4]) != snapshotMagic {
 		return Position{}, fmt.Errorf("%w: %d bytes that are none", ErrSnapshot, len(b))
 	}
-	if b[4] != snapshotVersion {
+	if b[4] != 1 && b[4] != snapshotVersion {
 		return Position{}, fmt.Errorf("%w: version %d", ErrSnapshot, b[4])
 	}
 	if got := crc32.Checksum(b[snapshotHead:], castagnoli); got != binary.BigEndian.Uint32(b[5:]) {
@@ -179,7 +183,17 @@ func (l *Ledger) Restore(b []byte) (Position, error) {
 	}
 	r := &snapReader{b: b[snapshotHead:]}
 	fresh := NewLedger()
-	fresh.position, fresh.serial = r.position(), r.n()
+	fresh.position = r.position()
+	if b[4] == 1 && fresh.position.Batch > 0 {
+		fresh.reached[fresh.position.Node] = fresh.position
+	}
+	if b[4] > 1 {
+		for range r.count(3) {
+			p := r.position()
+			fresh.reached[p.Node] = p
+		}
+	}
+	fresh.serial = r.n()
 	var streams []*stream
 	for range r.count(2) {
 		g := &ledgerGateway{epochs: map[string]*ledgerEpoch{}}
@@ -193,7 +207,7 @@ func (l *Ledger) Restore(b []byte) (Position, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.gateways, l.tags, l.position, l.serial = fresh.gateways, fresh.tags, fresh.position, fresh.serial
-	l.until = l.position
+	l.reached, l.until = fresh.reached, maps.Clone(fresh.reached)
 	return l.position, nil
 }
 

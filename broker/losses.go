@@ -24,7 +24,7 @@ type loser struct {
 // trimCount tells, message by message, what a trim takes from readers that have not come so far.
 type trimCount struct {
 	b       *Broker
-	through uint64
+	through cursor // in the own log
 	tree    topicTree
 	losers  map[*feed]*loser
 	bytes   int
@@ -34,7 +34,7 @@ type trimCount struct {
 // countTrimmed counts what nobody will read any more: by reader, topic and range. It is called when
 // the tail gives out no batch below through any more, and the stream still has them.
 func (b *Broker) countTrimmed(ctx context.Context, first, through uint64) {
-	t := &trimCount{b: b, through: through, losers: map[*feed]*loser{}}
+	t := &trimCount{b: b, through: cursor{Node: b.cfg.Node.Name, Batch: through}, losers: map[*feed]*loser{}}
 	for _, s := range b.sessions.all() {
 		s.mu.Lock()
 		t.add(&s.feed, s.id, s.conn == nil, s.subs)
@@ -66,8 +66,8 @@ func (b *Broker) countTrimmed(ctx context.Context, first, through uint64) {
 		}
 		t.bytes += batch.Size
 		for i := range batch.Records {
-			if r := &batch.Records[i]; r.Kind == KindMessage {
-				t.count(r, cursor{n, uint32(i)}, batch.Node)
+			if r, ok := batch.Records[i].delivers(); ok {
+				t.count(r, cursor{t.through.Node, n, uint32(i)})
 			}
 		}
 	}
@@ -75,18 +75,19 @@ func (b *Broker) countTrimmed(ctx context.Context, first, through uint64) {
 
 // add enters a reader if it loses anything: what it holds in memory it still gets. f.mu is held.
 func (t *trimCount) add(f *feed, name string, away bool, subs map[string]*subscription) {
-	if f.live || f.at.Batch >= t.through || len(subs) == 0 {
+	at := f.at.of(t.through.Node)
+	if f.live || at.Batch >= t.through.Batch || len(subs) == 0 {
 		return
 	}
 	f.counted = t.through
-	t.losers[f] = &loser{name: name, from: f.at, away: away}
+	t.losers[f] = &loser{name: name, from: at, away: away}
 	for sub := range maps.Values(subs) {
 		t.tree.add(plainFilter(sub.Filter), f, sub)
 	}
 }
 
 // count enters one record for everybody who loses it.
-func (t *trimCount) count(r *Record, at cursor, node string) {
+func (t *trimCount) count(r *Record, at cursor) {
 	reason := discardTrimmed
 	if _, over := t.b.remaining(r); over {
 		reason = discardExpired
@@ -101,13 +102,13 @@ func (t *trimCount) count(r *Record, at cursor, node string) {
 		}
 		l.hit = at
 		t.hits++
-		t.b.discards.one(reason, l.name, r.Topic, Position{node, at.Batch, at.Index})
+		t.b.discards.one(reason, l.name, r.Topic, Position(at))
 	})
 }
 
 // unread counts one batch that cannot be read.
 func (t *trimCount) unread(n uint64) {
-	at := t.b.position(cursor{Batch: n})
+	at := Position{Node: t.through.Node, Batch: n}
 	for _, l := range t.losers {
 		if l.from.Batch <= n {
 			t.b.discards.add(discard{reason: discardDamaged, client: l.name, from: at, to: at, batches: 1})
@@ -119,17 +120,9 @@ func (t *trimCount) unread(n uint64) {
 func (t *trimCount) rest(n uint64) {
 	for _, l := range slices.Collect(maps.Values(t.losers)) {
 		from := max(n, l.from.Batch)
-		t.b.discards.add(discard{reason: discardTrimmed, client: l.name, from: t.b.position(cursor{Batch: from}),
-			to: t.b.position(cursor{Batch: t.through - 1}), batches: t.through - from})
+		t.b.discards.add(discard{reason: discardTrimmed, client: l.name, from: Position{Node: t.through.Node, Batch: from},
+			to: Position{Node: t.through.Node, Batch: t.through.Batch - 1}, batches: t.through.Batch - from})
 	}
-}
-
-// position names a cursor into this node's log.
-func (b *Broker) position(c cursor) Position {
-	if c == (cursor{}) {
-		return Position{}
-	}
-	return Position{b.cfg.Node.Name, c.Batch, c.Index}
 }
 
 // skipped counts batches that a reader jumped over; what a trim has counted message by message it
@@ -138,11 +131,13 @@ func (b *Broker) skipped(f *feed, name string, at cursor, next uint64, reason di
 	from := at.Batch
 	if reason == discardTrimmed {
 		f.mu.Lock()
-		from = max(from, min(f.counted, next))
+		if f.counted.Node == at.Node {
+			from = max(from, min(f.counted.Batch, next))
+		}
 		f.mu.Unlock()
 	}
-	b.discards.add(discard{reason: reason, client: name, from: b.position(cursor{Batch: from}),
-		to: b.position(cursor{Batch: next - 1}), batches: next - from})
+	b.discards.add(discard{reason: reason, client: name, from: Position{Node: at.Node, Batch: from},
+		to: Position{Node: at.Node, Batch: next - 1}, batches: next - from})
 }
 
 // lostUnread counts a message that was on its way to a client and is not in the log any more.
@@ -152,7 +147,7 @@ func (b *Broker) lostUnread(name string, at cursor, err error) {
 	if errors.Is(err, errDamaged) {
 		why = discardDamaged
 	}
-	b.discards.one(why, name, "", b.position(at))
+	b.discards.one(why, name, "", Position(at))
 }
 
 // looseLost counts the QoS 0 messages that a connection takes with it, if its session stays. s.mu
@@ -172,9 +167,13 @@ func (b *Broker) countEnded(s *session) {
 	s.mu.Lock()
 	at, unfinished, reads := s.position(end), len(s.inflight), len(s.subs) > 0
 	s.mu.Unlock()
-	d := discard{reason: discardEnded, client: s.id, messages: uint64(unfinished)}
-	if reads && at.before(end) {
-		d.from, d.to, d.batches = b.position(at), b.position(cursor{Batch: end.Batch - 1}), end.Batch-at.Batch
+	b.discards.add(discard{reason: discardEnded, client: s.id, messages: uint64(unfinished)})
+	for _, last := range end {
+		from := at.of(last.Node)
+		if !reads || !from.before(last) {
+			continue
+		}
+		b.discards.add(discard{reason: discardEnded, client: s.id, from: Position(from),
+			to: Position{Node: last.Node, Batch: last.Batch - 1}, batches: last.Batch - from.Batch})
 	}
-	b.discards.add(d)
 }

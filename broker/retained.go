@@ -2,6 +2,8 @@ package broker
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"sync"
 
 	"holdfast/broker/mqtt"
@@ -9,84 +11,147 @@ import (
 
 const retainedKey = "retained/"
 
-// retained is the newest retained message of each topic. It follows from the log; what the log
-// no longer has is in the state store.
+// retained is the newest retained message of each topic: of all that the logs have or had, the one
+// with the highest (Lamport clock, node). It follows from the logs; what they no longer have is in
+// the state store.
 type retained struct {
 	mu sync.RWMutex
-	m  map[string]item
+	m  map[string]retainedItem
 }
 
-func newRetained() *retained { return &retained{m: map[string]item{}} }
+// retainedItem is a topic's newest message. One without a record says that it was deleted, and
+// stays until nothing older can come.
+type retainedItem struct {
+	item
+	clock uint64
+}
+
+// newer says whether a record at a place, of a batch with that clock, comes after this one.
+func (it *retainedItem) newer(at cursor, clock uint64) bool {
+	if clock != it.clock {
+		return clock > it.clock
+	}
+	return at.compare(it.at) >= 0
+}
+
+func newRetained() *retained { return &retained{m: map[string]retainedItem{}} }
 
 func (rs *retained) get(topic string) (item, bool) {
 	rs.mu.RLock()
 	defer rs.mu.RUnlock()
-	it, ok := rs.m[topic]
-	return it, ok
+	it := rs.m[topic]
+	return it.item, it.rec != nil
 }
 
 // matching returns the retained messages of a filter.
 func (rs *retained) matching(filter string) []item {
 	rs.mu.RLock()
 	defer rs.mu.RUnlock()
-	if it, ok := rs.m[filter]; ok {
-		return []item{it}
+	if it := rs.m[filter]; it.rec != nil {
+		return []item{it.item}
 	}
 	var its []item
 	for topic, it := range rs.m {
-		if mqtt.Match(filter, topic) {
-			its = append(its, it)
+		if it.rec != nil && mqtt.Match(filter, topic) {
+			its = append(its, it.item)
 		}
 	}
 	return its
 }
 
+// len is how many topics have one.
+func (rs *retained) len() int {
+	rs.mu.RLock()
+	defer rs.mu.RUnlock()
+	n := 0
+	for _, it := range rs.m {
+		if it.rec != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// forget lets go of deletions that nothing older can follow.
+func (rs *retained) forget(clock uint64) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	for topic, it := range rs.m {
+		if it.rec == nil && it.clock < clock {
+			delete(rs.m, topic)
+		}
+	}
+}
+
 // restoreRetained reads what the state store has.
 func (b *Broker) restoreRetained() error {
 	return b.state.Each(retainedKey, func(key string, value []byte) error {
-		batch, err := DecodeBatch(value)
-		if err != nil || len(batch.Records) != 1 {
+		it, err := b.parseRetained(value)
+		if err != nil {
 			b.log.Error("a retained message cannot be read", "topic", key[len(retainedKey):], "err", err)
 			return nil
 		}
-		at := cursor{batch.Number, uint32(batch.Lamport)}
-		b.retained.m[key[len(retainedKey):]] = item{rec: &batch.Records[0], at: at, stored: true, retain: true}
+		b.retained.m[key[len(retainedKey):]] = it
 		return nil
 	})
 }
 
+func (b *Broker) parseRetained(value []byte) (retainedItem, error) {
+	batch, err := DecodeBatch(value)
+	if err != nil {
+		return retainedItem{}, err
+	}
+	if len(batch.Records) != 1 {
+		return retainedItem{}, fmt.Errorf("%d messages where one is kept", len(batch.Records))
+	}
+	r := &batch.Records[0]
+	it := retainedItem{item: item{rec: r, at: cursor(r.At), stored: true, retain: true}, clock: batch.Lamport}
+	if r.At == (Position{}) { // written before there were other nodes: the index stood in the clock's field
+		it.at, it.clock = cursor{b.cfg.Node.Name, batch.Number, uint32(batch.Lamport)}, 0
+	}
+	r.At = Position{}
+	return it, nil
+}
+
 // retain enters a stored record; called in log order, and again on replay.
-func (b *Broker) retain(r *Record, at cursor) {
-	if !r.Retain || r.Kind != KindMessage {
+func (b *Broker) retain(r *Record, at cursor, clock uint64) {
+	if !r.Retain || r.Kind != KindMessage || r.Held {
 		return
 	}
 	rs := b.retained
+	next := retainedItem{item: item{at: at}, clock: clock}
+	if len(r.Payload) > 0 { // else it deletes [MQTT-3.3.1-6]
+		own := *r // its own memory: the batch's would be kept for one message
+		own.Payload, own.Properties = slices.Clone(r.Payload), slices.Clone(r.Properties)
+		next.item = item{rec: &own, at: at, stored: true, retain: true}
+	}
 	rs.mu.Lock()
 	old, had := rs.m[r.Topic]
-	if had && at.before(old.at) {
+	if had && !old.newer(at, clock) {
 		rs.mu.Unlock()
 		return
 	}
-	if len(r.Payload) == 0 { // [MQTT-3.3.1-6]
+	if rs.m[r.Topic] = next; next.rec == nil && b.alone() {
 		delete(rs.m, r.Topic)
-		rs.mu.Unlock()
-		if had {
-			b.keepRetained(entry{rec: &Record{Kind: KindDelete, Topic: retainedKey + r.Topic}}, r.Topic)
-		}
-		return
 	}
-	own := *r // its own memory: the batch's would be kept for one message
-	own.Payload = append([]byte(nil), r.Payload...)
-	own.Properties = append([]byte(nil), r.Properties...)
-	rs.m[r.Topic] = item{rec: &own, at: at, stored: true, retain: true}
 	rs.mu.Unlock()
-	b.keepRetained(entry{rec: b.retainedRecord(&own, at)}, r.Topic)
+	if at.Node != b.cfg.Node.Name {
+		return // its writer keeps it
+	}
+	if next.rec != nil || had || !b.alone() {
+		b.keepRetained(retainedEntry(r.Topic, next), r.Topic)
+	}
 }
 
-func (b *Broker) retainedRecord(r *Record, at cursor) *Record {
-	// The index stands in the header's Lamport field: a batch of one needs no clock.
-	h := Header{Number: at.Batch, Lamport: uint64(at.Index), Time: r.Arrival, Node: b.cfg.Node.Name}
-	return &Record{Kind: KindPut, Topic: retainedKey + r.Topic, Payload: AppendBatch(nil, h, []Record{*r})}
+// retainedEntry is a topic's newest message, or that there is none, for the state store.
+func retainedEntry(topic string, it retainedItem) entry {
+	if it.rec == nil {
+		return entry{rec: &Record{Kind: KindDelete, Topic: retainedKey + topic}}
+	}
+	own := *it.rec
+	own.At = Position(it.at)
+	h := Header{Number: it.at.Batch, Lamport: it.clock, Time: own.Arrival, Node: it.at.Node}
+	return entry{rec: &Record{Kind: KindPut, Topic: retainedKey + topic, Payload: AppendBatch(nil, h, []Record{own})}}
 }
 
 // keepRetained writes a change to the state store. What that refuses is tried again with the next
@@ -107,12 +172,10 @@ func (b *Broker) saveRetained(ctx context.Context) (err error) {
 	b.unsaved.Range(func(key, _ any) bool {
 		topic := key.(string)
 		b.unsaved.Delete(topic)
-		if it, ok := b.retained.get(topic); ok {
-			err = b.state.w.put(ctx, b.retainedRecord(it.rec, it.at))
-		} else {
-			err = b.state.Delete(ctx, retainedKey+topic)
-		}
-		if err != nil {
+		b.retained.mu.RLock()
+		it := b.retained.m[topic]
+		b.retained.mu.RUnlock()
+		if err = b.state.w.put(ctx, retainedEntry(topic, it).rec); err != nil {
 			b.unsaved.Store(topic, struct{}{})
 		}
 		return err == nil

@@ -3,18 +3,27 @@ package broker
 import (
 	"context"
 	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
 const (
-	ledgerKey    = "ledger/" // parts of the newest snapshot
-	checkKey     = "checkpoint"
+	ledgerPrefix = "account/" // parts of each node's newest snapshot
+	checkPrefix  = "checkpoint/"
 	ledgerPart   = 256 << 10
 	checkEvery   = 30 * time.Second
 	checkBatches = 2000 // and not later than after so many batches
 	houseEvery   = 500 * time.Millisecond
+)
+
+// The same of before there were other nodes.
+const (
+	oldLedgerPrefix = "ledger/"
+	oldCheckKey     = "checkpoint"
 )
 
 // house is the work that comes round: saving sessions, ending expired ones, checkpoints,
@@ -73,21 +82,35 @@ func (b *Broker) saveMoved(ctx context.Context) error {
 // checkpointIfDue stores what follows from the log up to now, so that a start reads only what
 // came after.
 func (b *Broker) checkpointIfDue(ctx context.Context, now bool) error {
-	stored := b.messages.stored.Load()
-	if stored == b.checked {
-		return nil
+	behind := uint64(0) // batches
+	for _, c := range b.tail.end() {
+		behind += c.Batch - min(c.Batch, b.checked.of(c.Node).Batch)
 	}
-	if !now && b.mono()-b.checkedAt < b.check && stored-b.checked < checkBatches {
+	if behind == 0 || !now && b.mono()-b.checkedAt < b.check && behind < checkBatches {
 		return nil
 	}
 	return b.checkpoint(ctx)
+}
+
+// checkpointRecord says up to where a node has brought what follows from the logs into the state
+// store.
+type checkpointRecord struct {
+	Generation uint64 `json:"generation"`
+	Parts      int    `json:"parts"` // of the ledger's snapshot
+	UpTo       vector `json:"up_to"`
+}
+
+func checkpointKey(node string) string { return checkPrefix + hex.EncodeToString([]byte(node)) }
+
+func ledgerParts(node string, generation uint64) string {
+	return fmt.Sprintf("%s%s/%016x/", ledgerPrefix, hex.EncodeToString([]byte(node)), generation)
 }
 
 // checkpoint writes the ledger in parts, then one record that makes them valid. Retained messages
 // and sessions (their QoS 2 packet ids) have to be in the store before that record says that the
 // log is not needed for them.
 func (b *Broker) checkpoint(ctx context.Context) error {
-	upTo := b.tail.end().Batch // everything below has been entered
+	upTo := b.tail.end() // everything before it has been entered
 	if err := b.saveMoved(ctx); err != nil {
 		return err
 	}
@@ -96,7 +119,7 @@ func (b *Broker) checkpoint(ctx context.Context) error {
 	var parts []pair
 	for i := 0; i == 0 || len(snapshot) > 0; i++ {
 		n := min(len(snapshot), ledgerPart)
-		parts = append(parts, pair{fmt.Sprintf("%s%016x/%06d", ledgerKey, b.generation, i), snapshot[:n]})
+		parts = append(parts, pair{fmt.Sprintf("%s%06d", ledgerParts(b.cfg.Node.Name, b.generation), i), snapshot[:n]})
 		snapshot = snapshot[n:]
 	}
 	if err := b.state.put(ctx, parts...); err != nil {
@@ -105,88 +128,91 @@ func (b *Broker) checkpoint(ctx context.Context) error {
 	if err := b.saveRetained(ctx); err != nil { // their turn in the state's queue is over
 		return err
 	}
-	head := binary.BigEndian.AppendUint64(nil, b.generation)
-	head = binary.BigEndian.AppendUint64(head, uint64(len(parts)))
-	head = binary.BigEndian.AppendUint64(head, upTo)
-	if err := b.state.put(ctx, pair{checkKey, head}); err != nil {
+	head, err := json.Marshal(checkpointRecord{b.generation, len(parts), upTo})
+	if err != nil {
 		return err
 	}
-	b.checked, b.checkedAt = upTo-1, b.mono()
-	return b.forgetSnapshots(b.generation)
-}
-
-// forgetSnapshots removes the parts of other generations.
-func (b *Broker) forgetSnapshots(keep uint64) error {
-	prefix := fmt.Sprintf("%s%016x/", ledgerKey, keep)
-	return b.state.Each(ledgerKey, func(key string, _ []byte) error {
-		if len(key) >= len(prefix) && key[:len(prefix)] == prefix {
-			return nil
-		}
-		return b.state.deleteAsync(key)
-	})
-}
-
-// restoreLedger reads the newest snapshot and says from which batch on the log has to be read.
-func (b *Broker) restoreLedger() (from uint64, err error) {
-	var head []byte
-	_ = b.state.Each(checkKey, func(key string, value []byte) error {
-		if key == checkKey {
-			head = value
-		}
-		return nil
-	})
-	if len(head) != 24 {
-		return 0, nil
+	if err := b.state.put(ctx, pair{checkpointKey(b.cfg.Node.Name), head}); err != nil {
+		return err
 	}
-	b.generation = binary.BigEndian.Uint64(head)
-	parts, upTo := binary.BigEndian.Uint64(head[8:]), binary.BigEndian.Uint64(head[16:])
+	b.checked, b.checkedAt = upTo, b.mono()
+	return b.forgetSnapshots()
+}
+
+// forgetSnapshots removes the parts of this node's other generations.
+func (b *Broker) forgetSnapshots() error {
+	node := b.cfg.Node.Name
+	keep := ledgerParts(node, b.generation)
+	for _, prefix := range []string{ledgerPrefix + hex.EncodeToString([]byte(node)) + "/", oldLedgerPrefix, oldCheckKey} {
+		err := b.state.Each(prefix, func(key string, _ []byte) error {
+			if strings.HasPrefix(key, keep) || prefix == oldCheckKey && key != oldCheckKey {
+				return nil
+			}
+			return b.state.deleteAsync(key)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// restoreLedger reads the newest snapshot and says from where on the logs have to be read.
+func (b *Broker) restoreLedger() (vector, error) {
+	c, prefix, err := b.lastCheckpoint()
+	if err != nil || c.Generation == 0 {
+		return nil, err
+	}
+	b.generation = c.Generation
 	var snapshot []byte
-	n := uint64(0)
-	err = b.state.Each(fmt.Sprintf("%s%016x/", ledgerKey, b.generation), func(_ string, value []byte) error {
+	n := 0
+	err = b.state.Each(prefix, func(_ string, value []byte) error {
 		snapshot = append(snapshot, value...)
 		n++
 		return nil
 	})
-	if err == nil && n != parts {
-		err = fmt.Errorf("%d of %d parts are there", n, parts)
+	if err == nil && n != c.Parts {
+		err = fmt.Errorf("%d of %d parts are there", n, c.Parts)
 	}
 	if err == nil && len(snapshot) > 0 {
-		b.ledgerAt, err = b.ledger.Restore(snapshot)
+		_, err = b.ledger.Restore(snapshot)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("restore the ledger: %w", err)
+		return nil, fmt.Errorf("restore the ledger: %w", err)
 	}
-	return upTo, nil
+	return c.UpTo, nil
 }
 
-// replay enters what the log has beyond the last checkpoint, and gives the first batch there is.
-func (b *Broker) replay(ctx context.Context, s *logStream, w *writer, from uint64) error {
-	first, last, _, err := s.bounds(ctx)
-	if err != nil {
-		return err
+// lastCheckpoint is this node's last one and under which keys its parts are.
+func (b *Broker) lastCheckpoint() (c checkpointRecord, prefix string, err error) {
+	if data, ok := b.state.get(checkpointKey(b.cfg.Node.Name)); ok {
+		err = json.Unmarshal(data, &c)
+		return c, ledgerParts(b.cfg.Node.Name, c.Generation), err
 	}
-	if from > w.number+1 {
-		b.damaged(w.number+1, fmt.Errorf("%w: the log ends here, though it was longer when the ledger was last saved (%d)", errDamaged, from-1))
+	if data, ok := b.state.get(oldCheckKey); ok && len(data) == 24 { // of before there were other nodes
+		c.Generation, c.Parts = binary.BigEndian.Uint64(data), int(binary.BigEndian.Uint64(data[8:]))
+		c.UpTo = vector{{Node: b.cfg.Node.Name, Batch: binary.BigEndian.Uint64(data[16:])}}
 	}
-	if last == 0 || last < first {
+	return c, fmt.Sprintf("%s%016x/", oldLedgerPrefix, c.Generation), nil
+}
+
+// replay enters what the logs have beyond the last checkpoint, merged by their Lamport clocks.
+func (b *Broker) replay(ctx context.Context, from vector) error {
+	own := b.tail.own
+	if at := from.of(own.node); at.Batch > own.next {
+		b.damaged(own.next, fmt.Errorf("%w: the log ends here, though it was longer when the ledger was last saved (%d)", errDamaged, at.Batch-1))
+	}
+	started, n := b.mono(), 0
+	_, err := b.tail.scan(ctx, from, func(cursor, uint64, error) {}, func(batch *Batch, _ cursor) error {
+		b.enterAll(batch, true)
+		n++
 		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("replay the log: %w", err)
 	}
-	from = max(from, first-w.offset)
-	started := b.mono()
-	for n := from; n+w.offset <= last; n++ {
-		batch, err := readBatch(ctx, s, w.offset, n)
-		if errors.Is(err, errDamaged) {
-			b.damaged(n, err)
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("replay the log: %w", err)
-		}
-		for i := range batch.Records {
-			b.enter(batch, i, true)
-		}
-	}
-	b.log.Info("log read", "batches", last-w.offset+1-from, "took", (b.mono() - started).Round(time.Millisecond))
+	b.ledger.Replayed(own.node)
+	b.log.Info("log read", "batches", n, "took", (b.mono() - started).Round(time.Millisecond))
 	return nil
 }
 
@@ -205,14 +231,14 @@ func (b *Broker) trim(ctx context.Context) error {
 	if err := b.checkpointIfDue(ctx, true); err != nil {
 		return fmt.Errorf("save the ledger before trimming: %w", err)
 	}
-	b.moveOn(number)
+	b.moveOn(b.cfg.Node.Name, number)
 	if err := b.state.sync(ctx); err != nil {
 		return err
 	}
 	if err := b.messages.put(ctx, &Record{Kind: KindTrim, Through: number, Arrival: micros(b.wall())}); err != nil && !errors.Is(err, errStoreFull) {
 		return err // on a full disk trimming is what makes room: it goes on without its record
 	}
-	b.tail.trimmed(number)
+	b.tail.trimmed(b.cfg.Node.Name, number)
 	b.countTrimmed(ctx, first-b.messages.offset, number)
 	if err := b.stream.purge(ctx, through); err != nil {
 		return err
@@ -273,17 +299,24 @@ func (b *Broker) headerOf(ctx context.Context, slot uint64) (Header, error) {
 	return h, nil
 }
 
-// moveOn saves the cursors of those who are beyond what is trimmed, and counts those who are not.
-func (b *Broker) moveOn(first uint64) {
+// trimmedElsewhere notes that another node is about to trim its log.
+func (b *Broker) trimmedElsewhere(node string, first uint64) {
+	b.moveOn(node, first)
+	b.tail.trimmed(node, first)
+}
+
+// moveOn saves the cursors of those who are beyond what is trimmed of a node's log, and counts
+// those who are not.
+func (b *Broker) moveOn(node string, first uint64) {
 	end := b.tail.end()
 	for _, s := range b.sessions.all() {
 		s.mu.Lock()
-		at, kept := s.position(end), s.kept
+		at, kept := s.position(end).of(node), s.kept
 		hurt := at.Batch < first && (len(s.subs) > 0 || len(s.shares) > 0)
 		s.mu.Unlock()
 		if hurt {
 			b.stats.TrimmedSessions.Add(1)
-			b.log.Warn("retention trims messages that a session has not read", "client", s.id, "from", at.Batch, "to", first-1)
+			b.log.Warn("retention trims messages that a session has not read", "client", s.id, "log", node, "from", at.Batch, "to", first-1)
 		} else if kept {
 			s.save(nil)
 		}

@@ -32,10 +32,10 @@ type session struct {
 	order       uint64
 	resend      []*sent
 	extra       []item // retained messages and a group's, in the order they came
-	qos0From    cursor // it was away before this: what it gets with QoS 0 begins here
+	qos0From    vector // it was away before this: what it gets with QoS 0 begins here
 
 	recv   map[uint16]bool // inbound QoS 2 packet ids not yet released; true: on disk
-	recvAt cursor          // recv has been restored up to here
+	recvAt vector          // recv has been restored up to here
 
 	dirty   bool // to be saved with the next round
 	saving  bool
@@ -68,12 +68,12 @@ type sessionRecord struct {
 // cursorRecord is how far a session has come.
 type cursorRecord struct {
 	Epoch  uint64   `json:"epoch"`
-	At     cursor   `json:"at"`
+	At     vector   `json:"at"`
 	NextID uint16   `json:"next_id"`
 	Sent   []*sent  `json:"sent,omitempty"`
 	Stored []string `json:"stored,omitempty"` // retained messages still to send
 	Recv   []uint16 `json:"recv,omitempty"`
-	RecvAt cursor   `json:"recv_at"`
+	RecvAt vector   `json:"recv_at"`
 }
 
 const (
@@ -125,7 +125,7 @@ func (s *session) record() []byte {
 }
 
 // progress is the present cursorRecord. s.mu is held; end was read before that.
-func (s *session) progress(end cursor) []byte {
+func (s *session) progress(end vector) []byte {
 	r := cursorRecord{Epoch: s.epoch, At: s.position(end), NextID: s.nextID, RecvAt: end}
 	for _, f := range s.inflight {
 		if f.group == nil || f.QoS == 2 { // what the group can give to another, the group remembers
@@ -255,6 +255,7 @@ func (b *Broker) restoreSessions() error {
 			s.goneWall = micros(b.wall())
 		}
 		for _, sub := range r.Subs {
+			sub.Since = sub.Since.named(b.cfg.Node.Name)
 			b.restoreSub(s, sub)
 		}
 		b.sessions.m[s.id] = s
@@ -286,13 +287,11 @@ func (b *Broker) restoreCursor(key string, value []byte) error {
 		}
 		return nil
 	}
-	s.at, s.nextID, s.recvAt = r.At, r.NextID, r.RecvAt
-	end := b.tail.end()
-	if end.before(s.at) { // the log lost its end: other records will stand there
-		s.at, s.recvAt = end, end
-	}
+	own, end := b.cfg.Node.Name, b.tail.end()
+	// Where the own log lost its end, other records will stand.
+	s.at, s.nextID, s.recvAt = r.At.named(own).cut(end.of(own)), r.NextID, r.RecvAt.named(own).cut(end.of(own))
 	for _, f := range r.Sent {
-		if f.Stored == "" && !f.At.before(end) {
+		if f.At = f.At.named(own); f.Stored == "" && f.At.Node == own && !end.past(f.At) {
 			continue
 		}
 		s.order++
@@ -335,7 +334,7 @@ func (s *session) received(id uint16, stored bool) {
 func (s *session) enterQoS2(r *Record, at cursor, replay bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.epoch != r.Epoch || replay && at.before(s.recvAt) {
+	if s.epoch != r.Epoch || replay && s.recvAt.past(at) {
 		return
 	}
 	if r.Kind == KindRelease {

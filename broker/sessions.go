@@ -88,7 +88,7 @@ func (b *Broker) takeOver(ctx context.Context, s *session) error {
 func (b *Broker) enlist(ctx context.Context, s *session, c *conn, k *mqtt.Connect) error {
 	end := b.tail.end()
 	s.mu.Lock()
-	fresh := !s.kept && s.at == cursor{}
+	fresh := !s.kept && s.at == nil
 	if fresh {
 		s.at = end
 	}
@@ -149,7 +149,7 @@ func (s *session) groups() []*group {
 func (b *Broker) detach(c *conn) {
 	s := c.session
 	b.tail.mu.Lock()
-	end := cursor{Batch: b.tail.next}
+	end := b.tail.endHeld()
 	for _, sub := range s.subs {
 		b.tail.tree.remove(sub.Filter, &s.feed)
 	}

@@ -127,6 +127,14 @@ func (st *stateStore) Each(prefix string, fn func(key string, value []byte) erro
 	return nil
 }
 
+// get is the value of a key.
+func (st *stateStore) get(key string) ([]byte, bool) {
+	st.mu.RLock()
+	defer st.mu.RUnlock()
+	v, ok := st.m[key]
+	return v, ok
+}
+
 // put stores pairs and waits until they are on disk.
 func (st *stateStore) put(ctx context.Context, pairs ...pair) error {
 	recs := make([]*Record, len(pairs))

@@ -40,10 +40,8 @@ type Gauges struct {
 
 // Gauges returns the present state.
 func (b *Broker) Gauges() Gauges {
-	g := Gauges{Connections: b.conns.len(), LastBatch: b.messages.stored.Load(), FirstBatch: b.tail.oldest(), DroppedQoS0: b.tail.drops.Load()}
-	b.retained.mu.RLock()
-	g.Retained = len(b.retained.m)
-	b.retained.mu.RUnlock()
+	g := Gauges{Connections: b.conns.len(), LastBatch: b.messages.stored.Load(), FirstBatch: b.tail.oldest(b.cfg.Node.Name), DroppedQoS0: b.tail.drops.Load()}
+	g.Retained = b.retained.len()
 	b.messages.mu.Lock()
 	g.QueuedBytes = b.messages.bytes
 	b.messages.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -14,29 +15,47 @@ var (
 	errDamaged = errors.New("it is damaged or missing")
 )
 
-// tailBytes is how much of the log's end is kept decoded in memory, for feeds that are a little
-// behind. What is older is read from disk.
-const tailBytes = 16 << 20
+// tailBytes is how much of the logs' ends is kept decoded in memory, for feeds that are a little
+// behind. What is older is read from disk, and the newest of that is kept as well.
+const (
+	tailBytes  = 16 << 20
+	cacheBytes = 8 << 20
+)
 
-// tail is the log as its readers see it: the newest batches in memory, all others from the
-// stream, and the tree of those who want each record as it comes.
+// tail is the messages logs of all nodes as their readers see them: the newest batches in
+// memory, all others from the streams, and the tree of those who want each record as it comes.
 type tail struct {
-	s       slots
-	offset  uint64
 	damaged func(number uint64, err error) // told of each batch that cannot be read
+	own     *tailLog
 
 	mu    sync.RWMutex
 	tree  topicTree
-	next  uint64   // number of the next batch to distribute
-	ring  []*Batch // ring[i] has number next-len(ring)+i
-	size  int
+	logs  []*tailLog    // in the order of their nodes' names
+	ends  vector        // the end of each; nil: to be made again
+	ring  []*Batch      // the newest batches of all logs, in the order in which they were distributed
+	size  int           // of ring
 	fresh chan struct{} // closed and replaced with each batch
-	first uint64        // the first batch that is not trimmed, as far as is known
 	stamp uint64        // of the record being distributed
 	hits  []hit         // scratch of distribute
 
+	cache batchCache                   // batches that were read from disk
 	drops atomic.Uint64                // unlogged QoS 0 messages that had no room
 	drop  func(name string, r *Record) // told of each; may be nil
+}
+
+// tailLog is one node's log in the tail. The tail's lock guards it.
+type tailLog struct {
+	node  string
+	src   batchSource
+	next  uint64            // number of the next batch to distribute
+	first uint64            // the first batch that is not trimmed, as far as is known
+	ring  map[uint64]*Batch // the tail's ring by number
+	clock uint64            // Lamport clock of the last batch
+}
+
+// batchSource reads a log's stored batches: errTrimmed, errDamaged or another error if it cannot.
+type batchSource interface {
+	batch(ctx context.Context, number uint64) (*Batch, error)
 }
 
 // hit is a feed that gets the record being distributed, its overlapping subscriptions merged.
@@ -45,38 +64,117 @@ type hit struct {
 	item item
 }
 
-func newTail(s slots, offset, next, first uint64, damaged func(uint64, error)) *tail {
-	return &tail{s: s, offset: offset, next: next, first: first, damaged: damaged, fresh: make(chan struct{})}
+// newTail makes a tail of the node's own log; addLog adds those of others.
+func newTail(own *tailLog, damaged func(uint64, error)) *tail {
+	t := &tail{damaged: damaged, fresh: make(chan struct{}), own: own}
+	t.addLog(own)
+	return t
 }
 
-// end is the position behind everything that was distributed.
-func (t *tail) end() cursor {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return cursor{Batch: t.next}
+func newTailLog(node string, src batchSource, next, first uint64) *tailLog {
+	return &tailLog{node: node, src: src, next: next, first: max(1, first), ring: map[uint64]*Batch{}}
 }
 
-// distribute hands a stored batch to every feed that is live and wants something of it.
-func (t *tail) distribute(b *Batch) {
+// addLog adds a node's log to the tail.
+func (t *tail) addLog(l *tailLog) {
 	t.mu.Lock()
-	kicks := map[*feed]struct{}{}
-	for i := range b.Records {
-		if r := &b.Records[i]; r.Kind == KindMessage {
-			t.offer(r, cursor{b.Number, uint32(i)}, kicks)
+	defer t.mu.Unlock()
+	i := 0
+	for i < len(t.logs) && t.logs[i].node < l.node {
+		i++
+	}
+	t.logs = append(t.logs[:i], append([]*tailLog{l}, t.logs[i:]...)...)
+	t.ends = nil
+}
+
+// logOf finds a node's log, or nil. t.mu is held.
+func (t *tail) logOf(node string) *tailLog {
+	for _, l := range t.logs {
+		if l.node == node {
+			return l
 		}
 	}
-	t.next = b.Number + 1
-	t.ring, t.size = append(t.ring, b), t.size+b.Size
-	for t.size > tailBytes && len(t.ring) > 1 {
-		t.size -= t.ring[0].Size
-		t.ring[0] = nil
-		t.ring = t.ring[1:]
+	return nil
+}
+
+// end is the place behind everything that was distributed.
+func (t *tail) end() vector {
+	t.mu.RLock()
+	ends := t.ends
+	t.mu.RUnlock()
+	if ends != nil {
+		return ends
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.endHeld()
+}
+
+// endHeld is end for who holds t.mu.
+func (t *tail) endHeld() vector {
+	if t.ends == nil {
+		t.ends = make(vector, len(t.logs))
+		for i, l := range t.logs {
+			t.ends[i] = cursor{Node: l.node, Batch: l.next}
+		}
+	}
+	return t.ends
+}
+
+// distribute hands a stored batch, the next of its log, to every feed that is live and wants
+// something of it. It returns false, and has done nothing, if the batch has a barrier that the
+// tail has not come to.
+func (t *tail) distribute(l *tailLog, b *Batch) bool {
+	t.mu.Lock()
+	if !t.ripe(b) {
+		t.mu.Unlock()
+		return false
+	}
+	kicks := map[*feed]struct{}{}
+	for i := range b.Records {
+		if r, ok := b.Records[i].delivers(); ok {
+			t.offer(r, cursor{l.node, b.Number, uint32(i)}, kicks)
+		}
+	}
+	l.next, l.clock = b.Number+1, b.Lamport
+	t.keep(l, b)
+	t.ends = nil
 	close(t.fresh)
 	t.fresh = make(chan struct{})
 	t.mu.Unlock()
 	for f := range kicks {
 		f.kick()
+	}
+	return true
+}
+
+// delivers is the message that a record delivers, if it does.
+func (r *Record) delivers() (*Record, bool) {
+	return r, r.Kind == KindMessage && !r.Held
+}
+
+// ripe says whether the tail has read what has to be read before a batch. t.mu is held.
+func (t *tail) ripe(b *Batch) bool {
+	for i := range b.Records {
+		if r := &b.Records[i]; r.Kind == KindBarrier {
+			if l := t.logOf(r.At.Node); l != nil && l.node != b.Node && l.next < r.At.Batch {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// keep holds a batch in memory until newer ones take its place. t.mu is held.
+func (t *tail) keep(l *tailLog, b *Batch) {
+	l.ring[b.Number] = b
+	t.ring, t.size = append(t.ring, b), t.size+b.Size
+	for t.size > tailBytes && len(t.ring) > 1 {
+		old := t.ring[0]
+		t.size -= old.Size
+		t.ring[0] = nil
+		t.ring = t.ring[1:]
+		delete(t.logOf(old.Node).ring, old.Number)
 	}
 }
 
@@ -97,7 +195,7 @@ func (t *tail) offer(r *Record, at cursor, kicks map[*feed]struct{}) {
 	})
 	for i := range t.hits {
 		h := &t.hits[i]
-		wake, dropped := h.feed.offer(h.item)
+		wake, dropped := h.feed.offer(t, h.item)
 		if wake {
 			kicks[h.feed] = struct{}{}
 		}
@@ -121,16 +219,16 @@ func (t *tail) direct(r *Record) {
 	}
 }
 
-// batch returns a batch by number: errAtEnd if it is yet to come, errTrimmed if it is gone,
-// errDamaged if it should be there and is not.
-func (t *tail) batch(ctx context.Context, number uint64) (*Batch, error) {
+// batch returns a batch by node and number: errAtEnd if it is yet to come, errTrimmed if it is
+// gone, errDamaged if it should be there and is not.
+func (t *tail) batch(ctx context.Context, node string, number uint64) (*Batch, error) {
 	t.mu.RLock()
-	next, first := t.next, t.next-uint64(len(t.ring))
-	var b *Batch
-	if number >= first && number < next {
-		b = t.ring[number-first]
+	l := t.logOf(node)
+	if l == nil {
+		t.mu.RUnlock()
+		return nil, fmt.Errorf("read batch %d of node %q: %w: no such node is known", number, node, errDamaged)
 	}
-	trimmed := number < t.first
+	b, next, trimmed := l.ring[number], l.next, number < l.first
 	t.mu.RUnlock()
 	switch {
 	case b != nil:
@@ -140,11 +238,27 @@ func (t *tail) batch(ctx context.Context, number uint64) (*Batch, error) {
 	case trimmed:
 		return nil, errTrimmed
 	}
-	b, err := readBatch(ctx, t.s, t.offset, number)
+	if b := t.cache.get(node, number); b != nil {
+		return b, nil
+	}
+	b, err := l.src.batch(ctx, number)
 	if errors.Is(err, errDamaged) {
 		t.damaged(number, err)
 	}
+	if err == nil {
+		t.cache.put(node, b)
+	}
 	return b, err
+}
+
+// slotSource is a stream as a batchSource.
+type slotSource struct {
+	s      slots
+	offset uint64
+}
+
+func (s slotSource) batch(ctx context.Context, number uint64) (*Batch, error) {
+	return readBatch(ctx, s.s, s.offset, number)
 }
 
 // readBatch reads a batch from the stream and checks that it is the one.
@@ -166,27 +280,72 @@ func readBatch(ctx context.Context, s slots, offset, number uint64) (*Batch, err
 	return b, nil
 }
 
-// trimmed notes that batches below first are gone.
-func (t *tail) trimmed(first uint64) {
+// trimmed notes that a log's batches below first are gone.
+func (t *tail) trimmed(node string, first uint64) {
 	t.mu.Lock()
-	t.first = max(t.first, first)
+	if l := t.logOf(node); l != nil {
+		l.first = max(l.first, first)
+	}
 	t.mu.Unlock()
 }
 
-// oldest is the first batch that can be read.
-func (t *tail) oldest() uint64 {
+// oldest is the first batch of a log that can be read.
+func (t *tail) oldest(node string) uint64 {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return t.first
+	if l := t.logOf(node); l != nil {
+		return l.first
+	}
+	return 1
 }
 
-// wait returns when the batch has been distributed or ctx has ended.
-func (t *tail) wait(ctx context.Context, number uint64) error {
+// wait returns when something lies behind a place, or ctx has ended.
+func (t *tail) wait(ctx context.Context, at vector) error {
+	return t.until(ctx, func() bool {
+		for _, l := range t.logs {
+			if at.of(l.node).Batch < l.next {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// reached returns when everything before a place has been distributed, or ctx has ended.
+func (t *tail) reached(ctx context.Context, at vector) error {
+	return t.until(ctx, func() bool {
+		for _, l := range t.logs {
+			if c := at.of(l.node); l.next < c.Batch || l.next == c.Batch && c.Index > 0 {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// news is closed when something is distributed next.
+func (t *tail) news() <-chan struct{} {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.fresh
+}
+
+// jump leaves out batches of a log that cannot be read.
+func (t *tail) jump(l *tailLog, next uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	l.next, t.ends = next, nil
+	close(t.fresh)
+	t.fresh = make(chan struct{})
+}
+
+// until waits until a condition holds that is looked at under the tail's lock.
+func (t *tail) until(ctx context.Context, ok func() bool) error {
 	for {
 		t.mu.RLock()
-		next, fresh := t.next, t.fresh
+		yes, fresh := ok(), t.fresh
 		t.mu.RUnlock()
-		if number < next {
+		if yes {
 			return nil
 		}
 		select {
@@ -194,5 +353,38 @@ func (t *tail) wait(ctx context.Context, number uint64) error {
 			return ctx.Err()
 		case <-fresh:
 		}
+	}
+}
+
+// batchCache keeps the batches that were read last: sessions that resume together read the same.
+type batchCache struct {
+	mu    sync.Mutex
+	m     map[cursor]*Batch
+	order []cursor
+	size  int
+}
+
+func (c *batchCache) get(node string, number uint64) *Batch {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.m[cursor{Node: node, Batch: number}]
+}
+
+func (c *batchCache) put(node string, b *Batch) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key := cursor{Node: strings.Clone(node), Batch: b.Number}
+	if c.m[key] != nil {
+		return
+	}
+	if c.m == nil {
+		c.m = map[cursor]*Batch{}
+	}
+	c.m[key] = b
+	c.order, c.size = append(c.order, key), c.size+b.Size
+	for c.size > cacheBytes && len(c.order) > 1 {
+		c.size -= c.m[c.order[0]].Size
+		delete(c.m, c.order[0])
+		c.order = c.order[1:]
 	}
 }

@@ -9,7 +9,7 @@ type subscription struct {
 	NoLocal           bool   `json:"no_local,omitempty"`
 	RetainAsPublished bool   `json:"retain_as_published,omitempty"`
 	ID                uint32 `json:"id,omitempty"`
-	Since             cursor `json:"since"` // records before it are none of its business
+	Since             vector `json:"since"` // records before it are none of its business
 }
 
 // topicTree finds who subscribed to a topic. Wildcards are ordinary levels of the tree.
