@@ -81,16 +81,6 @@ func (v vector) put(c cursor) vector {
 	return v
 }
 
-// upTo says whether everything before w is before v.
-func (v vector) upTo(w vector) bool {
-	for i := range w {
-		if v.of(w[i].Node).before(w[i]) {
-			return false
-		}
-	}
-	return true
-}
-
 // higher takes for each log the later of the places.
 func (v vector) higher(w vector) vector {
 	out := v

@@ -238,6 +238,9 @@ func TestBarrierParksItsLog(t *testing.T) {
 			})
 		}
 		feeding.Wait()
+		if err := tl.reached(t.Context(), vector{{Node: "n1", Batch: upTo}, {Node: "n2", Batch: uint64(len(to.batches) + 1)}}); err != nil {
+			t.Fatal(err)
+		}
 		eventually(t, "all is read", func() bool {
 			for _, f := range followers {
 				if f.end() != uint64(len(logs[f.node].batches)+1) {

@@ -45,6 +45,7 @@ func (b *Broker) house(ctx context.Context) {
 		if err := b.trim(ctx); err != nil && ctx.Err() == nil {
 			b.log.Error("the log cannot be trimmed", "err", err)
 		}
+		b.retained.forget(b.tail.clock())
 		if err := b.state.compact(ctx); err != nil && ctx.Err() == nil {
 			b.log.Error("the state store cannot be compacted", "err", err)
 		}

@@ -323,6 +323,17 @@ func (t *tail) reached(ctx context.Context, at vector) error {
 	})
 }
 
+// clock is what the Lamport clocks of all logs have passed: nothing older is still to come.
+func (t *tail) clock() uint64 {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	lowest := t.own.clock
+	for _, l := range t.logs {
+		lowest = min(lowest, l.clock)
+	}
+	return lowest
+}
+
 // news is closed when something is distributed next.
 func (t *tail) news() <-chan struct{} {
 	t.mu.RLock()
