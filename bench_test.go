@@ -80,6 +80,12 @@ func benchDrain(b *testing.B, at endpoint, roots *x509.CertPool) {
 	b.ReportMetric(rate/rawRate, "ratio")
 }
 
+// What both send, but for the payload.
+const (
+	benchTopic = "bench/d"
+	benchType  = "application/senml+json"
+)
+
 func payload(i int) []byte {
 	p := make([]byte, 256)
 	x := uint64(i)*0x9E3779B97F4A7C15 + 1
@@ -116,7 +122,7 @@ func ourDrain(b *testing.B, at endpoint, n int) time.Duration {
 		if err != nil {
 			b.Fatal(err)
 		}
-		blob = wire.Message{Topic: "bench/d", ContentType: "application/senml+json", Payload: payload(i)}.AppendEnvelope(blob[:0])
+		blob = wire.Message{Topic: benchTopic, ContentType: benchType, Payload: payload(i)}.AppendEnvelope(blob[:0])
 		if _, err := buf.Append(ctx, num, buffer.Meta{Device: "d", Readings: 1}, blob); err != nil {
 			b.Fatal(err)
 		}
@@ -205,7 +211,7 @@ func rawDrain(b *testing.B, at endpoint, roots *x509.CertPool, n int) time.Durat
 		}
 		ended <- nil
 	}()
-	topic := "bench/d"
+	props := append([]byte{3 + byte(len(benchType)), 0x03, 0, byte(len(benchType))}, benchType...) // Property Length, Content Type
 	for i := range n {
 		var id uint16
 		select {
@@ -220,10 +226,11 @@ func rawDrain(b *testing.B, at endpoint, roots *x509.CertPool, n int) time.Durat
 				b.Fatal(err)
 			}
 		}
-		rest := 2 + len(topic) + 2 + 1 + 256
-		_, _ = w.Write([]byte{0x32, byte(rest&0x7f) | 0x80, byte(rest >> 7), 0, byte(len(topic))})
-		_, _ = w.WriteString(topic)
-		_, _ = w.Write([]byte{byte(id >> 8), byte(id), 0})
+		rest := 2 + len(benchTopic) + 2 + len(props) + 256
+		_, _ = w.Write([]byte{0x32, byte(rest&0x7f) | 0x80, byte(rest >> 7), 0, byte(len(benchTopic))})
+		_, _ = w.WriteString(benchTopic)
+		_, _ = w.Write([]byte{byte(id >> 8), byte(id)})
+		_, _ = w.Write(props)
 		_, _ = w.Write(payload(i))
 	}
 	_ = w.Flush()

@@ -104,7 +104,7 @@ func rawDrain(addr string, tc *tls.Config, window, n int) (time.Duration, error)
 	if _, err := pub.WriteTo(&one); err != nil {
 		return 0, err
 	}
-	idAt := 1 + varint(len(one)) + 2 + len(m.Topic)
+	idAt := 1 + varintSize(len(one)) + 2 + len(m.Topic)
 
 	start := time.Now()
 	slots := make(chan struct{}, window)

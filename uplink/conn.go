@@ -82,6 +82,14 @@ func (c *conn) Unlock() {
 	c.mu.Unlock()
 }
 
+// publish writes one PUBLISH, between packets of paho's.
+func (c *conn) publish(p packet) error {
+	c.mu.Lock()
+	_, err := c.w.Write(p.b)
+	c.Unlock()
+	return err
+}
+
 // cork holds back flushes until uncork: for a burst of packets.
 func (c *conn) cork() {
 	c.mu.Lock()

@@ -7,11 +7,12 @@ const (
 	chunkCount = 256
 )
 
-// lane is a cursor over a range of the Source. Blobs are copied out of the Source, which
-// must not wait for the network; and the network must not wait for the card: while one
-// chunk is sent the next is read.
+// lane is a cursor over a range of the Source. What is read is packed at once: the Source
+// must not wait for the network, nor the network for the card, so while one chunk is sent
+// the next is read and packed.
 type lane struct {
 	src     Source
+	open    func([]byte) (Message, error)
 	until   uint64 // exclusive
 	now     *chunk
 	at      int // of the chunk's items
@@ -30,12 +31,12 @@ type chunk struct {
 }
 
 type item struct {
-	pos      uint64
-	from, to int // in the arena
+	pos uint64
+	packet
 }
 
-func newLane(src Source) *lane {
-	return &lane{src: src, now: &chunk{}, spare: &chunk{}, ahead: make(chan *chunk, 1)}
+func newLane(src Source, open func([]byte) (Message, error)) *lane {
+	return &lane{src: src, open: open, now: &chunk{}, spare: &chunk{}, ahead: make(chan *chunk, 1)}
 }
 
 func (l *lane) reset(from, until uint64) {
@@ -59,16 +60,15 @@ func (l *lane) from() uint64 {
 	return l.now.next
 }
 
-// peek returns the next message without moving on. The blob is valid until the next
-// peek.
-func (l *lane) peek() (pos uint64, blob []byte, found bool, err error) {
+// peek returns the next message without moving on, nil if there is none. It is valid
+// until the next peek.
+func (l *lane) peek() (*item, error) {
 	if l.at == len(l.now.items) {
 		if err := l.fill(); err != nil || len(l.now.items) == 0 {
-			return 0, nil, false, err
+			return nil, err
 		}
 	}
-	it := l.now.items[l.at]
-	return it.pos, l.now.arena[it.from:it.to:it.to], true, nil
+	return &l.now.items[l.at], nil
 }
 
 func (l *lane) skip() { l.at++ }
@@ -79,7 +79,7 @@ func (l *lane) fill() error {
 	if l.reading {
 		l.now, l.spare, l.reading = <-l.ahead, l.now, false
 	} else {
-		l.now.read(l.src, from, l.until)
+		l.now.read(l, from, l.until)
 	}
 	l.at = 0
 	if err := l.now.err; err != nil {
@@ -89,7 +89,7 @@ func (l *lane) fill() error {
 	if l.now.full {
 		l.reading = true
 		go func(c *chunk, from, until uint64) {
-			c.read(l.src, from, until)
+			c.read(l, from, until)
 			l.ahead <- c
 		}(l.spare, l.now.next, l.until)
 	}
@@ -97,23 +97,24 @@ func (l *lane) fill() error {
 }
 
 // read fills the chunk with what the Source holds in [from, until).
-func (c *chunk) read(src Source, from, until uint64) {
+func (c *chunk) read(l *lane, from, until uint64) {
+	clear(c.items) // they may hold an arena that this one has outgrown
 	*c = chunk{arena: c.arena[:0], items: c.items[:0], next: from}
 	if cap(c.arena) > 4*chunkBytes { // one huge blob must not stay for ever
 		c.arena = nil
 	}
-	if _, next := src.Bounds(); from >= until || from >= next {
+	if _, next := l.src.Bounds(); from >= until || from >= next {
 		return
 	}
 	stopped := false
-	next, err := src.Read(from, func(pos uint64, blob []byte) bool {
+	next, err := l.src.Read(from, func(pos uint64, blob []byte) bool {
 		if pos >= until {
 			c.next, stopped = until, true
 			return false
 		}
-		start := len(c.arena)
-		c.arena = append(c.arena, blob...)
-		c.items = append(c.items, item{pos, start, len(c.arena)})
+		var p packet
+		c.arena, p = pack(c.arena, blob, l.open)
+		c.items = append(c.items, item{pos, p})
 		c.next = pos + 1
 		c.full = len(c.items) >= chunkCount || len(c.arena) >= chunkBytes
 		stopped = c.full

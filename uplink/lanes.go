@@ -27,8 +27,8 @@ type lanes struct {
 	backlog   atomic.Uint64 // positions below the boundary not yet read: for Status
 }
 
-func newLanes(src Source, now func() time.Duration) *lanes {
-	return &lanes{src: src, now: now, live: newLane(src), old: newLane(src)}
+func newLanes(src Source, open func([]byte) (Message, error), now func() time.Duration) *lanes {
+	return &lanes{src: src, now: now, live: newLane(src, open), old: newLane(src, open)}
 }
 
 // connected starts over: what the Source holds now is the backlog.
@@ -60,9 +60,8 @@ func (s *lanes) arrange(held map[uint64]struct{}, drain string, rate Rate) {
 
 // choice is the message that is next.
 type choice struct {
-	lane    *lane
-	pos     uint64
-	blob    []byte
+	lane *lane
+	*item
 	backlog bool          // to be charged to drain_rate and the backlog's share
 	wait    time.Duration // lane == nil: how long the backlog has to wait for drain_rate; 0: nothing to send
 }
@@ -94,24 +93,27 @@ func (s *lanes) next(mayBacklog bool) (choice, error) {
 
 // pick looks at one lane.
 func (s *lanes) pick(l *lane) (choice, error) {
-	pos, blob, found, err := l.peek()
-	for _, held := s.held[pos]; held && found; _, held = s.held[pos] {
-		delete(s.held, pos)
+	it, err := l.peek()
+	for it != nil && len(s.held) > 0 {
+		if _, held := s.held[it.pos]; !held {
+			break
+		}
+		delete(s.held, it.pos)
 		l.skip()
-		pos, blob, found, err = l.peek()
+		it, err = l.peek()
 	}
-	if err != nil || !found {
+	if it == nil {
 		s.liveSent, s.oldSent = 0, 0 // one lane alone: no share to keep
 		s.note()
 		return choice{}, err
 	}
-	backlog := pos < s.boundary
-	if backlog {
+	backlog := it.pos < s.boundary
+	if backlog && s.rate.rate.PerSecond > 0 {
 		if wait := s.rate.wait(s.now()); wait > 0 {
 			return choice{wait: wait}, nil
 		}
 	}
-	return choice{lane: l, pos: pos, blob: blob, backlog: backlog}, nil
+	return choice{lane: l, item: it, backlog: backlog}, nil
 }
 
 // sent moves past a message that went out with size bytes.

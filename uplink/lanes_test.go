@@ -27,8 +27,8 @@ func take(t *testing.T, s *lanes, n, size int) (order []uint64, wait time.Durati
 		if c.lane == nil {
 			return order, c.wait
 		}
-		if got := position(c.blob[len("gw/t/dev\n"):]); got != c.pos {
-			t.Fatalf("blob of %d at %d", got, c.pos)
+		if got := position(c.b[len(c.b)-8:]); got != c.pos {
+			t.Fatalf("packet of %d at %d", got, c.pos)
 		}
 		order = append(order, c.pos)
 		s.sent(c, size)
@@ -40,7 +40,7 @@ func TestLanesInOrder(t *testing.T) {
 	src := newSource(numbered)
 	src.add(600)
 	var c clock
-	s := newLanes(src, c.now)
+	s := newLanes(src, openBlob, c.now)
 	s.connected(nil, InOrder, Rate{})
 	got, _ := take(t, s, 500, 100)
 	src.add(100)
@@ -59,7 +59,7 @@ func TestLanesLiveFirst(t *testing.T) {
 	src := newSource(numbered)
 	src.add(100)
 	var c clock
-	s := newLanes(src, c.now)
+	s := newLanes(src, openBlob, c.now)
 	s.connected(nil, LiveFirst, Rate{})
 	src.add(500)
 	got, _ := take(t, s, 500, 100)
@@ -100,7 +100,7 @@ func TestLanesLiveFirst(t *testing.T) {
 func TestLanesHeld(t *testing.T) {
 	src := newSource(numbered)
 	src.add(30)
-	s := newLanes(src, new(clock).now)
+	s := newLanes(src, openBlob, new(clock).now)
 	defer s.wait()
 	s.connected(map[uint64]struct{}{1: {}, 2: {}, 7: {}, 30: {}}, InOrder, Rate{})
 	got, _ := take(t, s, 1, 100)
@@ -117,7 +117,7 @@ func TestLanesHeld(t *testing.T) {
 func TestLanesWindow(t *testing.T) {
 	src := newSource(numbered)
 	src.add(10)
-	s := newLanes(src, new(clock).now)
+	s := newLanes(src, openBlob, new(clock).now)
 	s.connected(nil, LiveFirst, Rate{})
 	if c, err := s.next(false); c.lane != nil || err != nil {
 		t.Fatalf("%+v %v", c, err)
@@ -140,7 +140,7 @@ func TestDrainRate(t *testing.T) {
 				src := newSource(numbered)
 				src.add(1000)
 				c := new(clock)
-				s := newLanes(src, c.now)
+				s := newLanes(src, openBlob, c.now)
 				s.connected(nil, drain, r)
 				n, ticks := 0, 0
 				for n < 1000 {
@@ -169,7 +169,7 @@ func TestDrainRateLiveFirst(t *testing.T) {
 	src := newSource(numbered)
 	src.add(100)
 	c := new(clock)
-	s := newLanes(src, c.now)
+	s := newLanes(src, openBlob, c.now)
 	s.connected(nil, LiveFirst, Rate{PerSecond: 1})
 	take(t, s, 1, 100)
 	src.add(50)

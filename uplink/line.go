@@ -43,7 +43,7 @@ type line struct {
 	w         io.Writer           // nil: not connected
 	window    int                 // min(server's Receive Maximum, ours)
 	limit     int                 // below the window while in doubt; grows with each success
-	maxPacket int                 // the server's Maximum Packet Size; 0: none
+	maxPacket int                 // the server's Maximum Packet Size
 	present   bool
 	succeeded bool // on this connection
 	goodbye   *packets.Disconnect

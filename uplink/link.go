@@ -117,7 +117,7 @@ func (u *Uplink) serve(ctx context.Context, l *link) error {
 	pctx, stop := context.WithCancel(ctx)
 	defer stop()
 	pumped := make(chan struct{})
-	p := &pump{line: u.line, src: u.opt.Source, open: u.opt.Open, lanes: u.lanes, c: l.c}
+	p := &pump{line: u.line, src: u.opt.Source, open: u.opt.Open, lanes: u.lanes, c: l.c, most: u.line.largest()}
 	go func() {
 		defer close(pumped)
 		p.run(pctx, l.client.Done(), u.relane, u.drain)

@@ -6,11 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
-	"unicode/utf8"
-
-	"github.com/eclipse/paho.golang/packets"
 )
 
 // errSource is an error of the Source: the pump waits and tries again.
@@ -24,8 +20,8 @@ type pump struct {
 	open  func([]byte) (Message, error)
 	lanes *lanes
 	c     *conn
-	pub   packets.Publish
-	props packets.Properties
+	most  int    // bytes of a packet that the server of this connection takes
+	spare []byte // of again
 }
 
 // run sends until ctx ends or the connection does. relane is signalled when drain or
@@ -118,7 +114,7 @@ func (p *pump) step() (more bool, wait time.Duration, err error) {
 	if c.lane == nil {
 		return false, shorter(c.wait, t.wait), nil
 	}
-	n, sent, err := p.send(c.pos, 0, c.backlog, c.blob)
+	n, sent, err := p.send(c.pos, 0, c.backlog, c.packet)
 	if err != nil || !sent {
 		return false, 0, err
 	}
@@ -154,12 +150,17 @@ func (l *line) turn() turn {
 		id := l.fl.unsent
 		return turn{id: id, pos: l.fl.slots[id].pos}
 	}
-	now := l.now()
-	if wait := l.holdTill - now; wait > 0 {
-		return turn{wait: wait}
+	if l.holdTill > 0 {
+		if wait := l.holdTill - l.now(); wait > 0 {
+			return turn{wait: wait}
+		}
+		l.holdTill = 0 // the clock costs as much as all of this
 	}
-	if len(l.aside) > 0 && now >= l.asideTill {
-		l.recallAside()
+	t := turn{lanes: true, mayBacklog: l.fl.backlog < max(1, window/2)}
+	if len(l.aside) > 0 {
+		if t.wait = l.asideTill - l.now(); t.wait <= 0 {
+			l.recallAside()
+		}
 	}
 	if len(l.retry) > 0 {
 		if l.fl.wire > 0 && !l.retrying {
@@ -167,20 +168,16 @@ func (l *line) turn() turn {
 		}
 		return turn{retry: true, pos: l.retry[0].pos}
 	}
-	t := turn{lanes: true, mayBacklog: l.fl.backlog < max(1, window/2)}
-	if len(l.aside) > 0 {
-		t.wait = l.asideTill - now
-	}
 	return t
 }
 
 // again reads one message back and sends it: with its packet id and DUP if it has one.
 func (p *pump) again(pos uint64, id uint16) error {
-	var blob []byte
+	var pk packet
 	found := false
-	_, err := p.src.Read(pos, func(at uint64, b []byte) bool {
-		if at == pos {
-			blob, found = append([]byte(nil), b...), true
+	_, err := p.src.Read(pos, func(at uint64, blob []byte) bool {
+		if found = at == pos; found {
+			p.spare, pk = pack(p.spare[:0], blob, p.open)
 		}
 		return false
 	})
@@ -191,7 +188,7 @@ func (p *pump) again(pos uint64, id uint16) error {
 		p.evicted(pos, id)
 		return nil
 	}
-	_, _, err = p.send(pos, id, false, blob)
+	_, _, err = p.send(pos, id, false, pk)
 	return err
 }
 
@@ -206,14 +203,14 @@ func (l *line) evicted(pos uint64, id uint16) {
 	delete(l.held, pos)
 }
 
-// send publishes one message; id 0: with a new packet id. It returns the packet's size;
-// sent is false if there was no room, and true also for what was left out because it
-// is in flight already or can never be sent.
-func (p *pump) send(pos uint64, id uint16, backlog bool, blob []byte) (size int, sent bool, err error) {
-	m, why := p.prepare(blob)
-	size = publishSize(m)
+// send publishes one message; id 0: with a new packet id. It returns the bytes that were
+// sent; sent is false if there was no room, and true also for what was left out because
+// it is in flight already or can never be sent.
+func (p *pump) send(pos uint64, id uint16, backlog bool, pk packet) (size int, sent bool, err error) {
+	size = len(pk.b)
+	why := pk.bad
 	if why == "" {
-		why = p.oversize(size)
+		why = oversize(size, p.most)
 	}
 	if why != "" {
 		p.unsendable(pos, id, why)
@@ -224,65 +221,26 @@ func (p *pump) send(pos uint64, id uint16, backlog bool, blob []byte) (size int,
 	if skip || id == 0 {
 		return 0, skip, nil
 	}
-	p.props = packets.Properties{ContentType: m.ContentType, User: p.props.User[:0]}
-	for _, kv := range m.UserProperties {
-		p.props.User = append(p.props.User, packets.User{Key: kv[0], Value: kv[1]})
-	}
-	p.pub = packets.Publish{ // never retain: an old value would answer for the present
-		Topic: m.Topic, Payload: m.Payload, PacketID: id, QoS: 1, Duplicate: dup, Properties: &p.props,
-	}
-	if _, err := p.pub.WriteTo(p.c); err != nil {
+	pk.number(id, dup)
+	if err := p.c.publish(pk); err != nil {
 		return 0, false, fmt.Errorf("publish: %w", err)
 	}
 	return size, true, nil
 }
 
-// prepare opens a blob and says why it cannot be published, if it cannot.
-func (p *pump) prepare(blob []byte) (m Message, why string) {
-	m, err := p.open(blob)
-	if err != nil {
-		return m, "unreadable: " + err.Error()
-	}
-	return m, unpublishable(m)
+// largest is the packet that the server of this connection takes.
+func (l *line) largest() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.maxPacket
 }
-
-// unpublishable says why no server may accept a message (§1.5.4, §3.3.2.1, §4.7.3).
-func unpublishable(m Message) string {
-	switch {
-	case m.Topic == "":
-		return "empty topic"
-	case strings.ContainsAny(m.Topic, "#+\x00"):
-		return fmt.Sprintf("topic %q has a wildcard or a NUL", m.Topic)
-	case badString(m.Topic):
-		return "topic is not UTF-8 or longer than 65535 bytes"
-	case badString(m.ContentType):
-		return "content type is not UTF-8 or longer than 65535 bytes"
-	}
-	for _, kv := range m.UserProperties {
-		if badString(kv[0]) || badString(kv[1]) {
-			return fmt.Sprintf("user property %.40q is not UTF-8 or longer than 65535 bytes", kv[0])
-		}
-	}
-	return ""
-}
-
-func badString(s string) bool { return len(s) > 65535 || !utf8.ValidString(s) }
-
-// maxRemaining is the longest packet that MQTT can express (§1.5.5).
-const maxRemaining = 268_435_455
 
 // oversize says why a packet of that size may not be sent to this server (§3.2.2.3.6).
-func (l *line) oversize(size int) string {
-	l.mu.Lock()
-	limit := l.maxPacket
-	l.mu.Unlock()
-	if limit == 0 {
-		limit = maxRemaining
-	}
-	if size <= limit {
+func oversize(size, most int) string {
+	if size <= most {
 		return ""
 	}
-	return fmt.Sprintf("packet of %d bytes, the server's Maximum Packet Size is %d: lower buffer.batch_bytes or raise the server's limit", size, limit)
+	return fmt.Sprintf("packet of %d bytes, the server's Maximum Packet Size is %d: lower buffer.batch_bytes or raise the server's limit", size, most)
 }
 
 // unsendable quarantines a message before it was sent.
@@ -318,11 +276,11 @@ func (l *line) admit(pos uint64, id uint16, backlog bool, size int) (_ uint16, s
 		if l.fl.wire >= min(l.window, l.limit) || l.fl.freeLen == 0 {
 			return 0, false
 		}
-		if _, held := l.held[pos]; held && !l.retried(pos) {
+		n := len(l.held)
+		if l.held[pos] = struct{}{}; len(l.held) == n && !l.retried(pos) { // was held before
 			return 0, true
 		}
 		id = l.fl.add(pos, backlog)
-		l.held[pos] = struct{}{}
 	}
 	if l.fl.wire == 1 {
 		l.ackedAt = l.now()
@@ -341,30 +299,4 @@ func (l *line) sourceError(err error) {
 	l.n.SourceErrors++
 	l.lastError(err.Error())
 	l.log.Error("uplink source", "err", err)
-}
-
-// publishSize is the length of the whole PUBLISH packet (§3.3) with packet id.
-func publishSize(m Message) int {
-	props := 0
-	if m.ContentType != "" {
-		props += 3 + len(m.ContentType)
-	}
-	for _, kv := range m.UserProperties {
-		props += 5 + len(kv[0]) + len(kv[1])
-	}
-	rest := 2 + len(m.Topic) + 2 + varint(props) + props + len(m.Payload)
-	return 1 + varint(rest) + rest
-}
-
-// varint is the length of a Variable Byte Integer (§1.5.5).
-func varint(n int) int {
-	switch {
-	case n < 1<<7:
-		return 1
-	case n < 1<<14:
-		return 2
-	case n < 1<<21:
-		return 3
-	}
-	return 4
 }

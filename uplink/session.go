@@ -33,13 +33,13 @@ type request struct{ answer chan<- packets.ControlPacket }
 func (l *line) ConAckReceived(w io.Writer, _ *packets.Connect, ack *packets.Connack) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	window, maxPacket := maxWindow, 0 // absent: 65,535 and no limit, §3.2.2.3.3 and .6
+	window, maxPacket := maxWindow, maxRemaining // absent: 65,535 and no limit, §3.2.2.3.3 and .6
 	if p := ack.Properties; p != nil {
 		if p.ReceiveMaximum != nil {
 			window = int(*p.ReceiveMaximum)
 		}
 		if p.MaximumPacketSize != nil {
-			maxPacket = int(min(*p.MaximumPacketSize, 1<<30))
+			maxPacket = int(min(*p.MaximumPacketSize, maxRemaining))
 		}
 		if p.MaximumQOS != nil && *p.MaximumQOS == 0 {
 			return errNoQoS1

@@ -340,13 +340,10 @@ func TestNotSuspect(t *testing.T) {
 // TestOversize: what the server said it would not take is not sent.
 func TestOversize(t *testing.T) {
 	blob := func(pos uint64) []byte { return blobOf("gw/t/dev", pos, int(pos)*10) }
-	m, err := openBlob(blob(20))
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, twentieth := pack(nil, blob(20), openBlob)
 	b := newScripted(t)
 	b.connack = func(_ int, _ *packets.Connect, a *packets.Connack) {
-		a.Properties.MaximumPacketSize = ptr(uint32(publishSize(m)))
+		a.Properties.MaximumPacketSize = ptr(uint32(len(twentieth.b)))
 	}
 	src := newSource(blob)
 	src.add(40)
@@ -376,26 +373,6 @@ func TestUnpublishable(t *testing.T) {
 	u.stop()
 	if got := src.quarantined(); !slices.Equal(got, upTo(7)) || src.ackedCount() != 1 {
 		t.Fatalf("quarantined %v", got)
-	}
-}
-
-// TestPublishSize compares the computed size with paho's encoding.
-func TestPublishSize(t *testing.T) {
-	for _, n := range []int{0, 1, 50, 90, 127, 128, 200, 16000, 16383, 16384, 70000, 3 << 20} {
-		m := Message{Topic: strings.Repeat("t", n%300+1), Payload: make([]byte, n), ContentType: strings.Repeat("c", n%200)}
-		p := &packets.Publish{Topic: m.Topic, Payload: m.Payload, QoS: 1, PacketID: 1, Properties: &packets.Properties{ContentType: m.ContentType}}
-		for i := range n % 5 {
-			kv := [2]string{strings.Repeat("k", i), strings.Repeat("v", n%70)}
-			m.UserProperties = append(m.UserProperties, kv)
-			p.Properties.User = append(p.Properties.User, packets.User{Key: kv[0], Value: kv[1]})
-		}
-		var w wire
-		if _, err := p.WriteTo(&w); err != nil {
-			t.Fatal(err)
-		}
-		if got := publishSize(m); got != len(w) {
-			t.Errorf("payload %d: %d, want %d", n, got, len(w))
-		}
 	}
 }
 

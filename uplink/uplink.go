@@ -112,7 +112,7 @@ func newUplink(cfg Config, o Options, t tuning) (*Uplink, error) {
 	return &Uplink{
 		opt: o, tune: t, cfg: cfg, mark: cfg.fingerprint(),
 		line:      newLine(o, cfg.Window, t),
-		lanes:     newLanes(o.Source, o.Now),
+		lanes:     newLanes(o.Source, o.Open, o.Now),
 		roster:    newRoster(cfg.servers(), t),
 		reconnect: make(chan struct{}, 1),
 		relane:    make(chan struct{}, 1),
