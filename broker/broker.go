@@ -46,9 +46,11 @@ type Options struct {
 	Wall func() time.Time     // for message expiry and for people; orders nothing
 	Rand io.Reader
 
+	Version string // of the program, for people
+
 	// For tests.
 	reserve int64         // free bytes to leave on the disk, instead of diskReserve
-	hurry   time.Duration // house and checkpoints this often, instead of houseEvery and checkEvery
+	hurry   time.Duration // house, checkpoints and $SYS this often
 }
 
 // Broker is one node.
@@ -81,6 +83,13 @@ type Broker struct {
 	buffers   bufferPool
 	stats     Stats
 	discards  *discards
+	tracer    *tracer
+	drainer   *drainer
+	cluster   clusterAdmin
+	version   string
+	sys       *sysTopics
+	sysEvery  time.Duration // $SYS
+	began     time.Duration // monotonic
 
 	dirty       dirtySet
 	dirtyGroups sync.Map // *group → struct{}
@@ -110,13 +119,15 @@ func New(cfg Config, o Options) (*Broker, error) {
 	b := &Broker{cfg: cfg, log: o.Log, mono: o.Now, wall: o.Wall, rand: o.Rand, ledger: NewLedger(), retained: newRetained(),
 		sessions: newSessions(), groups: map[string]*group{}, conns: connSet{m: map[*conn]struct{}{}}}
 	b.defaults()
-	b.discards = newDiscards(b.wall)
-	b.reserve, b.every, b.check = diskReserve, houseEvery, checkEvery
+	b.discards, b.tracer, b.drainer = newDiscards(b.wall), newTracer(b.cfg.Node.Name, b.wall), newDrainer(b)
+	b.cluster, b.version = soloCluster{b}, o.Version
+	b.reserve, b.every, b.check, b.sysEvery = diskReserve, houseEvery, checkEvery, sysEvery
+	b.sys, b.began = &sysTopics{b: b}, b.mono()
 	if o.reserve != 0 {
 		b.reserve = o.reserve
 	}
 	if o.hurry > 0 {
-		b.every, b.check = o.hurry, o.hurry
+		b.every, b.check, b.sysEvery = o.hurry, o.hurry, o.hurry
 	}
 	b.ctx, b.stop = context.WithCancel(context.Background())
 	b.unready(errors.New("the broker starts"))
@@ -334,6 +345,9 @@ func (b *Broker) takes() error {
 
 // Ready says whether clients are taken and messages are stored, and if not why.
 func (b *Broker) Ready() error {
+	if err := b.drainer.refusal(); err != nil {
+		return err
+	}
 	if err := b.takes(); err != nil {
 		return err
 	}

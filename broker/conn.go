@@ -8,6 +8,7 @@ import (
 	"net"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"holdfast/broker/mqtt"
@@ -41,6 +42,11 @@ type conn struct {
 	will      *mqtt.Will
 	aliases   map[uint16]string
 	done      chan struct{} // closed when everything about it has ended
+	since     int64         // µs of the wall clock, for people
+	got, gave traffic
+	traced    atomic.Bool // somebody watches
+	client    atomic.Bool // its CONNECT was accepted
+	sentAway  atomic.Bool // by a drain
 
 	mu      sync.Mutex
 	out     []byte // to be written before anything of the session
@@ -56,7 +62,7 @@ type conn struct {
 
 // serve runs a connection to its end.
 func (b *Broker) serve(ctx context.Context, nc net.Conn) {
-	c := &conn{b: b, nc: nc, addr: nc.RemoteAddr().String(), done: make(chan struct{}), problems: true}
+	c := &conn{b: b, nc: nc, addr: nc.RemoteAddr().String(), done: make(chan struct{}), since: micros(b.wall()), problems: true}
 	if !b.conns.add(c) {
 		_ = nc.Close()
 		return
@@ -70,6 +76,7 @@ func (b *Broker) serve(ctx context.Context, nc net.Conn) {
 		_ = c.guard(func() error { c.leave(err); return nil })
 	}
 	c.goodbye(err)
+	c.unwatch(err)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, errStopping) {
 		b.log.Info("connection ended", "client", c.id, "addr", c.addr, "err", err)
 	}
@@ -102,6 +109,7 @@ func (c *conn) run(ctx context.Context) error {
 	if first != mqtt.CONNECT<<4 { // [MQTT-3.1.0-1]
 		return &mqtt.Error{Code: mqtt.ProtocolError, Text: "the first packet is not CONNECT"}
 	}
+	c.arrived(first, body)
 	if err := c.connect(ctx, body); err != nil {
 		return err
 	}
@@ -124,6 +132,7 @@ func (c *conn) run(ctx context.Context) error {
 			return &mqtt.Error{Code: mqtt.KeepAliveTimeout, Text: "nothing came for one and a half keep alive times"} // [MQTT-3.1.2-22]
 		}
 		if err == nil {
+			c.arrived(first, body)
 			err = c.handle(ctx, first, body)
 		}
 		if err == nil && c.owes() > maxOwed {
@@ -276,6 +285,7 @@ func (c *conn) writeAll() error {
 				_ = c.nc.SetWriteDeadline(time.Now().Add(writeTimeout))
 			}
 			c.mu.Unlock()
+			c.leaving(*buf)
 			if _, err := c.nc.Write(*buf); err != nil {
 				return err
 			}
@@ -292,11 +302,14 @@ func (c *conn) writeAll() error {
 }
 
 // end closes the connection from outside, with a reason for clients that understand it.
-func (c *conn) end(code byte, reason string) {
+func (c *conn) end(code byte, reason string) { c.redirect(code, reason, "") }
+
+// redirect is end with a server reference.
+func (c *conn) redirect(code byte, reason, server string) {
 	c.mu.Lock()
 	if !c.ending && !c.closed {
 		c.ending = true
-		c.out = append(c.out, mqtt.AppendDisconnect(nil, c.version, code, reason)...)
+		c.out = append(c.out, mqtt.AppendRedirect(nil, c.version, code, reason, server)...)
 	}
 	_ = c.nc.SetWriteDeadline(time.Now().Add(goodbyeTimeout))
 	c.mu.Unlock()

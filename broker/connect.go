@@ -30,8 +30,12 @@ func (c *conn) connect(ctx context.Context, body []byte) error {
 		k.ClientID = assigned
 	}
 	c.id = k.ClientID
+	c.watch(body)
 	if k.AuthMethod != "" {
 		return c.refuse(mqtt.BadAuthMethod, "no enhanced authentication here")
+	}
+	if to := c.b.drainer.turnsAway(); to != nil {
+		return c.turnAway(to)
 	}
 	if err := c.b.takes(); err != nil {
 		return c.refuse(mqtt.ServerUnavailable, err.Error())
@@ -51,20 +55,30 @@ func (c *conn) connect(ctx context.Context, body []byte) error {
 		return c.refuse(mqtt.ServerUnavailable, "session store: "+err.Error())
 	}
 	c.b.stats.Connects.Add(1)
+	c.b.retrace(c.id) // a trace that began while the session was being opened
 	c.mu.Lock()
 	c.out = append(mqtt.Connack{Version: c.version, SessionPresent: present, ReceiveMax: receiveMax, TopicAliasMax: aliasMax,
 		MaxPacket: maxPacket, AssignedID: assigned}.Append(nil), c.out...)
 	c.session = s
 	c.mu.Unlock()
+	c.client.Store(true)
 	c.kick()
+	if to := c.b.drainer.turnsAway(); to != nil { // it began meanwhile
+		c.sendAway(to)
+	}
 	return nil
 }
 
 // refuse sends a CONNACK with a reason and ends the connection.
-func (c *conn) refuse(code byte, reason string) error {
+func (c *conn) refuse(code byte, reason string) error { return c.refuseTo(code, reason, "") }
+
+// refuseTo is refuse with a server reference.
+func (c *conn) refuseTo(code byte, reason, server string) error {
 	c.b.stats.Refused.Add(1)
 	_ = c.nc.SetWriteDeadline(time.Now().Add(goodbyeTimeout))
-	_, _ = c.nc.Write(mqtt.Connack{Version: c.version, Code: code, Reason: c.why(reason)}.Append(nil))
+	packet := mqtt.Connack{Version: c.version, Code: code, Reason: c.why(reason), Server: server}.Append(nil)
+	c.leaving(packet)
+	_, _ = c.nc.Write(packet)
 	return fmt.Errorf("connection refused: %s (0x%02X)", reason, code)
 }
 
@@ -226,7 +240,7 @@ func (b *Broker) addSub(s *session, sub *subscription, plain string, shared bool
 
 // stored is the retained messages that a subscription asks for.
 func (b *Broker) stored(filter string, sub *subscription) []item {
-	its := b.retained.matching(filter)
+	its := append(b.retained.matching(filter), b.sysStored(filter)...)
 	for i := range its {
 		its[i].qos = min(its[i].rec.QoS, sub.QoS)
 		if sub.ID != 0 {

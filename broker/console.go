@@ -31,19 +31,12 @@ type StatusBody struct {
 	Gauges   map[string]uint64 `json:"gauges"`
 	Verified uint64            `json:"verified"`
 	Refused  map[string]uint64 `json:"not_verified"` // by reason
+	Discards DiscardSums       `json:"discards"`
 	Ledger   LedgerSums        `json:"ledger"`
 }
 
 // Ready implements admin.Health.
-func (c *Console) Ready() []string {
-	if err := c.b.Ready(); err != nil {
-		return []string{err.Error()}
-	}
-	if err := c.b.Damage(); err != nil { // it serves, but somebody has to look
-		return []string{"the store is damaged: " + err.Error()}
-	}
-	return []string{}
-}
+func (c *Console) Ready() []string { return c.b.whyNotReady() }
 
 // Status implements admin.Health.
 func (c *Console) Status() any {
@@ -55,10 +48,14 @@ func (c *Console) Status() any {
 	for _, m := range counters(c.b.Stats()) {
 		s.Counters[m.name] = m.value
 	}
+	for _, m := range traffics(c.b.Gauges()) {
+		s.Counters[m.name] = m.value
+	}
 	for _, m := range gauges(c.b.Gauges(), c.b.registry.Len()) {
 		s.Gauges[m.name] = m.value
 	}
 	s.Verified, s.Refused = c.b.door.Counts()
+	s.Discards = sumsOf(c.b.discards.sums())
 	return s
 }
 

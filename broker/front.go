@@ -105,6 +105,9 @@ type connSet struct {
 	mu    sync.Mutex
 	m     map[*conn]struct{}
 	ended bool
+	in    Traffic // of connections that are gone
+	out   Traffic
+	peak  int
 	gone  sync.WaitGroup
 }
 
@@ -116,6 +119,7 @@ func (s *connSet) add(c *conn) bool {
 		return false
 	}
 	s.m[c] = struct{}{}
+	s.peak = max(s.peak, len(s.m))
 	s.gone.Add(1)
 	return true
 }
@@ -123,14 +127,10 @@ func (s *connSet) add(c *conn) bool {
 func (s *connSet) remove(c *conn) {
 	s.mu.Lock()
 	delete(s.m, c)
+	s.in.add(c.got.load())
+	s.out.add(c.gave.load())
 	s.mu.Unlock()
 	s.gone.Done()
-}
-
-func (s *connSet) len() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.m)
 }
 
 // endAll tells every client that the broker stops, and waits until they are gone.

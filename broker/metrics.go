@@ -1,7 +1,9 @@
 package broker
 
 import (
+	"context"
 	"net/http"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -32,6 +34,7 @@ func counters(s *Stats) []figure {
 		{"trimmed_sessions", "Sessions that had not read what retention removed, once per trim.", s.TrimmedSessions.Load()},
 		{"lost_unread", "Unfinished messages that were trimmed or damaged before they were sent again.", s.LostUnread.Load()},
 		{"damaged_batches", "Stored batches that could not be read, once per reader.", s.DamagedBatches.Load()},
+		{"sessions_expired", "Sessions whose expiry had passed.", s.SessionsExpired.Load()},
 		{"panics", "Bugs that ended a connection.", s.Panics.Load()},
 	}
 }
@@ -39,14 +42,28 @@ func counters(s *Stats) []figure {
 func gauges(g Gauges, devices int) []figure {
 	return []figure{
 		{"connections", "Clients that are connected.", uint64(g.Connections)},
+		{"connections_peak", "Most connections there were at once since the start.", uint64(g.Peak)},
 		{"sessions", "Sessions, connected or not.", uint64(g.Sessions)},
 		{"sessions_behind", "Connected sessions that read from the log because they are behind.", uint64(g.BehindLogged)},
+		{"subscriptions", "Subscriptions of all sessions, shared ones included.", uint64(g.Subscriptions)},
+		{"shared_subscriptions", "Groups that share a subscription.", uint64(g.Groups)},
+		{"unfinished_messages", "Messages sent with QoS 1 or 2 that are not acknowledged.", uint64(g.Unfinished)},
 		{"retained_messages", "Retained messages.", uint64(g.Retained)},
 		{"log_first_batch", "The oldest batch of the log.", g.FirstBatch},
 		{"log_last_batch", "The newest stored batch of the log.", g.LastBatch},
 		{"queued_bytes", "Publishes that wait for the disk, in bytes.", uint64(g.QueuedBytes)},
-		{"dropped_qos0", "QoS 0 messages for which present sessions had no room.", g.DroppedQoS0},
 		{"registered_gateways", "Gateways in the registry.", uint64(devices)},
+	}
+}
+
+// traffics are counters of what went over the connections.
+func traffics(g Gauges) []figure {
+	return []figure{
+		{"received_packets", "MQTT packets from clients.", g.In.Packets},
+		{"received_bytes", "Bytes of MQTT packets from clients.", g.In.Bytes},
+		{"sent_packets", "MQTT packets to clients.", g.Out.Packets},
+		{"sent_bytes", "Bytes of MQTT packets to clients.", g.Out.Bytes},
+		{"dropped_qos0", "QoS 0 messages for which present sessions had no room.", g.DroppedQoS0},
 	}
 }
 
@@ -74,36 +91,95 @@ type collector struct{ b *Broker }
 // Describe implements prometheus.Collector: by sending nothing it is unchecked.
 func (c collector) Describe(chan<- *prometheus.Desc) {}
 
+// metrics sends figures; labels are names and values in turn.
+type metrics chan<- prometheus.Metric
+
+func (m metrics) send(kind prometheus.ValueType, f figure, suffix string, labels ...string) {
+	var names, values []string
+	for i := 0; i < len(labels); i += 2 {
+		names, values = append(names, labels[i]), append(values, labels[i+1])
+	}
+	d := prometheus.NewDesc(metricPrefix+f.name+suffix, f.help, names, nil)
+	m <- prometheus.MustNewConstMetric(d, kind, float64(f.value), values...)
+}
+
+func (m metrics) counter(f figure, labels ...string) {
+	m.send(prometheus.CounterValue, f, "_total", labels...)
+}
+func (m metrics) gauge(f figure, labels ...string) { m.send(prometheus.GaugeValue, f, "", labels...) }
+
 // Collect implements prometheus.Collector.
 func (c collector) Collect(out chan<- prometheus.Metric) {
-	send := func(kind prometheus.ValueType, f figure, suffix string, labels ...string) {
-		var names []string
-		if len(labels) > 0 {
-			names = []string{"reason"}
-		}
-		d := prometheus.NewDesc(metricPrefix+f.name+suffix, f.help, names, nil)
-		out <- prometheus.MustNewConstMetric(d, kind, float64(f.value), labels...)
+	m, b := metrics(out), c.b
+	g := b.Gauges()
+	for _, f := range counters(b.Stats()) {
+		m.counter(f)
 	}
-	for _, f := range counters(c.b.Stats()) {
-		send(prometheus.CounterValue, f, "_total")
+	for _, f := range traffics(g) {
+		m.counter(f)
 	}
-	for _, f := range gauges(c.b.Gauges(), c.b.registry.Len()) {
-		send(prometheus.GaugeValue, f, "")
+	for _, f := range gauges(g, b.registry.Len()) {
+		m.gauge(f)
 	}
-	for _, f := range c.b.ledger.Sums().figures() { // gauges: what is missing may arrive, and a rebuilt ledger starts again
-		send(prometheus.GaugeValue, f, "")
+	for _, f := range b.ledger.Sums().figures() { // gauges: what is missing may arrive, and a rebuilt ledger starts again
+		m.gauge(f)
 	}
-	verified, refused := c.b.door.Counts()
-	send(prometheus.CounterValue, figure{"verified", "Messages whose signature was good.", verified}, "_total")
+	verified, refused := b.door.Counts()
+	m.counter(figure{"verified", "Messages whose signature was good.", verified})
 	for reason, n := range refused {
-		send(prometheus.CounterValue, figure{"not_verified", "Messages that did not verify, by reason.", n}, "_total", reason)
+		m.counter(figure{"not_verified", "Messages that did not verify, by reason.", n}, "reason", reason)
 	}
-	ready := figure{"ready", "1 if the node takes clients and stores messages.", 1}
-	if c.b.Ready() != nil {
-		ready.value = 0
+	messages, batches := b.discards.sums()
+	for r := range discardReasons {
+		m.counter(figure{"discarded_messages", "Messages that somebody who should have had them did not get, by reason.", messages[r]}, "reason", r.String())
+		m.counter(figure{"discarded_batches", "Batches of the log that a session could not read, by reason, where messages cannot be counted.", batches[r]}, "reason", r.String())
 	}
-	send(prometheus.GaugeValue, ready, "")
+	c.store(m)
+	c.cluster(m)
+	m.gauge(figure{"build_info", "1; the program's version is the label.", 1}, "version", b.version)
 }
+
+// store is what the disk holds.
+func (c collector) store(m metrics) {
+	ctx, cancel := context.WithTimeout(c.b.ctx, storeScrape)
+	defer cancel()
+	for name, s := range map[string]*logStream{"messages": c.b.stream, "state": c.b.state.stream} {
+		if _, _, bytes, err := s.bounds(ctx); err == nil {
+			m.gauge(figure{"store_bytes", "What a log takes on disk.", uint64(bytes)}, "log", name)
+		}
+	}
+	m.gauge(figure{"store_limit_bytes", "What [store] max_bytes allows the messages log.", uint64(c.b.cfg.Store.MaxBytes)})
+	if free, err := freeBytes(c.b.cfg.Node.DataDir); err == nil {
+		m.gauge(figure{"disk_free_bytes", "Free on the disk of data_dir.", uint64(max(0, free))})
+	}
+}
+
+// cluster is the nodes as this one sees them.
+func (c collector) cluster(m metrics) {
+	m.gauge(figure{"ready", "1 if the node takes clients and stores messages.", one(len(c.b.whyNotReady()) == 0)})
+	m.gauge(figure{"draining", "1 if the node is being emptied, or is empty because of that.", one(c.b.drainer.refusal() != nil)})
+	_, quorum := c.b.cluster.name()
+	m.gauge(figure{"cluster_quorum", "1 if enough nodes are there to store messages.", one(quorum)})
+	for _, n := range c.b.cluster.members() {
+		m.gauge(figure{"cluster_member_ready", "1 if a node says that it is ready.", one(n.Ready)}, "member", n.Name)
+		for _, l := range n.Logs {
+			for reader, lag := range l.Lag {
+				m.gauge(figure{"cluster_log_lag_batches", "Batches of a node's log that another node has not read yet.", lag},
+					"member", n.Name, "log", l.Name, "reader", reader)
+			}
+		}
+	}
+}
+
+func one(is bool) uint64 {
+	if is {
+		return 1
+	}
+	return 0
+}
+
+// storeScrape bounds how long a scrape waits for the engine.
+const storeScrape = 2 * time.Second
 
 // MetricsHandler serves the broker's metrics in the formats of Prometheus.
 func MetricsHandler(b *Broker) http.Handler {

@@ -28,6 +28,11 @@ func (ss *sessions) get(id string) *session {
 	return ss.m[id]
 }
 
+// lockOf serialises what changes whose session a client id is.
+func (ss *sessions) lockOf(id string) *sync.Mutex {
+	return &ss.ids[maphash.String(ss.seed, id)%uint64(len(ss.ids))]
+}
+
 func (ss *sessions) all() []*session {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
@@ -41,7 +46,7 @@ func (ss *sessions) all() []*session {
 // attach gives a connection its session: an earlier connection of the same client is ended first.
 // present is what the CONNACK has to say.
 func (b *Broker) attach(ctx context.Context, c *conn, k *mqtt.Connect) (s *session, present bool, err error) {
-	lock := &b.sessions.ids[maphash.String(b.sessions.seed, k.ClientID)%64]
+	lock := b.sessions.lockOf(k.ClientID)
 	lock.Lock()
 	defer lock.Unlock()
 	s = b.sessions.get(k.ClientID)
@@ -223,9 +228,10 @@ func (b *Broker) sweep() {
 			w.fire()
 		}
 		if b.expired(s) {
-			lock := &b.sessions.ids[maphash.String(b.sessions.seed, s.id)%64]
+			lock := b.sessions.lockOf(s.id)
 			lock.Lock()
 			if b.expired(s) {
+				b.stats.SessionsExpired.Add(1)
 				b.endSession(s)
 			}
 			lock.Unlock()

@@ -20,6 +20,7 @@ type Stats struct {
 	TrimmedSessions atomic.Uint64 // sessions that had not read what was trimmed, once per trim
 	LostUnread      atomic.Uint64 // unfinished messages that were trimmed or damaged before they were sent again
 	DamagedBatches  atomic.Uint64 // batches that could not be read, once per reader
+	SessionsExpired atomic.Uint64 // sessions whose expiry had passed
 	Panics          atomic.Uint64 // bugs that ended a connection
 }
 
@@ -28,26 +29,38 @@ func (b *Broker) Stats() *Stats { return &b.stats }
 
 // Gauges is the broker's present state in numbers.
 type Gauges struct {
-	Connections  int
-	Sessions     int
-	Retained     int
-	LastBatch    uint64 // stored
-	FirstBatch   uint64 // that can still be read
-	QueuedBytes  int    // publishes that wait for the disk
-	DroppedQoS0  uint64 // unlogged QoS 0 messages that had no room, since the start
-	BehindLogged int    // sessions that are connected and read from the log
+	Connections   int // clients whose CONNECT was accepted
+	Peak          int // most connections there were at once
+	Sessions      int
+	Subscriptions int
+	Groups        int // shared subscriptions
+	Unfinished    int // sent with QoS 1 or 2 and not acknowledged
+	Retained      int
+	LastBatch     uint64 // stored
+	FirstBatch    uint64 // that can still be read
+	QueuedBytes   int    // publishes that wait for the disk
+	DroppedQoS0   uint64 // unlogged QoS 0 messages that had no room, since the start
+	BehindLogged  int    // sessions that are connected and read from the log
+	In, Out       Traffic
 }
 
 // Gauges returns the present state.
 func (b *Broker) Gauges() Gauges {
-	g := Gauges{Connections: b.conns.len(), LastBatch: b.messages.stored.Load(), FirstBatch: b.tail.oldest(b.cfg.Node.Name), DroppedQoS0: b.tail.drops.Load()}
+	g := Gauges{Connections: b.conns.clients(), LastBatch: b.messages.stored.Load(), FirstBatch: b.tail.oldest(b.cfg.Node.Name), DroppedQoS0: b.tail.drops.Load()}
 	g.Retained = b.retained.len()
+	g.In, g.Out = b.conns.traffic()
+	g.Peak = b.conns.most()
+	b.groupsMu.Lock()
+	g.Groups = len(b.groups)
+	b.groupsMu.Unlock()
 	b.messages.mu.Lock()
 	g.QueuedBytes = b.messages.bytes
 	b.messages.mu.Unlock()
 	for _, s := range b.sessions.all() {
 		s.mu.Lock()
 		g.Sessions++
+		g.Subscriptions += len(s.subs) + len(s.shares)
+		g.Unfinished += len(s.inflight)
 		if s.conn != nil && !s.live {
 			g.BehindLogged++
 		}

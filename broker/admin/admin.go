@@ -74,13 +74,15 @@ type Tail interface {
 
 // Options is what a Server shows. All but Log must be there.
 type Options struct {
-	Health  Health
-	Devices Devices
-	Ledger  Ledger
-	Tail    Tail
-	Metrics http.Handler
-	Token   string
-	Log     *slog.Logger
+	Health   Health
+	Devices  Devices
+	Ledger   Ledger
+	Tail     Tail
+	Sessions Sessions
+	Cluster  Cluster
+	Metrics  http.Handler
+	Token    string
+	Log      *slog.Logger
 }
 
 // Error is an error with the HTTP status that fits and what to do next.
@@ -230,9 +232,11 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("DELETE /v1/devices/{gateway}", s.revokeDevice)
 	mux.HandleFunc("GET /v1/ledger", s.ledger)
 	mux.HandleFunc("GET /v1/tail", s.tail)
+	s.sessionRoutes(mux)
+	s.clusterRoutes(mux)
 	mux.HandleFunc("GET /{$}", page)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		fail(w, &Error{http.StatusNotFound, fmt.Sprintf("there is no %s %s", r.Method, r.URL.Path), "see /v1/status, /v1/devices, /v1/ledger, /v1/tail, /healthz, /readyz, /metrics"})
+		fail(w, &Error{http.StatusNotFound, fmt.Sprintf("there is no %s %s", r.Method, r.URL.Path), "see /v1/status, /v1/devices, /v1/ledger, /v1/tail, /v1/sessions, /v1/explain, /v1/cluster, /healthz, /readyz, /metrics"})
 	})
 	return mux
 }
@@ -252,10 +256,8 @@ func (s *Server) showDevice(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) addDevice(w http.ResponseWriter, r *http.Request) {
 	var in AddDevice
-	d := json.NewDecoder(r.Body)
-	d.DisallowUnknownFields()
-	if err := d.Decode(&in); err != nil {
-		fail(w, &Error{http.StatusBadRequest, "the body is not what is expected: " + err.Error(), `send {"gateway": "gw-1", "key": "PEM or JWK"}`})
+	if err := readBody(r, &in, `send {"gateway": "gw-1", "key": "PEM or JWK"}`); err != nil {
+		fail(w, err)
 		return
 	}
 	v, err := s.o.Devices.AddDevice(r.Context(), in)
@@ -272,21 +274,26 @@ func (s *Server) ledger(w http.ResponseWriter, r *http.Request) {
 	answer(w, v, err)
 }
 
-// tail writes one JSON object per line (application/x-ndjson) as messages come.
 func (s *Server) tail(w http.ResponseWriter, r *http.Request) {
 	filter := r.URL.Query().Get("filter")
 	if filter == "" {
 		filter = "#"
 	}
+	s.stream(w, r, func(ctx context.Context, emit func(any) error) error { return s.o.Tail.Tail(ctx, filter, emit) })
+}
+
+// stream writes one JSON object per line (application/x-ndjson) as they come; emit with nil begins
+// the answer.
+func (s *Server) stream(w http.ResponseWriter, r *http.Request, run func(ctx context.Context, emit func(line any) error) error) {
 	select {
 	case s.tails <- struct{}{}:
 		defer func() { <-s.tails }()
 	default:
-		fail(w, &Error{http.StatusServiceUnavailable, fmt.Sprintf("%d tails are running already", maxTails), "end one of them, or subscribe by MQTT"})
+		fail(w, &Error{http.StatusServiceUnavailable, fmt.Sprintf("%d tails and traces are running already", maxTails), "end one of them, or subscribe by MQTT"})
 		return
 	}
 	out := http.NewResponseController(w)
-	_ = out.SetReadDeadline(time.Time{}) // the request is read; its deadline would end the tail
+	_ = out.SetReadDeadline(time.Time{}) // the request is read; its deadline would end the stream
 	started := false
 	emit := func(line any) error {
 		b, err := json.Marshal(line)
@@ -306,7 +313,7 @@ func (s *Server) tail(w http.ResponseWriter, r *http.Request) {
 		}
 		return out.Flush()
 	}
-	if err := s.o.Tail.Tail(r.Context(), filter, emit); err != nil && !started {
+	if err := run(r.Context(), emit); err != nil && !started {
 		fail(w, err)
 	}
 }

@@ -20,6 +20,7 @@ type Connack struct {
 	AssignedID     string
 	HasExpiry      bool
 	SessionExpiry  uint32
+	Server         string // server reference, with UseAnotherServer or ServerMoved
 }
 
 // connack3 maps reason codes to the return codes of 3.1.1 (section 3.2.2.3).
@@ -51,7 +52,7 @@ func (c Connack) Append(dst []byte) []byte {
 		SessionExpiryInterval: c.SessionExpiry, SessionExpiryIntervalFlag: c.HasExpiry,
 		ReceiveMaximum: c.ReceiveMax, MaximumPacketSize: c.MaxPacket, TopicAliasMaximum: c.TopicAliasMax,
 		AssignedClientID: c.AssignedID, ReasonString: c.Reason,
-		ServerKeepAlive: c.KeepAlive, ServerKeepAliveFlag: c.KeepAlive > 0,
+		ServerKeepAlive: c.KeepAlive, ServerKeepAliveFlag: c.KeepAlive > 0, ServerReference: c.Server,
 	}
 	return encoded(dst, pk.ConnackEncode)
 }
@@ -213,10 +214,15 @@ func AppendPingresp(dst []byte) []byte { return append(dst, PINGRESP<<4, 0) }
 
 // AppendDisconnect encodes a server's DISCONNECT behind dst; 3.1.1 has none, so it adds nothing.
 func AppendDisconnect(dst []byte, version byte, code byte, reason string) []byte {
+	return AppendRedirect(dst, version, code, reason, "")
+}
+
+// AppendRedirect is AppendDisconnect with a server reference, if there is one (4.13).
+func AppendRedirect(dst []byte, version byte, code byte, reason, server string) []byte {
 	if version != V5 {
 		return dst
 	}
 	pk := answer(DISCONNECT, version, 0)
-	pk.ReasonCode, pk.Properties.ReasonString = code, reason
+	pk.ReasonCode, pk.Properties.ReasonString, pk.Properties.ServerReference = code, reason, server
 	return encoded(dst, pk.DisconnectEncode)
 }

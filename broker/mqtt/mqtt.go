@@ -67,6 +67,8 @@ const (
 	QuotaExceeded          = 0x97
 	AdministrativeAction   = 0x98
 	PayloadFormatInvalid   = 0x99
+	UseAnotherServer       = 0x9C
+	ServerMoved            = 0x9D
 )
 
 // Error is why a packet is refused, with the reason code that says it to the client.

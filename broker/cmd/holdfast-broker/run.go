@@ -77,7 +77,7 @@ func (a *app) run(ctx context.Context, log *slog.Logger) (err error) {
 	defer func() { err = errors.Join(err, lock.Close()) }()
 	version := thisBuild()
 	log.Info("starting", "version", version.Version, "commit", version.Commit, "config", a.config, "data_dir", cfg.Node.DataDir)
-	b, err := broker.New(cfg, broker.Options{Log: log})
+	b, err := broker.New(cfg, broker.Options{Log: log, Version: version.Version})
 	if err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func listenAdmin(cfg broker.Config, b *broker.Broker, version string, log *slog.
 		return nil, nil, nil, err
 	}
 	console := broker.NewConsole(b, version)
-	s, err = admin.New(admin.Options{Health: console, Devices: console, Ledger: console, Tail: console,
+	s, err = admin.New(admin.Options{Health: console, Devices: console, Ledger: console, Tail: console, Sessions: console, Cluster: console,
 		Metrics: broker.MetricsHandler(b), Token: token, Log: log})
 	if err != nil {
 		return nil, nil, nil, err
