@@ -31,5 +31,29 @@ func (b *backoff) bound() time.Duration {
 
 func (b *backoff) reset() { b.fails = 0 }
 
+// outageShare is the part of an outage that coming back may take longer than the outage
+// did, once that is more than the backoff's bound.
+const outageShare = 12
+
+// outage spaces attempts to connect: a backoff that stays brisk while the outage is
+// short, as most are, and grows with its length: waiting never makes a long outage
+// longer by more than a twelfth, nor by more than most.
+type outage struct {
+	backoff
+	most  time.Duration
+	since time.Duration // when the first of these failures was
+}
+
+// next returns how long to wait before the attempt after one more failure.
+func (o *outage) next(now time.Duration, rand func() float64) time.Duration {
+	if o.fails == 0 {
+		o.since = now
+	}
+	bound := min(max(o.bound(), (now-o.since)/outageShare), o.most)
+	return time.Duration(rand() * float64(bound))
+}
+
 // ease forgets failures down to n: for progress short of success.
-func (b *backoff) ease(n int) { b.fails = min(b.fails, n) }
+func (o *outage) ease(now time.Duration, n int) {
+	o.fails, o.since = min(o.fails, n), now
+}

@@ -398,26 +398,3 @@ func TestRoster(t *testing.T) {
 		t.Fatal(s, at)
 	}
 }
-
-func TestBackoff(t *testing.T) {
-	b := backoff{base: time.Second, max: time.Minute}
-	var got []time.Duration
-	for range 8 {
-		got = append(got, b.next(func() float64 { return 0.5 }))
-	}
-	want := []time.Duration{500e6, 1e9, 2e9, 4e9, 8e9, 16e9, 30e9, 30e9}
-	if !slices.Equal(got, want) {
-		t.Fatal(got)
-	}
-	for range 100 {
-		b.next(func() float64 { return 1 })
-	}
-	b.ease(2)
-	if d := b.next(func() float64 { return 1 }); d != 4*time.Second {
-		t.Fatal(d)
-	}
-	b.reset()
-	if d := b.next(func() float64 { return 0 }); d != 0 {
-		t.Fatal(d)
-	}
-}

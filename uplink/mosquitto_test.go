@@ -95,7 +95,7 @@ func freePort(t testing.TB) int {
 func quick() tuning {
 	return tuning{
 		connect: 5 * time.Second, write: 2 * time.Second, silence: 5 * time.Second, stable: 200 * time.Millisecond,
-		backoffBase: 10 * time.Millisecond, backoffMax: 100 * time.Millisecond,
+		backoffBase: 10 * time.Millisecond, backoffBrisk: 100 * time.Millisecond, backoffMax: 100 * time.Millisecond,
 		againBase: 10 * time.Millisecond, againMax: 50 * time.Millisecond,
 		stopBase: 100 * time.Millisecond, stopMax: 200 * time.Millisecond,
 		ackDelay: time.Millisecond, sourceRetry: 10 * time.Millisecond,

@@ -8,6 +8,7 @@ type verdict uint8
 const (
 	ok       verdict = iota // taken
 	again                   // try again, backing off
+	busy                    // of CONNACK: try again slowly, the server asks for less
 	stop                    // refused: nothing gets through until somebody acts; try slowly, say so
 	poison                  // this message is bad, if others succeed
 	suspect                 // one of the messages in flight may have caused it
@@ -50,7 +51,7 @@ func reasonOf(code byte) reason {
 	case 0x88:
 		return reason{"server unavailable", again, again, again, ""}
 	case 0x89:
-		return reason{"server busy", again, again, again, ""}
+		return reason{"server busy", busy, again, again, ""}
 	case 0x8A:
 		return reason{"banned", stop, stop, stop, "the server's operator has to lift the ban"}
 	case 0x8B:
@@ -74,7 +75,7 @@ func reasonOf(code byte) reason {
 	case 0x96:
 		return reason{"message rate too high", again, again, again, "set uplink.drain_rate"}
 	case 0x97:
-		return reason{"quota exceeded", again, again, again, ""}
+		return reason{"quota exceeded", busy, again, again, ""}
 	case 0x98:
 		return reason{"administrative action", again, again, again, ""}
 	case 0x99:
@@ -88,7 +89,7 @@ func reasonOf(code byte) reason {
 	case 0x9D:
 		return reason{"server moved", redirect, again, redirect, "put the new server into uplink.servers"}
 	case 0x9F:
-		return reason{"connection rate exceeded", again, again, again, ""}
+		return reason{"connection rate exceeded", busy, again, again, ""}
 	case 0xA0:
 		return reason{"maximum connect time", again, again, again, ""}
 	}

@@ -100,7 +100,7 @@ func parseReference(ref string, from server) (server, bool) {
 }
 
 // roster takes the servers in turn. Each has its own backoff, so that a dead one does
-// not delay the next; one that refuses us is tried slowly.
+// not delay the next; one that refuses us or is busy is tried slowly.
 type roster struct {
 	list  []seat
 	at    int     // the one in use, or next
@@ -109,8 +109,9 @@ type roster struct {
 
 type seat struct {
 	server
-	wait, stop backoff
-	notBefore  time.Duration
+	wait      outage
+	stop      backoff
+	notBefore time.Duration
 }
 
 func newRoster(list []server, t tuning) *roster {
@@ -118,7 +119,7 @@ func newRoster(list []server, t tuning) *roster {
 	for _, s := range list {
 		r.list = append(r.list, seat{
 			server: s,
-			wait:   backoff{base: t.backoffBase, max: t.backoffMax},
+			wait:   outage{backoff: backoff{base: t.backoffBase, max: t.backoffBrisk}, most: t.backoffMax},
 			stop:   backoff{base: t.stopBase, max: t.stopMax},
 		})
 	}
@@ -147,13 +148,13 @@ func (r *roster) next(now time.Duration) (s server, guest bool, notBefore time.D
 	return r.list[best].server, false, r.list[best].notBefore
 }
 
-// failed puts the current server back: for long if it refused us.
-func (r *roster) failed(now time.Duration, refused bool, rand func() float64) {
+// failed puts the current server back: if slow, for longer and never for next to nothing.
+func (r *roster) failed(now time.Duration, slow bool, rand func() float64) {
 	s := &r.list[r.at]
-	if refused {
+	if slow {
 		s.notBefore = now + s.stop.slow(rand)
 	} else {
-		s.notBefore = now + s.wait.next(rand)
+		s.notBefore = now + s.wait.next(now, rand)
 	}
 	r.at = (r.at + 1) % len(r.list)
 }
@@ -167,7 +168,7 @@ func (r *roster) lost(now time.Duration, stable, progress bool, rand func() floa
 	if stable {
 		s.wait.reset()
 	} else if progress {
-		s.wait.ease(2)
+		s.wait.ease(now, 2)
 	}
-	s.notBefore = now + s.wait.next(rand)
+	s.notBefore = now + s.wait.next(now, rand)
 }

@@ -363,7 +363,7 @@ func TestFlights(t *testing.T) {
 // next attempt is far away. The deadlines of its own would take a minute.
 func TestFinishStuck(t *testing.T) {
 	tune := quick()
-	tune.write, tune.connect, tune.backoffBase, tune.backoffMax = time.Minute, time.Minute, time.Minute, time.Minute
+	tune.write, tune.connect, tune.backoffBase, tune.backoffBrisk, tune.backoffMax = time.Minute, time.Minute, time.Minute, time.Minute, time.Minute
 	tune.finish = 50 * time.Millisecond
 	t.Run("writing", func(t *testing.T) {
 		b := newScripted(t)

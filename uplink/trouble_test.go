@@ -301,7 +301,7 @@ func TestThrownOutAlways(t *testing.T) {
 	src.add(100)
 	tune := quick()
 	tune.backoffMax = 2 * time.Millisecond
-	tune.backoffBase = tune.backoffMax
+	tune.backoffBase, tune.backoffBrisk = tune.backoffMax, tune.backoffMax
 	u := run(t, Config{Servers: []string{b.url()}}, Options{Source: src}, tune)
 	eventually(t, patient, "many connections", func() bool { return u.Status().Connects > 60 })
 	u.stop()

@@ -205,36 +205,40 @@ func (u *Uplink) failed(s server, guest bool, err error) {
 		u.refused(s, guest, r, reasonOf(r.code).connack)
 		return
 	}
-	u.putBack(s, errors.Is(err, errNoQoS1), err)
+	v := again
+	if errors.Is(err, errNoQoS1) {
+		v = stop
+	}
+	u.putBack(s, v, err)
 }
 
 // refused files a CONNACK or DISCONNECT whose reason code says what to do.
 func (u *Uplink) refused(s server, guest bool, r *refused, v verdict) {
 	if v == redirect {
 		if to, ok := parseReference(r.ref, s); ok && !guest { // once: two servers may point at each other
-			u.putBack(s, false, fmt.Errorf("%w: going to %s", r, to))
+			u.putBack(s, again, fmt.Errorf("%w: going to %s", r, to))
 			u.mu.Lock()
 			u.roster.guest = &to
 			u.mu.Unlock()
 			return
 		}
 	}
-	u.putBack(s, v == stop, r)
+	u.putBack(s, v, r)
 }
 
 // putBack lets the server wait and the next have its turn. A refusal stays in Status
 // until a connection is accepted: somebody has to act.
-func (u *Uplink) putBack(s server, refused bool, err error) {
+func (u *Uplink) putBack(s server, v verdict, err error) {
 	now := u.opt.Now()
 	err = fmt.Errorf("%s: %w", s, err)
 	u.opt.Log.Warn("uplink not connected", "err", err)
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.st.lost(err, now)
-	if refused {
+	if v == stop {
 		u.st.Stopped = err.Error()
 	}
-	u.roster.failed(now, refused, u.opt.Rand)
+	u.roster.failed(now, v == stop || v == busy, u.opt.Rand)
 }
 
 // Reload takes over a changed configuration (SIGHUP): new servers, credentials or
