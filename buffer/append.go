@@ -3,7 +3,6 @@ package buffer
 import (
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"math"
 	"time"
@@ -167,7 +166,7 @@ func (b *Buffer) Append(ctx context.Context, num Number, meta Meta, blob []byte)
 		return m.pos, ctx.Err()
 	}
 	if gen.err != nil && !journaled {
-		return 0, b.giveUp(m, gen.err)
+		return 0, b.abandon(m, gen.err)
 	}
 	return m.pos, nil
 }
@@ -185,6 +184,11 @@ func (b *Buffer) accept(num Number, meta Meta, blob []byte) (*message, error) {
 	d := b.device(meta.Device)
 	if num.Epoch != b.epoch || num.Seq != d.Seq+1 || num.Total != d.Total+uint64(meta.Readings) {
 		return nil, fmt.Errorf("append %s: %s/%d with %d readings in all: %w", meta.Device, num.Epoch, num.Seq, num.Total, ErrNumber)
+	}
+	for _, id := range meta.Receipts {
+		if !b.shown[id] {
+			return nil, fmt.Errorf("append %s: drop %d: %w", meta.Device, id, ErrReceipt)
+		}
 	}
 	if meta.Raws > len(d.raws) {
 		return nil, fmt.Errorf("append %s: replaces %d taken readings, there are %d", meta.Device, meta.Raws, len(d.raws))
@@ -204,6 +208,9 @@ func (b *Buffer) accept(num Number, meta Meta, blob []byte) (*message, error) {
 
 // journalMessage says whether the message is in the journal.
 func (b *Buffer) journalMessage(m *message, raws int) bool {
+	if len(m.receipts) > 0 && b.dropsJournaled != b.drops.Version {
+		b.journalDrops(refusal{}) // what it reports, as it reports it
+	}
 	payload := appendBlock(binary.AppendUvarint(nil, uint64(raws)), []*message{m}, m.taken)
 	b.rollFor(len(payload))
 	if err := b.journal.add(recMessage, payload, true); err != nil {
@@ -222,6 +229,9 @@ func (b *Buffer) take(m *message, raws int) {
 	b.dropRaws(d, raws)
 	b.waiting += m.n
 	b.hold(m)
+	for _, id := range m.receipts {
+		delete(b.shown, id)
+	}
 	b.stats.Appended++
 	b.opened = b.opened || m.opens
 }
@@ -282,24 +292,14 @@ func (b *Buffer) refuse(m *message, raws int) {
 	d := b.device(m.device)
 	d.Numbers = Numbers{m.seq, m.total}
 	b.dropRaws(d, raws)
-	b.addDrop(Drop{Device: m.device, Epoch: m.epoch, First: m.seq, Last: m.seq, Readings: uint64(m.n), Reason: ReasonMaxBytes})
+	b.addDrop(m.drop(ReasonMaxBytes))
+	b.stats.Dropped++
 	b.journalDrops(refusal{Device: m.device, Numbers: d.Numbers, Raws: raws})
 }
 
-// journalDrops records the ranges given up, and what was refused. mu is held.
-func (b *Buffer) journalDrops(r refusal) {
-	r.Drops = b.drops
-	payload, err := json.Marshal(r)
-	if err == nil { // a number that is refused is not published: nothing is lost if this fails
-		b.rollFor(len(payload))
-		_ = b.journal.add(recDrops, payload, true)
-	}
-	b.wake()
-}
-
-// giveUp ends an Append that neither the journal nor the card took. Its bytes may be
+// abandon ends an Append that neither the journal nor the card took. Its bytes may be
 // on the card all the same, so the number stays used.
-func (b *Buffer) giveUp(m *message, cause error) error {
+func (b *Buffer) abandon(m *message, cause error) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.inTail(m.pos) != m || m.synced {
@@ -309,7 +309,9 @@ func (b *Buffer) giveUp(m *message, cause error) error {
 	b.held--
 	b.leaveTail(m)
 	b.noteControl(m.receipts, m.closes, -1)
-	b.addDrop(Drop{Device: m.device, Epoch: m.epoch, First: m.seq, Last: m.seq, Readings: uint64(m.n), Reason: ReasonDiskFull})
+	b.addDrop(m.drop(ReasonDiskFull))
+	b.gone(ranges{{m.pos, m.pos + 1}})
+	b.stats.Dropped++
 	return fmt.Errorf("%w: %w: %w", ErrDropped, ErrCard, cause)
 }
 
@@ -335,7 +337,7 @@ func (b *Buffer) rollFor(more int) {
 // roll writes a new journal with what is still needed.
 func (b *Buffer) roll() error {
 	st := journalState{Boot: b.env.BootID, Epoch: b.epoch, Opened: b.opened, Numbers: b.numbers(),
-		Next: b.next, Acked: b.acked.pairs(math.MaxInt), Drops: b.drops}
+		Next: b.next, Acked: b.acked.pairs(math.MaxInt), Drops: b.dropsNow()}
 	var written []func()
 	keep := func(live *int, size int) {
 		written = append(written, func() {
@@ -364,6 +366,7 @@ func (b *Buffer) roll() error {
 	for _, f := range written {
 		f()
 	}
+	b.dropsJournaled = st.Drops.Version
 	b.journalDead = false // the head still may say so: at worst a new epoch
 	return nil
 }

@@ -63,7 +63,11 @@ type message struct {
 	live    int         // bytes it keeps alive in the journal
 	rec     *ringRecord // where in the ring, nil if not
 	kept    string      // its own file, if what held it was evicted
-	given   bool        // given up: a Drop names it, which the card did not take yet
+}
+
+// drop is what is said of it when it is given up.
+func (m *message) drop(reason string) Drop {
+	return Drop{Device: m.device, Epoch: m.epoch, First: m.seq, Last: m.seq, Readings: uint64(m.n), Reason: reason}
 }
 
 type name struct{ epoch, device string }

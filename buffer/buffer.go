@@ -188,6 +188,7 @@ type Stats struct {
 var (
 	ErrDropped = errors.New("buffer full: message dropped, a receipt will say so")
 	ErrNumber  = errors.New("not the next number of this device")
+	ErrReceipt = errors.New("a receipt reports what the last call of Drops returned, once")
 	ErrClosed  = errors.New("buffer closed")
 	ErrLocked  = errors.New("another process uses this data directory")
 	// ErrVolatile comes from Take: the reading is held, but in memory only. It survives

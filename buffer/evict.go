@@ -129,28 +129,25 @@ func (b *Buffer) dropSegment(s *segment, reason string) error {
 			return err
 		}
 	}
-	b.mu.Lock()
-	for _, d := range drops {
-		if d.Reason = reason; !s.given { // once, however often the card refuses
-			b.addDrop(d)
-		}
-	}
-	s.given = true
-	gone := ranges{{s.First, s.Last + 1}}
-	b.gone(gone)
-	b.mu.Unlock()
-	if err := b.saveDrops(); err != nil {
-		return fmt.Errorf("drop: %w", err)
+	for i := range drops {
+		drops[i].Reason = reason
 	}
 	b.mu.Lock()
-	for _, c := range s.Controls {
-		if !b.acked.has(c.Pos) {
-			b.noteControl(c.Receipts, c.Closes, -1)
-		}
-	}
-	b.held -= b.acked.add(s.First, s.Last+1)
-	b.journalAcks(gone)
+	at := b.acked.missing(s.First, s.Last+1) // not what went into quarantine
 	b.mu.Unlock()
+	if err := b.giveUp(drops, at, func() {
+		for _, c := range s.Controls {
+			if !b.acked.has(c.Pos) {
+				b.noteControl(c.Receipts, c.Closes, -1)
+			}
+		}
+		n := b.acked.add(s.First, s.Last+1)
+		b.held -= n
+		b.stats.Dropped += n - min(n, uint64(len(controls)))
+		b.journalAcks(at)
+	}); err != nil {
+		return err
+	}
 	b.env.Log.Warn("dropped the oldest messages", "reason", reason, "segment", filepath.Base(s.dir))
 	b.removeSegment(s)
 	b.measure()
@@ -205,46 +202,56 @@ func (s *segment) hasControl(ref blockRef) bool {
 	return false
 }
 
+// maxSpans bounds what one drop adds to the list.
+const maxSpans = 16
+
+// joinSpan adds numbers to what is to be given up; too many ranges are joined over what
+// lies between them.
 func joinSpan(drops []Drop, sp deviceSpan) []Drop {
+	d := Drop{Device: sp.Device, Epoch: sp.Epoch, First: sp.First, Last: sp.Last, Readings: sp.Readings}
 	for i := range drops {
-		d := &drops[i]
-		if d.Device == sp.Device && d.Epoch == sp.Epoch {
-			d.First, d.Last = min(d.First, sp.First), max(d.Last, sp.Last)
-			d.Readings += sp.Readings
+		if drops[i].join(d, len(drops) >= maxSpans) {
 			return drops
 		}
 	}
-	return append(drops, Drop{Device: sp.Device, Epoch: sp.Epoch, First: sp.First, Last: sp.Last, Readings: sp.Readings})
+	return append(drops, d)
 }
 
-// rehome gives a control message a place of its own and a new position.
+// rehome gives a control message a place of its own and a new position, which is taken
+// before the file is written: others take theirs meanwhile.
 func (b *Buffer) rehome(m *message) error {
 	b.mu.Lock()
 	m.pos = b.next
-	m.live, m.rec, m.due = 0, nil, 0
-	b.mu.Unlock()
-	path, err := b.keepFile(m)
-	if err != nil {
-		return err
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	m.synced, m.kept = true, path
+	m.live, m.rec, m.due, m.synced = 0, nil, 0, true
 	b.hold(m)
 	b.show()
-	return nil
+	b.mu.Unlock()
+	path, err := b.keepFile(m)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.inTail(m.pos) != m: // acknowledged meanwhile
+		os.Remove(path)
+	case err != nil: // it stays where it was
+		os.Remove(path)
+		b.leave(m.pos)
+		b.noteControl(m.receipts, m.closes, -1)
+	default:
+		m.kept = path
+	}
+	return err
 }
 
 // keepFile writes a message into a file of its own.
 func (b *Buffer) keepFile(m *message) (string, error) {
 	dir := filepath.Join(b.disk.root, "kept")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", fmt.Errorf("keep control message: %w", err)
-	}
 	path := filepath.Join(dir, fmt.Sprintf("%020d", m.pos))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return path, fmt.Errorf("keep control message: %w", err)
+	}
 	f, err := b.disk.create(path, appendBlock(nil, []*message{m}, m.taken))
 	if err != nil {
-		return "", fmt.Errorf("keep control message: %w", err)
+		return path, fmt.Errorf("keep control message: %w", err)
 	}
 	f.Close()
 	return path, b.disk.syncDir(dir)
@@ -280,23 +287,34 @@ func (b *Buffer) evictTail(reason string, while func(*message) bool) error {
 		m.kept = path
 		b.mu.Unlock()
 	}
-	b.mu.Lock()
 	var at ranges
+	var drops []Drop
 	for _, m := range gone {
 		at.add(m.pos, m.pos+1)
-		if m.given { // once, however often the card refuses
-			continue
+		drops = joinSpan(drops, deviceSpan{m.device, m.epoch, m.seq, m.seq, uint64(m.n), m.total})
+	}
+	for i := range drops {
+		drops[i].Reason = reason
+	}
+	if err := b.giveUp(drops, at, func() {
+		b.leaveFor(kept)
+		for _, m := range gone {
+			n := b.acked.add(m.pos, m.pos+1)
+			b.held -= n
+			b.stats.Dropped += n
+			b.leaveTail(m)
 		}
-		m.given = true
-		b.addDrop(Drop{Device: m.device, Epoch: m.epoch, First: m.seq, Last: m.seq, Readings: uint64(m.n), Reason: reason})
+		b.journalAcks(at)
+	}); err != nil {
+		return err
 	}
-	b.gone(at)
-	b.mu.Unlock()
-	if err := b.saveDrops(); err != nil {
-		return fmt.Errorf("drop: %w", err)
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	b.env.Log.Warn("dropped the oldest messages", "reason", reason, "messages", len(gone))
+	return nil
+}
+
+// leaveFor frees the places in the ring of messages that have a file of their own now. mu
+// is held.
+func (b *Buffer) leaveFor(kept []*message) {
 	for _, m := range kept {
 		if b.inTail(m.pos) != m {
 			os.Remove(m.kept) // acknowledged meanwhile
@@ -305,13 +323,6 @@ func (b *Buffer) evictTail(reason string, while func(*message) bool) error {
 			m.rec = nil
 		}
 	}
-	for _, m := range gone {
-		b.held -= b.acked.add(m.pos, m.pos+1)
-		b.leaveTail(m)
-	}
-	b.journalAcks(at)
-	b.env.Log.Warn("dropped the oldest messages", "reason", reason, "messages", len(gone))
-	return nil
 }
 
 // expire drops what is older than MaxAge, in powered-on time.

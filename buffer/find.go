@@ -172,7 +172,9 @@ func (b *Buffer) findKept(f *found) {
 		_, err = decodeBlock(raw, false, func(m *message) bool {
 			m.synced, m.kept = true, path
 			if f.acked.has(m.pos) {
-				os.Remove(path)
+				if !b.offline {
+					os.Remove(path)
+				}
 			} else {
 				f.message(m)
 			}
@@ -186,12 +188,20 @@ func (b *Buffer) findKept(f *found) {
 }
 
 func (b *Buffer) findQuarantine(f *found) {
+	var gone ranges
+	gone.addPairs(f.drops.Gone)
 	paths, _ := filepath.Glob(filepath.Join(b.disk.root, "quarantine", "*"))
 	for _, path := range paths {
 		q, _, err := readQuarantine(path)
 		if err != nil {
 			b.warn("quarantined message %s is damaged", path)
 			b.asideAtOpen(path, err.Error(), nil)
+			continue
+		}
+		if gone.has(q.pos) { // given up; only its file was left
+			if !b.offline {
+				os.Remove(path)
+			}
 			continue
 		}
 		b.quarantine = append(b.quarantine, q)

@@ -111,8 +111,9 @@ func (b *Buffer) commit() error {
 	dead := b.journalDead
 	upTo := b.next
 	b.mu.Unlock()
+	early := b.saveDrops() // before the receipts that report them
 	err := b.commitThese(msgs, dead)
-	if saved := b.saveDrops(); err == nil {
+	if saved := errors.Join(early, b.saveDrops()); err == nil {
 		err = saved
 	}
 	b.mu.Lock()
@@ -375,7 +376,11 @@ func (b *Buffer) tidy() {
 	b.expire()
 	b.retireQuarantine()
 	if headDue {
-		if err := b.saveHead(false); err != nil {
+		err := b.saveDrops() // first: a drop is not reported again once the head knows its receipt delivered
+		if err == nil {
+			err = b.saveHead(false)
+		}
+		if err != nil {
 			b.env.Log.Warn("head not written", "error", err)
 		}
 	}

@@ -26,6 +26,23 @@ type model struct {
 	ops  int
 
 	poison map[string]bool // quarantined
+
+	account      // of the current epoch
+	calm    bool // no power cut
+}
+
+// account is where every reading that was taken must be: delivered, said to be dropped in
+// a delivered receipt, dropped with no delivered receipt, in quarantine, or held.
+type account struct {
+	readings  map[string]uint64 // by bytes, of what is or was held
+	taken     uint64
+	delivered uint64
+	said      map[string]map[uint64]Drop // by the bytes of a receipt: what it says
+	receipted uint64
+}
+
+func newAccount() account {
+	return account{readings: map[string]uint64{}, said: map[string]map[uint64]Drop{}}
 }
 
 type id struct {
@@ -45,7 +62,7 @@ type kept struct {
 
 func newModel(t testing.TB, seed uint64) *model {
 	m := &model{rig: newRig(t), rnd: rand.New(rand.NewPCG(seed, 1)), held: map[id]*kept{},
-		seen: map[id][32]byte{}, gone: map[id]bool{}, raws: map[string][]string{}, poison: map[string]bool{}}
+		seen: map[id][32]byte{}, gone: map[id]bool{}, raws: map[string][]string{}, poison: map[string]bool{}, account: newAccount(), calm: seed%2 == 1}
 	m.env.Rand = randomness(byte(seed))
 	m.cfg.MaxBytes = []int64{1 << 20, 2 << 20, 6 << 20}[m.rnd.IntN(3)]
 	m.cfg.WhenFull = []string{WhenFullDropOldest, WhenFullDropOldest, WhenFullDropNewest, WhenFullBlock}[m.rnd.IntN(4)]
@@ -74,6 +91,7 @@ func (m *model) message(meta Meta, blob string) {
 	}
 	m.checkFloor(meta.Device, num)
 	pos, err := m.buf.Append(context.Background(), num, meta, []byte(blob))
+	m.taken += uint64(meta.Readings)
 	if errors.Is(err, ErrDropped) && !meta.Control {
 		m.raws[meta.Device] = m.raws[meta.Device][meta.Raws:]
 		return
@@ -84,6 +102,7 @@ func (m *model) message(meta Meta, blob string) {
 	m.raws[meta.Device] = m.raws[meta.Device][meta.Raws:]
 	k := &kept{id: id{num.Epoch, meta.Device, num.Seq}, pos: pos, blob: blob, control: meta.Control,
 		receipts: meta.Receipts, closes: meta.Closes, synced: m.cfg.CommitInterval == 0}
+	m.readings[blob] = uint64(meta.Readings)
 	m.hand(k.id, blob)
 	m.held[k.id] = k
 }
@@ -102,10 +121,12 @@ func (m *model) checkFloor(device string, num Number) {
 	m.t.Helper()
 	for i := range m.held {
 		if i.device == device && i.epoch == num.Epoch && i.seq < num.Floor {
-			m.t.Fatalf("floor %d of %s above held %d", num.Floor, device, i.seq)
+			m.t.Fatalf("op %d: floor %d of %s above held %d", m.ops, num.Floor, device, i.seq)
 		}
 	}
-	for _, d := range m.buf.Drops() {
+	m.buf.mu.Lock()
+	defer m.buf.mu.Unlock()
+	for _, d := range m.buf.drops.Drops {
 		if d.Device == device && d.Epoch == num.Epoch && d.First < num.Floor {
 			m.t.Fatalf("floor %d of %s above dropped %+v", num.Floor, device, d)
 		}
@@ -121,6 +142,7 @@ func (m *model) check() {
 	for _, blob := range got {
 		byBlob[blob] = true
 	}
+	m.checkReadings()
 	for i, k := range m.held {
 		if byBlob[k.blob] {
 			continue
@@ -136,6 +158,35 @@ func (m *model) check() {
 	}
 	if n := usage(m.cfg.DataDir); n > m.cfg.MaxBytes {
 		m.t.Fatalf("op %d: %d bytes under the data directory, max_bytes %d: %+v", m.ops, n, m.cfg.MaxBytes, m.buf.Stats())
+	}
+}
+
+// checkReadings: none is lost and none is counted twice.
+func (m *model) checkReadings() {
+	m.t.Helper()
+	m.buf.card.Lock() // nothing moves
+	defer m.buf.card.Unlock()
+	var held, dropped, quarantined uint64
+	for _, blob := range m.all() {
+		held += m.readings[blob]
+	}
+	m.buf.mu.Lock()
+	for _, d := range m.buf.drops.Drops {
+		if d.Epoch == m.buf.epoch {
+			dropped += d.Readings
+		}
+	}
+	for _, q := range m.buf.quarantine {
+		if q.epoch == m.buf.epoch {
+			quarantined += uint64(q.n)
+		}
+	}
+	drops := slices.Clone(m.buf.drops.Drops)
+	m.buf.mu.Unlock()
+	if m.taken != m.delivered+m.receipted+dropped+quarantined+held {
+		m.describe()
+		m.t.Fatalf("op %d: %d readings taken, %d delivered, %d in receipts, %d dropped, %d in quarantine, %d held: %+v",
+			m.ops, m.taken, m.delivered, m.receipted, dropped, quarantined, held, drops)
 	}
 }
 
@@ -208,7 +259,7 @@ func (m *model) step() {
 		}
 		m.checkRaws()
 		m.check()
-	case p < 995:
+	case p < 995 && !m.calm:
 		m.cutPower()
 	default:
 		for i := m.rnd.IntN(3000); i > 0; i-- {
@@ -227,6 +278,8 @@ func (m *model) bytes(n int) string {
 
 func (m *model) ackSome() {
 	m.t.Helper()
+	m.buf.card.Lock() // nothing is dropped between reading and acknowledging
+	defer m.buf.card.Unlock()
 	got := m.all()
 	var list []uint64
 	for pos := range got {
@@ -249,6 +302,10 @@ func (m *model) ackSome() {
 	byBlob := make(map[string]bool)
 	for _, pos := range list {
 		byBlob[got[pos]] = true
+		m.delivered += m.readings[got[pos]]
+		for _, d := range m.said[got[pos]] {
+			m.receipted += d.Readings
+		}
 	}
 	for i, k := range m.held {
 		if byBlob[k.blob] {
@@ -271,7 +328,21 @@ func (m *model) report() {
 			}
 		}
 		m.check()
-		m.message(meta, fmt.Sprint("receipt ", m.ops, drops))
+		for range m.rnd.IntN(3) { // it is being signed, and more is dropped
+			m.message(Meta{Device: devices[0], Readings: 3}, m.bytes(100<<10))
+		}
+		m.buf.card.Lock()
+		_ = m.buf.shed(errFull)
+		m.buf.card.Unlock()
+		blob := fmt.Sprint("receipt ", m.ops, drops)
+		said := make(map[uint64]Drop)
+		for _, d := range drops {
+			if d.Epoch == m.buf.epoch {
+				said[d.ID] = d
+			}
+		}
+		m.said[blob] = said
+		m.message(meta, blob)
 	}
 	for _, e := range m.buf.Drained() {
 		for i := range m.held {
@@ -318,6 +389,7 @@ func (m *model) cutPower() {
 		}
 	}
 	clear(m.raws)
+	m.account = newAccount()
 	old := m.buf.epoch
 	m.reopen()
 	o := m.buf.Opened()

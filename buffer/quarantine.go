@@ -45,7 +45,9 @@ func (b *Buffer) Quarantine(pos uint64, reason string) error {
 	if kept {
 		b.quarantine = append(b.quarantine, q)
 	} else {
-		b.addDrop(Drop{Device: m.device, Epoch: m.epoch, First: m.seq, Last: m.seq, Readings: uint64(m.n), Reason: reason})
+		b.addDrop(m.drop(reason))
+		b.gone(ranges{{pos, pos + 1}})
+		b.stats.Dropped++
 		b.journalDrops(refusal{})
 		b.noteControl(m.receipts, m.closes, -1)
 	}
@@ -135,20 +137,24 @@ func (b *Buffer) shrinkQuarantine(limit int64) {
 		}
 		q := b.quarantine[0]
 		b.mu.Unlock()
-		b.releaseQuarantine(q)
+		if b.releaseQuarantine(q) != nil {
+			return // the card takes no intent: what is there stays
+		}
 	}
 }
 
 // releaseQuarantine turns a quarantined message into a Drop.
-func (b *Buffer) releaseQuarantine(q quarantined) {
-	b.mu.Lock()
-	b.quarantine = slices.DeleteFunc(b.quarantine, func(x quarantined) bool { return x.path == q.path })
-	b.addDrop(Drop{Device: q.device, Epoch: q.epoch, First: q.seq, Last: q.seq, Readings: uint64(q.n), Reason: q.reason})
-	b.noteControl(q.receipts, q.closes, -1)
-	b.mu.Unlock()
-	if b.saveDrops() == nil {
+func (b *Buffer) releaseQuarantine(q quarantined) error {
+	d := Drop{Device: q.device, Epoch: q.epoch, First: q.seq, Last: q.seq, Readings: uint64(q.n), Reason: q.reason}
+	err := b.giveUp([]Drop{d}, ranges{{q.pos, q.pos + 1}}, func() {
+		b.quarantine = slices.DeleteFunc(b.quarantine, func(x quarantined) bool { return x.path == q.path })
+		b.noteControl(q.receipts, q.closes, -1)
+		b.stats.Dropped++
+	})
+	if err == nil {
 		os.Remove(q.path)
 	}
+	return err
 }
 
 // retireQuarantine gives up what is quarantined of an old epoch of which nothing else
@@ -163,7 +169,9 @@ func (b *Buffer) retireQuarantine() {
 	}
 	b.mu.Unlock()
 	for _, q := range gone {
-		b.releaseQuarantine(q)
+		if err := b.releaseQuarantine(q); err != nil {
+			b.env.Log.Warn("quarantined message not given up", "error", err)
+		}
 	}
 }
 

@@ -225,6 +225,7 @@ func (b *Buffer) storeOf(s *segment) (blockReader, error) {
 // lost gives up what a damaged block does not yield any more, and keeps the segment
 // from being removed: its bytes go aside when the rest is delivered.
 func (b *Buffer) lost(s *segment, ref blockRef, salvaged *block, cause error) {
+	intact := salvaged.readings()
 	b.mu.Lock()
 	if !slices.Contains(b.segments, s) {
 		b.mu.Unlock()
@@ -240,9 +241,11 @@ func (b *Buffer) lost(s *segment, ref blockRef, salvaged *block, cause error) {
 		}
 	}
 	var n uint64
+	var at ranges
 	for _, sp := range todo {
 		for _, gone := range left.missing(sp.lo, sp.hi) {
 			n += b.acked.add(gone.lo, gone.hi)
+			at.add(gone.lo, gone.hi)
 			s.lost.add(gone.lo, gone.hi)
 			for _, c := range s.Controls {
 				if c.Pos >= gone.lo && c.Pos < gone.hi {
@@ -254,13 +257,31 @@ func (b *Buffer) lost(s *segment, ref blockRef, salvaged *block, cause error) {
 	b.held -= n
 	if n > 0 {
 		for _, sp := range ref.Devices {
-			b.addDrop(Drop{Device: sp.Device, Epoch: sp.Epoch, First: sp.First, Last: sp.Last, Readings: sp.Readings, Reason: ReasonDamaged})
+			readings := sp.Readings - min(sp.Readings, intact[name{sp.Epoch, sp.Device}])
+			b.addDrop(Drop{Device: sp.Device, Epoch: sp.Epoch, First: sp.First, Last: sp.Last, Readings: readings, Reason: ReasonDamaged})
 		}
+		b.gone(at)
+		b.stats.Dropped += n
 		b.journalDrops(refusal{})
 	}
 	b.want = true
 	b.mu.Unlock()
 	b.wake()
+}
+
+// readings are those of the messages that a damaged block still yields.
+func (b *block) readings() map[name]uint64 {
+	out := make(map[name]uint64)
+	if b == nil {
+		return out
+	}
+	_, _ = decodeBlock(b.bytes, true, func(m *message) bool {
+		if slices.ContainsFunc(b.index, func(at blob) bool { return at.pos == m.pos }) {
+			out[name{m.epoch, m.device}] += uint64(m.n)
+		}
+		return true
+	})
+	return out
 }
 
 // Ack forgets messages: their PUBACK came. Any order, duplicates allowed.
@@ -333,6 +354,9 @@ func (b *Buffer) settle(receipts []uint64, closes string) {
 	if closes != "" {
 		b.old = slices.DeleteFunc(b.old, func(e EpochEnd) bool { return e.Epoch == closes })
 		delete(b.closing, closes)
+	}
+	if len(receipts) > 0 { // before the acknowledgement: or they would be reported again
+		b.journalDrops(refusal{})
 	}
 	if len(receipts) > 0 || closes != "" {
 		b.headDirty = true

@@ -33,7 +33,6 @@ type segment struct {
 	dir      string
 	damaged  string // why it goes to aside/ instead of away
 	lost     ranges // what could not be read of it
-	given    bool   // given up: Drops name what is left, which the card did not take yet
 }
 
 // blockRef is one block of a segment, and what is lost if it is.

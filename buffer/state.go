@@ -52,15 +52,18 @@ type Buffer struct {
 	unsafe  uint64     // below it nothing in the tail is without a sync
 	gen     *generation
 
-	segments   []*segment
-	repairing  bool   // what is set aside is not given up for room
-	disabled   string // why segments cannot be used
-	drops      dropState
-	reported   map[uint64]int // Drop id: held messages that report it
-	closing    map[string]int // epoch: held messages that close it
-	old        []EpochEnd
-	quarantine []quarantined
-	unsealed   []Raw
+	segments       []*segment
+	repairing      bool   // what is set aside is not given up for room
+	disabled       string // why segments cannot be used
+	drops          dropState
+	intent         intent
+	shown          map[uint64]bool // ids of what the last call of Drops returned and no message reports
+	dropsJournaled uint64          // version of drops that the journal has
+	reported       map[uint64]int  // Drop id: held messages that report it
+	closing        map[string]int  // epoch: held messages that close it
+	old            []EpochEnd
+	quarantine     []quarantined
+	unsealed       []Raw
 
 	journal     *journal
 	journalDead bool // the head says that the journal proves nothing
