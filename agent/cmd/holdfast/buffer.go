@@ -14,6 +14,7 @@ import (
 
 	"holdfast/agent"
 	"holdfast/buffer"
+	"holdfast/systemd/program"
 	"holdfast/uplink/wire"
 )
 
@@ -21,19 +22,16 @@ func (a *app) bufferCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "buffer",
 		Short: "Look into the buffer, take messages out, repair it",
-		Args:  cobra.ArbitraryArgs,
-		RunE:  group,
 	}
 	cmd.AddCommand(a.bufferStat(), a.bufferPeek(), a.bufferExport(), a.bufferRepair())
 	return cmd
 }
 
 func (a *app) bufferStat() *cobra.Command {
-	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "stat",
 		Short: "What the buffer holds; of a running agent too",
-		Args:  args(cobra.NoArgs),
+		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, _, err := a.load()
 			if err != nil {
@@ -54,13 +52,12 @@ func (a *app) bufferStat() *cobra.Command {
 			if stats.MaxBytes == 0 {
 				stats.MaxBytes = cfg.Buffer.MaxBytes
 			}
-			if asJSON {
-				return printJSON(a.stdout, stats)
+			if a.JSON {
+				return a.PrintJSON(stats)
 			}
-			return printStats(a.stdout, stats)
+			return printStats(a.Stdout, stats)
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
@@ -97,14 +94,13 @@ func printStats(w io.Writer, s buffer.Stats) error {
 
 func (a *app) bufferPeek() *cobra.Command {
 	var count int
-	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "peek",
 		Short: "Print the oldest messages (agent stopped)",
-		Args:  args(cobra.NoArgs),
+		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			if count < 1 {
-				return usage("--count %d: want at least 1", count)
+				return program.Usage("--count %d: want at least 1", count)
 			}
 			var list []peeked
 			err := a.export(func(h buffer.Held, m wire.Message) error {
@@ -123,14 +119,13 @@ func (a *app) bufferPeek() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				return printJSON(a.stdout, list)
+			if a.JSON {
+				return a.PrintJSON(list)
 			}
-			return printPeeked(a.stdout, list)
+			return printPeeked(a.Stdout, list)
 		},
 	}
 	cmd.Flags().IntVarP(&count, "count", "n", 10, "how `many` messages")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
@@ -181,7 +176,7 @@ func (a *app) export(each func(buffer.Held, wire.Message) error) error {
 	err = buffer.Export(cfg.DataDir, cfg.Buffer.RuntimeDir, func(h buffer.Held) bool {
 		m, err := wire.ParseEnvelope(h.Blob)
 		if err != nil {
-			fmt.Fprintf(a.stderr, "position %d (%s): %v; left out\n", h.Pos, h.Where, err)
+			fmt.Fprintf(a.Stderr, "position %d (%s): %v; left out\n", h.Pos, h.Where, err)
 			return true
 		}
 		failed = each(h, m)
@@ -204,9 +199,9 @@ func (a *app) bufferExport() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "export",
 		Short: "Write every message as a line of JSON, for holdfast verify (agent stopped)",
-		Args:  args(cobra.NoArgs),
+		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) (err error) {
-			w := a.stdout
+			w := a.Stdout
 			if output != "-" {
 				f, err2 := os.OpenFile(output, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 				if err2 != nil {
@@ -223,7 +218,7 @@ func (a *app) bufferExport() *cobra.Command {
 				return e.Encode(m) // as `holdfast verify` reads it
 			})
 			if err == nil {
-				fmt.Fprintf(a.stderr, "%d messages\n", n)
+				fmt.Fprintf(a.Stderr, "%d messages\n", n)
 			}
 			return err
 		},
@@ -233,13 +228,12 @@ func (a *app) bufferExport() *cobra.Command {
 }
 
 func (a *app) bufferRepair() *cobra.Command {
-	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "repair",
 		Short: "Put messages of damaged stores back in line (agent stopped)",
 		Long: `Reads the stores that were set aside as damaged and puts every intact message that was
 not acknowledged back in line. Exit 1 if something in them stays unreadable; it is kept.`,
-		Args: args(cobra.NoArgs),
+		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			cfg, _, err := a.load()
 			if err != nil {
@@ -248,25 +242,24 @@ not acknowledged back in line. Exit 1 if something in them stays unreadable; it 
 			if _, err := os.Stat(cfg.DataDir); err != nil {
 				return buffering(cfg, err) // repair would make one
 			}
-			report, err := agent.RepairBuffer(cfg, slog.New(slog.NewTextHandler(a.stderr, nil)))
+			report, err := agent.RepairBuffer(cfg, slog.New(slog.NewTextHandler(a.Stderr, nil)))
 			if err = errors.Join(err, handOver(cfg)); err != nil {
 				return buffering(cfg, err)
 			}
-			if asJSON {
-				err = printJSON(a.stdout, report)
+			if a.JSON {
+				err = a.PrintJSON(report)
 			} else {
-				fmt.Fprintf(a.stdout, "%d stores read: %d intact messages, %d put back in line, %d known already; %d damaged blocks\n",
+				fmt.Fprintf(a.Stdout, "%d stores read: %d intact messages, %d put back in line, %d known already; %d damaged blocks\n",
 					report.Stores, report.Found, report.Restored, report.Known, report.Damaged)
 				for _, name := range report.Remaining {
-					fmt.Fprintf(a.stdout, "kept, something in it is unreadable: %s\n", name)
+					fmt.Fprintf(a.Stdout, "kept, something in it is unreadable: %s\n", name)
 				}
 			}
 			if err == nil && len(report.Remaining) > 0 {
-				return no
+				return program.No
 			}
 			return err
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }

@@ -13,23 +13,21 @@ import (
 )
 
 func (a *app) devicesCommand() *cobra.Command {
-	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "devices",
 		Short: "List what this board offers: serial ports, GPIO lines, I2C buses",
 		Long: `Lists what this board offers: serial ports by the path that stays when they are
 plugged in again, GPIO lines by header pin and name, I2C buses. Nothing is opened but GPIO chips,
 so nothing is disturbed.`,
-		Args: args(cobra.NoArgs),
+		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			board := offers{Model: boards.Model("/"), Serial: boards.SerialPorts("/"), GPIO: boards.GPIOChips("/"), I2C: boards.I2CBuses("/")}
-			if asJSON {
-				return printJSON(a.stdout, board)
+			if a.JSON {
+				return a.PrintJSON(board)
 			}
-			return board.print(a.stdout)
+			return board.print(a.Stdout)
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 

@@ -11,7 +11,6 @@ import (
 )
 
 func (a *app) identityCommand() *cobra.Command {
-	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "identity",
 		Short: "Print gateway id, key id and public key",
@@ -20,23 +19,16 @@ func (a *app) identityCommand() *cobra.Command {
   holdfast-broker device add GATEWAY --key gateway.json
 On the first run it makes the key. The secret of an HMAC key is never printed: copy the
 key file itself to the broker, by a way that you trust.`,
-		Args: args(cobra.ArbitraryArgs),
-		RunE: func(cmd *cobra.Command, list []string) error {
-			if len(list) > 0 {
-				return group(cmd, list)
-			}
-			return a.identity(asJSON, agent.OpenIdentity)
-		},
+		RunE: func(*cobra.Command, []string) error { return a.identity(agent.OpenIdentity) },
 	}
 	rotate := &cobra.Command{
 		Use:   "rotate",
 		Short: "Make a new signing key",
 		Long: `Makes a new signing key and keeps the old one until the broker has heard of it from
 both. Restart the agent to use it: systemctl restart holdfast.`,
-		Args: args(cobra.NoArgs),
-		RunE: func(*cobra.Command, []string) error { return a.identity(asJSON, agent.RotateIdentity) },
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error { return a.identity(agent.RotateIdentity) },
 	}
-	cmd.PersistentFlags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.AddCommand(rotate)
 	return cmd
 }
@@ -49,7 +41,7 @@ type identity struct {
 	JWK     json.RawMessage `json:"jwk"`
 }
 
-func (a *app) identity(asJSON bool, open func(agent.Config, io.Reader) (agent.Identity, error)) error {
+func (a *app) identity(open func(agent.Config, io.Reader) (agent.Identity, error)) error {
 	cfg, _, err := a.load()
 	if err != nil {
 		return err
@@ -62,12 +54,12 @@ func (a *app) identity(asJSON bool, open func(agent.Config, io.Reader) (agent.Id
 		return err
 	}
 	out := identity{id.Gateway, id.Key.Kid(), id.Key.Alg(), id.Key.Public().JWK()}
-	if asJSON {
-		return printJSON(a.stdout, out)
+	if a.JSON {
+		return a.PrintJSON(out)
 	}
-	fmt.Fprintf(a.stdout, "gateway     %s\nkey id      %s\nalgorithm   %s\npublic key  %s\n", out.Gateway, out.Kid, out.Alg, out.JWK)
+	fmt.Fprintf(a.Stdout, "gateway     %s\nkey id      %s\nalgorithm   %s\npublic key  %s\n", out.Gateway, out.Kid, out.Alg, out.JWK)
 	if id.Previous != nil {
-		fmt.Fprintf(a.stdout, "replaces    %s (until the broker has heard of it; restart the agent)\n", id.Previous.Kid())
+		fmt.Fprintf(a.Stdout, "replaces    %s (until the broker has heard of it; restart the agent)\n", id.Previous.Kid())
 	}
 	return nil
 }

@@ -2,11 +2,9 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"io"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 	"syscall"
 	"testing"
@@ -27,39 +25,6 @@ func TestOffersForPeople(t *testing.T) {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, out.String())
 		}
-	}
-}
-
-func TestLogInTheJournal(t *testing.T) {
-	var out bytes.Buffer
-	log, err := newLog(&out, "text", "info", true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	log = log.With("part", "x").WithGroup("g")
-	log.Debug("no")
-	log.Info("ready", "n", 1)
-	log.Warn("w", "level", 2)
-	log.Error("e", "err", errors.New("two\nlines"))
-	want := `<6>msg=ready part=x g.n=1
-<4>msg=w part=x g.level=2
-<3>msg=e part=x g.err="two\nlines"
-`
-	if out.String() != want {
-		t.Errorf("wrote\n%swant\n%s", out.String(), want)
-	}
-}
-
-func TestBuildInformation(t *testing.T) {
-	info := &debug.BuildInfo{GoVersion: "go1.26", Main: debug.Module{Version: "(devel)"}, Settings: []debug.BuildSetting{
-		{Key: "vcs.revision", Value: "0123456789abcdef"}, {Key: "vcs.time", Value: "2026-01-02T03:04:05Z"}, {Key: "vcs.modified", Value: "true"}, {Key: "GOARM", Value: "6"},
-	}}
-	want := build{Version: "(devel)-dirty", Commit: "0123456789ab", Time: "2026-01-02T03:04:05Z", Go: "go1.26", Arch: "v6"}
-	if got := buildOf(info, true); got != want {
-		t.Errorf("%+v", got)
-	}
-	if got := buildOf(nil, false); got != (build{Go: "unknown"}) {
-		t.Errorf("%+v", got)
 	}
 }
 

@@ -9,17 +9,16 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"holdfast/agent"
-	"holdfast/systemd"
+	"holdfast/systemd/program"
 	"holdfast/systemd/settings"
 )
 
 func (a *app) runCommand() *cobra.Command {
-	var format, level string
+	var logging program.LogFlags
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Run the agent",
@@ -28,17 +27,16 @@ in memory and ends within 5 s. A second signal aborts. SIGHUP reads the configur
 anew: devices, uplink and buffer bounds are taken over, the rest needs a restart.
 
 It logs "ready" when it serves, and then answers /readyz with 200.`,
-		Args: args(cobra.NoArgs),
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			log, err := newLog(a.stderr, format, level, systemd.Supervised(a.getenv, a.stderr))
+			log, err := a.Log(logging)
 			if err != nil {
 				return err
 			}
 			return a.run(cmd.Context(), log)
 		},
 	}
-	cmd.Flags().StringVar(&format, "log-format", "text", "`form` of the log on standard error: text or json")
-	cmd.Flags().StringVar(&level, "log-level", "info", "least `level` to log: debug, info, warn or error")
+	logging.Add(cmd)
 	return cmd
 }
 
@@ -53,7 +51,7 @@ type engine interface {
 type daemon struct {
 	app    *app
 	log    *slog.Logger
-	notify systemd.Notifier
+	notify program.Notifier
 	agent  engine
 	hup    <-chan os.Signal
 }
@@ -66,18 +64,14 @@ func (a *app) run(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	warn(log, problems)
-	notify, err := systemd.FromEnv(a.getenv, os.Getpid())
-	if err != nil {
-		log.Warn("the service manager cannot be told anything", "err", err)
-	}
-	b := thisBuild()
+	program.Warn(log, problems)
+	b := program.ThisBuild()
 	log.Info("starting", "version", b.Version, "commit", b.Commit, "config", a.config)
-	ag, err := agent.New(cfg, agent.Options{Log: log, Version: b.Version, BuildTime: buildTime})
+	ag, err := agent.New(cfg, agent.Options{Log: log, Version: b.Version, BuildTime: b.Time})
 	if err != nil {
 		return err
 	}
-	d := daemon{a, log, notify, ag, hup}
+	d := daemon{a, log, a.Notifier(log), ag, hup}
 	return d.serve(ctx, cfg)
 }
 
@@ -101,8 +95,7 @@ func (d daemon) serve(ctx context.Context, cfg agent.Config) error {
 			ended <- part(ctx)
 		}()
 	}
-	d.watch(ctx)
-	d.tell(d.notify.Stopping())
+	d.notify.Watch(ctx, d, d.hup)
 	d.log.Info("stopping")
 	var errs []error
 	for range parts {
@@ -117,83 +110,34 @@ func (d daemon) serve(ctx context.Context, cfg agent.Config) error {
 	return nil
 }
 
-const (
-	readyPoll  = 20 * time.Millisecond // while it starts
-	statusLine = 10 * time.Second      // how often systemctl's line is renewed
-)
-
-// watch tells the service manager how the agent fares until ctx ends, and reloads.
-func (d daemon) watch(ctx context.Context) {
-	start := time.NewTicker(readyPoll)
-	defer start.Stop()
-	line := time.NewTicker(statusLine)
-	defer line.Stop()
-	var feed <-chan time.Time
-	if interval := d.notify.WatchdogInterval(); interval > 0 {
-		t := time.NewTicker(interval / 2) // so that one bad moment does not decide
-		defer t.Stop()
-		feed = t.C
+// Ready is for the service manager, as all that follows. It is asked until it is true.
+func (d daemon) Ready() bool {
+	if len(d.agent.Ready()) > 0 {
+		return false
 	}
-	var hup <-chan os.Signal // heard once it is ready: before there is nothing to reload
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-start.C:
-			if len(d.agent.Ready()) == 0 {
-				start.Stop()
-				hup = d.hup
-				d.log.Info("ready")
-				d.tell(d.notify.Ready())
-				d.tell(d.notify.Status(summary(d.agent.Status())))
-			}
-		case <-feed:
-			// Fed only while the pipeline makes progress: else we are restarted.
-			if stuck := d.agent.Healthy(); len(stuck) > 0 {
-				d.log.Error("standing still; the watchdog is not fed", "reasons", stuck)
-			} else {
-				d.tell(d.notify.Watchdog())
-			}
-		case <-line.C:
-			d.tell(d.notify.Status(summary(d.agent.Status())))
-		case <-hup:
-			d.reload()
-		}
-	}
+	d.log.Info("ready")
+	return true
 }
 
-// reload takes over a new configuration, or says what is wrong with it and keeps the
+func (d daemon) Stuck() []string { return d.agent.Healthy() }
+
+func (d daemon) Summary() string { return summary(d.agent.Status()) }
+
+// Reload takes over a new configuration, or says what is wrong with it and keeps the
 // old one.
-func (d daemon) reload() {
-	d.tell(d.notify.Reloading())
+func (d daemon) Reload() {
 	cfg, problems := agent.LoadConfig(d.app.config)
 	errs := settings.Errors(problems)
 	for _, p := range errs {
 		d.log.Error("reload", "problem", p.String())
 	}
-	warn(d.log, problems)
+	program.Warn(d.log, problems)
 	if len(errs) > 0 {
 		d.log.Error("not reloaded: the configuration has problems; the old one stays in force", "problems", len(errs))
 	} else if err := d.agent.Reload(cfg); err != nil {
 		d.log.Error("not reloaded; the old configuration stays in force", "err", err)
 	} else {
 		d.log.Info("reloaded", "devices", len(cfg.Devices))
-	}
-	d.tell(d.notify.Ready())
-}
-
-// tell logs what the service manager could not be told.
-func (d daemon) tell(err error) {
-	if err != nil {
-		d.log.Warn("service manager", "err", err)
-	}
-}
-
-func warn(log *slog.Logger, problems []settings.Problem) {
-	for _, p := range problems {
-		if p.Warning {
-			log.Warn("configuration", "problem", p.String())
-		}
 	}
 }
 

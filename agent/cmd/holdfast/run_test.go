@@ -14,6 +14,7 @@ import (
 
 	"holdfast/agent"
 	"holdfast/systemd"
+	"holdfast/systemd/program"
 )
 
 // fakeEngine is an engine that a test makes ready, stuck, or end.
@@ -122,7 +123,9 @@ func supervise(t *testing.T, f *fakeEngine) supervised {
 		t.Fatal(err)
 	}
 	log, hup, ended := make(heard, 10000), make(chan os.Signal, 1), make(chan error, 1)
-	d := daemon{&app{config: config}, slog.New(slog.NewTextHandler(log, nil)), notify, f, hup}
+	logger := slog.New(slog.NewTextHandler(log, nil))
+	e := &program.Env{Getenv: func(k string) string { return env[k] }}
+	d := daemon{&app{Env: e, config: config}, logger, e.Notifier(logger), f, hup}
 	var cfg agent.Config
 	cfg.DataDir = t.TempDir()
 	ctx, cancel := context.WithCancel(context.Background())

@@ -10,33 +10,32 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/agent"
+	"holdfast/systemd/program"
 	"holdfast/systemd/settings"
 )
 
 func (a *app) statusCommand() *cobra.Command {
-	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Ask the running agent how it fares; exit 1 if not well",
-		Args:  args(cobra.NoArgs),
+		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, _ := agent.LoadConfig(a.config) // even a broken file may name the right socket
 			st, err := agent.AskStatus(cmd.Context(), cfg.SocketPaths())
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				err = printJSON(a.stdout, st)
+			if a.JSON {
+				err = a.PrintJSON(st)
 			} else {
-				err = printStatus(a.stdout, st)
+				err = printStatus(a.Stdout, st)
 			}
 			if _, well := condition(st); err == nil && !well {
-				return no
+				return program.No
 			}
 			return err
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 

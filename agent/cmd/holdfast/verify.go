@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/agent"
+	"holdfast/systemd/program"
 	"holdfast/uplink"
 	"holdfast/uplink/wire"
 )
@@ -25,7 +26,6 @@ type verifyOptions struct {
 	topic  string
 	server uplink.Config
 	count  int
-	asJSON bool
 }
 
 // verifyCommand checks messages and prints the readings in them.
@@ -62,27 +62,26 @@ Exit 1 if a message is bad, 3 if there was none.`,
 	f.StringVar(&o.server.CertFile, "cert-file", "", "with --server: `file` with our certificate, and --cert-key")
 	f.StringVar(&o.server.KeyFile, "cert-key", "", "with --server: `file` with the key of our certificate")
 	f.IntVarP(&o.count, "count", "n", 0, "end after so `many` messages; 0: at the end, or never")
-	f.BoolVar(&o.asJSON, "json", false, "print a line of JSON per message")
 	return cmd
 }
 
 func (a *app) verify(ctx context.Context, o verifyOptions, files []string) error {
 	switch {
 	case o.topic != "" && len(files) > 0:
-		return usage("--topic and files exclude each other")
+		return program.Usage("--topic and files exclude each other")
 	case o.topic == "" && len(o.server.Servers) > 0:
-		return usage("--server needs --topic")
+		return program.Usage("--server needs --topic")
 	case len(o.server.Servers) == 0 && (o.server.Username+o.server.PasswordFile+o.server.CAFile+o.server.CertFile+o.server.KeyFile) != "":
-		return usage("a login needs --server")
+		return program.Usage("a login needs --server")
 	case o.count < 0:
-		return usage("--count %d: want 0 or more", o.count)
+		return program.Usage("--count %d: want 0 or more", o.count)
 	}
 	keys, err := a.keyring(o.keys)
 	if err != nil {
 		return err
 	}
-	out := bufio.NewWriter(a.stdout)
-	v := &verifier{keys: keys, out: out, asJSON: o.asJSON, left: o.count}
+	out := bufio.NewWriter(a.Stdout)
+	v := &verifier{keys: keys, out: out, asJSON: a.JSON, left: o.count}
 	if o.topic != "" {
 		err = a.verifyLive(ctx, o, v)
 	} else {
@@ -94,9 +93,9 @@ func (a *app) verify(ctx context.Context, o verifyOptions, files []string) error
 	if v.good+v.bad == 0 { // yes would be said of nothing: the other end of a pipe may have failed
 		return errors.New("there was no message to verify")
 	}
-	fmt.Fprintf(a.stderr, "%d messages verified, %d bad; %d readings\n", v.good, v.bad, v.readings)
+	fmt.Fprintf(a.Stderr, "%d messages verified, %d bad; %d readings\n", v.good, v.bad, v.readings)
 	if v.bad > 0 {
-		return no
+		return program.No
 	}
 	return nil
 }
@@ -174,7 +173,7 @@ const maxLine = 32 << 20
 // lines calls each for every line of a file that is not empty, with the message or
 // with why it is none.
 func (a *app) lines(ctx context.Context, file string, each func(n int, m wire.Message, err error) bool) error {
-	r := a.stdin
+	r := a.Stdin
 	if file != "-" {
 		f, err := os.Open(file)
 		if err != nil {
@@ -237,11 +236,11 @@ func (a *app) keyring(files []string) (keyring, error) {
 	if len(files) == 0 {
 		cfg, _, err := a.load()
 		if err != nil {
-			return ring, usage("no --key, and this gateway's own keys cannot be had: %v", err)
+			return ring, program.Usage("no --key, and this gateway's own keys cannot be had: %v", err)
 		}
 		keys, err := agent.VerifyingKeys(cfg)
 		if err != nil {
-			return ring, usage("no --key, and this gateway's own keys cannot be had: %v", err)
+			return ring, program.Usage("no --key, and this gateway's own keys cannot be had: %v", err)
 		}
 		for _, key := range keys {
 			ring.add(key, cfg.GatewayID)

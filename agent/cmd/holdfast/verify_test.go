@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/systemd/program"
 	"holdfast/uplink/wire"
 )
 
@@ -93,8 +94,8 @@ func command(t *testing.T, stdin io.Reader, args ...string) (code int, stdout, s
 	}
 	defer errs.Close()
 	var out bytes.Buffer
-	a := &app{stdin: stdin, stdout: &out, stderr: errs, getenv: func(string) string { return "" }}
-	code = a.main(context.Background(), args)
+	e := &program.Env{Stdin: stdin, Stdout: &out, Stderr: errs, Getenv: func(string) string { return "" }}
+	code = e.Run(context.Background(), tree(e), args)
 	b, err := os.ReadFile(errs.Name())
 	if err != nil {
 		t.Fatal(err)
@@ -119,7 +120,7 @@ func TestVerifyFiles(t *testing.T) {
  2026-03-14T15:09:26.535897Z  gw-1/scale  0123456789abcdef #2  frame 0x01ff
  2026-03-14T15:09:26.535897Z  gw-1/scale  0123456789abcdef #2  weight bad "port-lost"
 `
-	if code != exitDone || out != want || !strings.Contains(stderr, "2 messages verified, 0 bad; 4 readings") {
+	if code != program.Done || out != want || !strings.Contains(stderr, "2 messages verified, 0 bad; 4 readings") {
 		t.Errorf("exit %d\n%s%s", code, out, stderr)
 	}
 
@@ -132,7 +133,7 @@ func TestVerifyFiles(t *testing.T) {
 	stranger := newSigner(t, 9).seal(wire.CBOR, "scale", wire.TypeData, wire.ClockSynced, number(1))
 	bad := file(t, "bad", good[0], altered, moved, unsigned, stranger, "{\"topic\":1}\n", "junk\n", good[2])
 	code, out, stderr = command(t, nil, "verify", "--key", key, bad)
-	if code != exitNo || !strings.Contains(stderr, "2 messages verified, 6 bad; 4 readings") {
+	if code != program.AnswerNo || !strings.Contains(stderr, "2 messages verified, 6 bad; 4 readings") {
 		t.Errorf("exit %d\n%s", code, stderr)
 	}
 	for i, why := range []string{"signature does not verify", "sealed for another topic", "not signed", "not known", "not a line", "not a line"} {
@@ -153,7 +154,7 @@ func TestVerifyJSONFromStdin(t *testing.T) {
 	}
 	code, out, _ := command(t, bytes.NewReader(in), "verify", "--json", "--key", file(t, "jwk", s.key.Public().JWK()))
 	lines := strings.Split(strings.TrimSpace(out), "\n")
-	if code != exitNo || len(lines) != 2 {
+	if code != program.AnswerNo || len(lines) != 2 {
 		t.Fatal("exit", code, out)
 	}
 	var first, second verdict
@@ -199,11 +200,11 @@ func TestVerifyFollowsRotation(t *testing.T) {
 	open := next.control(wire.TypeOpen, wire.Open{Cause: "key-rotation", Boot: "boot-1", Endorsement: endorsement})
 	data := next.seal(wire.JSON, "scale", wire.TypeData, wire.ClockSynced, number(1))
 	key := file(t, "key", old.key.Public().MarshalPEM())
-	if code, out, _ := command(t, nil, "verify", "--key", key, file(t, "in", data)); code != exitNo || !strings.Contains(out, "not known") {
+	if code, out, _ := command(t, nil, "verify", "--key", key, file(t, "in", data)); code != program.AnswerNo || !strings.Contains(out, "not known") {
 		t.Error("without the opening message:", code, out)
 	}
 	code, out, _ := command(t, nil, "verify", "--key", key, file(t, "in", open, data))
-	if code != exitDone || !strings.Contains(out, "weight 1 kg") {
+	if code != program.Done || !strings.Contains(out, "weight 1 kg") {
 		t.Error("with the opening message:", code, out)
 	}
 	in, err := os.ReadFile(file(t, "in", open, data))
@@ -211,7 +212,7 @@ func TestVerifyFollowsRotation(t *testing.T) {
 		t.Fatal(err)
 	}
 	code, out, _ = command(t, bytes.NewReader(in), "verify", "--key", key, "-")
-	if code != exitDone || !strings.Contains(out, "endorsed by "+old.key.Kid()) {
+	if code != program.Done || !strings.Contains(out, "endorsed by "+old.key.Kid()) {
 		t.Error("through a pipe:", code, out)
 	}
 }
@@ -227,10 +228,10 @@ func TestVerifyBindsIdentity(t *testing.T) {
 		}
 		return file(t, "id.json", b)
 	}
-	if code, out, _ := command(t, nil, "verify", "--key", id("gw-1"), m); code != exitDone {
+	if code, out, _ := command(t, nil, "verify", "--key", id("gw-1"), m); code != program.Done {
 		t.Error("its own:", code, out)
 	}
-	if code, out, _ := command(t, nil, "verify", "--key", id("gw-2"), m); code != exitNo || !strings.Contains(out, "that of gw-2") {
+	if code, out, _ := command(t, nil, "verify", "--key", id("gw-2"), m); code != program.AnswerNo || !strings.Contains(out, "that of gw-2") {
 		t.Error("another's:", code, out)
 	}
 }
@@ -239,17 +240,17 @@ func TestVerifyWrongUse(t *testing.T) {
 	s := newSigner(t, 1)
 	key := file(t, "key", s.key.Public().MarshalPEM())
 	for want, list := range map[int][][]string{
-		exitUse: {
+		program.WrongUse: {
 			{"--topic", "gw/#", "file"}, {"--server", "mqtt://x"}, {"--username", "u"}, {"--count", "-1"}, {"--no-such-flag"},
 			{"--config", "/nonexistent/agent.toml"},
 		},
-		exitCouldNot: {
+		program.CouldNot: {
 			{"/nonexistent/file"}, {}, {file(t, "empty", "\n")}, {"--key", "/nonexistent/key"}, {"--key", file(t, "junk", "junk")}, {"--key", file(t, "private", s.key.MarshalPEM())},
 			{"--topic", "gw/#", "--server", "http://x"},
 		},
 	} {
 		for _, args := range list {
-			if want == exitCouldNot && (len(args) == 0 || args[0] != "--key") {
+			if want == program.CouldNot && (len(args) == 0 || args[0] != "--key") {
 				args = append(args, "--key", key)
 			}
 			if code, _, stderr := command(t, strings.NewReader(""), append([]string{"verify"}, args...)...); code != want || stderr == "" {
@@ -303,13 +304,13 @@ func TestVerifyLive(t *testing.T) {
 	publish(s.seal(wire.CBOR, "meter", wire.TypeData, wire.ClockSynced, number(7)))
 	args := []string{"verify", "--key", file(t, "key", s.key.Public().MarshalPEM()), "--server", "mqtt://127.0.0.1:" + port, "-n"}
 	code, out, stderr := command(t, nil, append(args, "2", "--topic", "gw/gw-1/#")...)
-	if code != exitDone || !strings.Contains(out, "weight 12.5 kg") || !strings.Contains(out, "weight 7 kg") {
+	if code != program.Done || !strings.Contains(out, "weight 12.5 kg") || !strings.Contains(out, "weight 7 kg") {
 		t.Errorf("exit %d\n%s%s", code, out, stderr)
 	}
 	m.Topic = "gw/gw-1/twice"
 	publish(m, "-D", "publish", "user-property", "jws", m.JWS, "-D", "publish", "user-property", "jws", m.JWS)
 	code, out, _ = command(t, nil, append(args, "1", "--topic", "gw/gw-1/twice")...)
-	if code != exitNo || !strings.Contains(out, "more than one") {
+	if code != program.AnswerNo || !strings.Contains(out, "more than one") {
 		t.Errorf("exit %d\n%s", code, out)
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"holdfast/broker"
 	"holdfast/broker/admin"
+	"holdfast/systemd/program"
 )
 
 func (a *app) deviceCommand() *cobra.Command {
@@ -23,8 +24,6 @@ func (a *app) deviceCommand() *cobra.Command {
 		Long: `The registry says which key may sign for which gateway. A gateway has one active key;
 rotation retires the old one, which then verifies only the epochs it signed; a revoked
 key verifies nothing.`,
-		Args: cobra.ArbitraryArgs,
-		RunE: group,
 	}
 	c.AddCommand(a.deviceAdd(), a.deviceList(), a.deviceShow(), a.deviceRevoke())
 	return c
@@ -41,7 +40,7 @@ func (a *app) deviceAdd() *cobra.Command {
 Adding the same key again changes nothing. A further key is pending until the gateway
 opens an epoch with it; then the earlier one is retired.`,
 		Example: "  ssh gw-1 holdfast identity --json | holdfast-broker device add gw-1 --key -",
-		Args:    args(cobra.ExactArgs(1)),
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, list []string) error {
 			key, err := a.readKey(file)
 			if err != nil {
@@ -53,10 +52,10 @@ opens an epoch with it; then the earlier one is retired.`,
 				if err := c.Post(cmd.Context(), "/v1/devices", in, &k); err != nil {
 					return err
 				}
-				if a.json {
-					return printJSON(a.stdout, k)
+				if a.JSON {
+					return a.PrintJSON(k)
 				}
-				fmt.Fprintf(a.stdout, "gateway %s: key %s (%s) is %s\n", in.Gateway, k.Kid, k.Alg, k.State)
+				fmt.Fprintf(a.Stdout, "gateway %s: key %s (%s) is %s\n", in.Gateway, k.Kid, k.Alg, k.State)
 				return nil
 			})
 		},
@@ -72,9 +71,9 @@ const maxKeyFile = 64 << 10
 
 func (a *app) readKey(file string) (string, error) {
 	if file == "" {
-		return "", usage("--key is missing: a file with the public key, or - for standard input")
+		return "", program.Usage("--key is missing: a file with the public key, or - for standard input")
 	}
-	in := a.stdin
+	in := a.Stdin
 	if file != "-" {
 		f, err := os.Open(file)
 		if err != nil {
@@ -88,9 +87,9 @@ func (a *app) readKey(file string) (string, error) {
 	case err != nil:
 		return "", fmt.Errorf("key: read %s: %w", file, err)
 	case len(b) > maxKeyFile:
-		return "", usage("key: %s is more than %d bytes: that is no key", file, maxKeyFile)
+		return "", program.Usage("key: %s is more than %d bytes: that is no key", file, maxKeyFile)
 	case strings.TrimSpace(string(b)) == "":
-		return "", usage("key: %s is empty", file)
+		return "", program.Usage("key: %s is empty", file)
 	}
 	return string(b), nil
 }
@@ -99,7 +98,7 @@ func (a *app) deviceList() *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
 		Short: "List gateways and their keys",
-		Args:  args(cobra.NoArgs),
+		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.ask(func(c *admin.Client) error {
 				var all []broker.Gateway
@@ -116,18 +115,18 @@ func (a *app) deviceShow() *cobra.Command {
 	return &cobra.Command{
 		Use:   "show GATEWAY",
 		Short: "Show one gateway's keys with their epochs",
-		Args:  args(cobra.ExactArgs(1)),
+		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, list []string) error {
 			return a.ask(func(c *admin.Client) error {
 				var g broker.Gateway
 				if err := c.Get(cmd.Context(), "/v1/devices/"+url.PathEscape(list[0]), &g); err != nil {
 					return err
 				}
-				if a.json {
-					return printJSON(a.stdout, g)
+				if a.JSON {
+					return a.PrintJSON(g)
 				}
 				for _, k := range g.Keys {
-					fmt.Fprintf(a.stdout, "key %s\n  algorithm %s\n  state     %s since %s\n  added     %s\n  jwk       %s\n  epochs    %s\n",
+					fmt.Fprintf(a.Stdout, "key %s\n  algorithm %s\n  state     %s since %s\n  added     %s\n  jwk       %s\n  epochs    %s\n",
 						k.Kid, k.Alg, k.State, stamp(k.Changed), stamp(k.Added), k.JWK, words(k.Epochs))
 				}
 				return nil
@@ -144,7 +143,7 @@ func (a *app) deviceRevoke() *cobra.Command {
 		Long: `Revokes one key (--kid) or all keys of a gateway. What is signed with a revoked key is
 refused from now on, the gateway's backlog included: it waits there, and drains if the
 revocation is taken back (device add --restore). What is stored already stays.`,
-		Args: args(cobra.ExactArgs(1)),
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, list []string) error {
 			return a.ask(func(c *admin.Client) error {
 				path := "/v1/devices/" + url.PathEscape(list[0])
@@ -155,11 +154,11 @@ revocation is taken back (device add --restore). What is stored already stays.`,
 				if err := c.Delete(cmd.Context(), path, &keys); err != nil {
 					return err
 				}
-				if a.json {
-					return printJSON(a.stdout, keys)
+				if a.JSON {
+					return a.PrintJSON(keys)
 				}
 				for _, k := range keys {
-					fmt.Fprintf(a.stdout, "gateway %s: key %s is %s\n", list[0], k.Kid, k.State)
+					fmt.Fprintf(a.Stdout, "gateway %s: key %s is %s\n", list[0], k.Kid, k.State)
 				}
 				return nil
 			})
@@ -170,14 +169,14 @@ revocation is taken back (device add --restore). What is stored already stays.`,
 }
 
 func (a *app) printGateways(all []broker.Gateway) error {
-	if a.json {
-		return printJSON(a.stdout, all)
+	if a.JSON {
+		return a.PrintJSON(all)
 	}
 	if len(all) == 0 {
-		fmt.Fprintln(a.stdout, "no gateway is registered; holdfast-broker device add GATEWAY --key FILE")
+		fmt.Fprintln(a.Stdout, "no gateway is registered; holdfast-broker device add GATEWAY --key FILE")
 		return nil
 	}
-	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+	w := tabwriter.NewWriter(a.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "GATEWAY\tKEY\tALGORITHM\tSTATE\tSINCE\tEPOCHS")
 	for _, g := range all {
 		for _, k := range g.Keys {

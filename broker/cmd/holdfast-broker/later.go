@@ -1,6 +1,9 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"github.com/spf13/cobra"
+	"holdfast/systemd/program"
+)
 
 // later are the commands that the contract names and that this version does not have.
 func later() []*cobra.Command {
@@ -8,7 +11,7 @@ func later() []*cobra.Command {
 		"is not built yet; sessions are in the log of this version, but nothing shows them"
 	notYet := func(use, short, why string, sub ...*cobra.Command) *cobra.Command {
 		c := &cobra.Command{Use: use, Short: short + " (not yet)", Args: cobra.ArbitraryArgs}
-		c.RunE = func(cmd *cobra.Command, _ []string) error { return usage("%s %s", c.Name(), why) }
+		c.RunE = func(cmd *cobra.Command, _ []string) error { return program.Usage("%s %s", c.Name(), why) }
 		c.AddCommand(sub...)
 		return c
 	}

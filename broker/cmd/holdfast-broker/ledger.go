@@ -12,6 +12,7 @@ import (
 
 	"holdfast/broker"
 	"holdfast/broker/admin"
+	"holdfast/systemd/program"
 )
 
 func (a *app) ledgerCommand() *cobra.Command {
@@ -26,7 +27,7 @@ power cut: nobody knows how many there were) or in conflict.
 
 With --check the exit code is 1 unless everything that was numbered is here, dropped
 with a receipt, or pending.`,
-		Args: args(cobra.MaximumNArgs(1)),
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, list []string) error {
 			return a.ask(func(c *admin.Client) error {
 				path := "/v1/ledger"
@@ -41,10 +42,10 @@ with a receipt, or pending.`,
 					return err
 				}
 				if check && len(all) == 0 {
-					return exit{exitNo, "no gateway has sent anything"}
+					return program.Exit{Code: program.AnswerNo, Msg: "no gateway has sent anything"}
 				}
 				if check && lossy(all) {
-					return no
+					return program.No
 				}
 				return nil
 			})
@@ -76,14 +77,14 @@ func lossy(all []broker.LedgerGateway) bool {
 }
 
 func (a *app) printLedger(all []broker.LedgerGateway) error {
-	if a.json {
-		return printJSON(a.stdout, all)
+	if a.JSON {
+		return a.PrintJSON(all)
 	}
 	if len(all) == 0 {
-		fmt.Fprintln(a.stdout, "the ledger is empty: no verified message has arrived yet")
+		fmt.Fprintln(a.Stdout, "the ledger is empty: no verified message has arrived yet")
 		return nil
 	}
-	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+	w := tabwriter.NewWriter(a.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "GATEWAY\tDEVICE\tEPOCH\tRECEIVED\tREADINGS\tDUPLICATES\tPENDING\tMISSING\tDROPPED\tUNCERTAIN\tCONFLICTS")
 	for _, g := range all {
 		for _, e := range g.Epochs {
@@ -97,7 +98,7 @@ func (a *app) printLedger(all []broker.LedgerGateway) error {
 		return err
 	}
 	for _, g := range all {
-		detail(a.stdout, g)
+		detail(a.Stdout, g)
 	}
 	return nil
 }

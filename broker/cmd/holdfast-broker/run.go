@@ -9,19 +9,17 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"holdfast/broker"
 	"holdfast/broker/admin"
-	"holdfast/systemd"
+	"holdfast/systemd/program"
 )
 
 func (a *app) runCommand() *cobra.Command {
-	var format, level string
+	var logging program.LogFlags
 	c := &cobra.Command{
 		Use:   "run",
 		Short: "Run the broker",
@@ -30,35 +28,24 @@ clients, stores what it has received and ends. A second signal aborts, and loses
 nothing that was acknowledged. Settings take effect at the next start.
 
 It logs "ready" when it serves, and then answers /readyz with 200.`,
-		Args: args(cobra.NoArgs),
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			log, err := newLog(a.stderr, format, level, systemd.Supervised(a.getenv, a.stderr))
+			log, err := a.Log(logging)
 			if err != nil {
 				return err
 			}
 			return a.run(cmd.Context(), log)
 		},
 	}
-	c.Flags().StringVar(&format, "log-format", "text", "`form` of the log on standard error: text or json")
-	c.Flags().StringVar(&level, "log-level", "info", "least `level` to log: debug, info, warn or error")
+	logging.Add(c)
 	return c
 }
 
 // load reads the settings for a command that needs sound ones.
 func (a *app) load(log *slog.Logger) (broker.Config, error) {
 	cfg, problems := broker.LoadConfig(a.config)
-	var bad []string
-	for _, p := range problems {
-		if p.Warning {
-			log.Warn("configuration", "problem", p.String())
-		} else {
-			bad = append(bad, p.String())
-		}
-	}
-	if len(bad) > 0 {
-		return cfg, fmt.Errorf("the configuration cannot be used:\n  %s", strings.Join(bad, "\n  "))
-	}
-	return cfg, nil
+	program.Warn(log, problems)
+	return cfg, program.Usable(problems)
 }
 
 func (a *app) run(ctx context.Context, log *slog.Logger) (err error) {
@@ -66,16 +53,12 @@ func (a *app) run(ctx context.Context, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	notify, err := systemd.FromEnv(a.getenv, os.Getpid())
-	if err != nil {
-		log.Warn("the service manager cannot be told anything", "err", err)
-	}
 	lock, err := broker.LockDataDir(cfg.Node.DataDir)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
-	version := thisBuild()
+	version := program.ThisBuild()
 	log.Info("starting", "version", version.Version, "commit", version.Commit, "config", a.config, "data_dir", cfg.Node.DataDir)
 	b, err := broker.New(cfg, broker.Options{Log: log, Version: version.Version})
 	if err != nil {
@@ -86,7 +69,7 @@ func (a *app) run(ctx context.Context, log *slog.Logger) (err error) {
 		b.Close()
 		return err
 	}
-	return daemon{log, notify, b}.serve(ctx, func(ctx context.Context) error { return server.Serve(ctx, tcp, unix) })
+	return daemon{log, a.Notifier(log), b}.serve(ctx, func(ctx context.Context) error { return server.Serve(ctx, tcp, unix) })
 }
 
 // listenAdmin opens the admin API: the socket always, TCP if the settings say so.
@@ -117,7 +100,7 @@ func listenAdmin(cfg broker.Config, b *broker.Broker, version string, log *slog.
 // daemon is one run of the broker.
 type daemon struct {
 	log    *slog.Logger
-	notify systemd.Notifier
+	notify program.Notifier
 	broker *broker.Broker
 }
 
@@ -137,8 +120,10 @@ func (d daemon) serve(ctx context.Context, api func(context.Context) error) erro
 		defer cancel()
 		brokerEnded <- d.broker.Run(ctx)
 	}()
-	d.watch(ctx)
-	d.tell(d.notify.Stopping())
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	d.notify.Watch(ctx, d, hup)
 	d.log.Info("stopping")
 	err := <-brokerEnded
 	endAPI()
@@ -149,59 +134,21 @@ func (d daemon) serve(ctx context.Context, api func(context.Context) error) erro
 	return nil
 }
 
-const (
-	readyPoll  = 20 * time.Millisecond // while it starts
-	statusLine = 10 * time.Second      // how often systemctl's line is renewed
-)
+// Ready is for the service manager, as all that follows.
+func (d daemon) Ready() bool { return d.broker.Ready() == nil }
 
-// watch tells the service manager how the broker fares until ctx ends.
-func (d daemon) watch(ctx context.Context) {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
-	start := time.NewTicker(readyPoll)
-	defer start.Stop()
-	line := time.NewTicker(statusLine)
-	defer line.Stop()
-	var feed <-chan time.Time
-	if interval := d.notify.WatchdogInterval(); interval > 0 {
-		t := time.NewTicker(interval)
-		defer t.Stop()
-		feed = t.C
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-start.C:
-			if d.broker.Ready() == nil {
-				start.Stop()
-				d.tell(d.notify.Ready())
-			}
-		case <-feed: // a store that refuses is no reason to be restarted: it says so itself, and tries again
-			d.tell(d.notify.Watchdog())
-		case <-line.C:
-			d.tell(d.notify.Status(d.summary()))
-		case <-hup:
-			d.tell(d.notify.Reloading())
-			d.log.Warn("SIGHUP changes nothing: the broker's settings take effect when it starts again")
-			d.tell(d.notify.Ready())
-		}
-	}
+// Stuck is never: a store that refuses is no reason to be restarted, it says so itself and tries again.
+func (d daemon) Stuck() []string { return nil }
+
+func (d daemon) Reload() {
+	d.log.Warn("SIGHUP changes nothing: the broker's settings take effect when it starts again")
 }
 
-// summary is the one line of systemctl status.
-func (d daemon) summary() string {
+// Summary is the one line of systemctl status.
+func (d daemon) Summary() string {
 	if err := d.broker.Ready(); err != nil {
 		return "not ready: " + err.Error()
 	}
 	g, s := d.broker.Gauges(), d.broker.Stats()
 	return fmt.Sprintf("%d clients, %d sessions, %d messages received, %d refused", g.Connections, g.Sessions, s.Received.Load(), s.Rejected.Load())
-}
-
-// tell logs what the service manager could not be told.
-func (d daemon) tell(err error) {
-	if err != nil {
-		d.log.Warn("service manager", "err", err)
-	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"holdfast/broker"
 	"holdfast/broker/admin"
+	"holdfast/systemd/program"
 )
 
 func (a *app) tailCommand() *cobra.Command {
@@ -23,14 +24,14 @@ func (a *app) tailCommand() *cobra.Command {
 and how far to trust it. A time that ends in "~" was sealed before the gateway's clock
 was set and resolved by an anchor; one that ends in "?" never was and is a lower bound.
 With --json one object per message. Ends with SIGINT, or after --count messages.`,
-		Args: args(cobra.ExactArgs(1)),
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, list []string) error {
 			if err := broker.CheckFilter(list[0]); err != nil {
-				return usage("%v", err)
+				return program.Usage("%v", err)
 			}
 			err := a.ask(func(c *admin.Client) error {
 				seen := uint64(0)
-				begun := func() { fmt.Fprintf(a.stderr, "waiting for messages on %s\n", list[0]) }
+				begun := func() { fmt.Fprintf(a.Stderr, "waiting for messages on %s\n", list[0]) }
 				return c.Lines(cmd.Context(), "/v1/tail?filter="+url.QueryEscape(list[0]), begun, func(line []byte) error {
 					if err := a.printTail(line); err != nil {
 						return err
@@ -54,8 +55,8 @@ With --json one object per message. Ends with SIGINT, or after --count messages.
 var errEnough = errors.New("enough")
 
 func (a *app) printTail(line []byte) error {
-	if a.json {
-		_, err := fmt.Fprintf(a.stdout, "%s\n", line)
+	if a.JSON {
+		_, err := fmt.Fprintf(a.Stdout, "%s\n", line)
 		return err
 	}
 	var m broker.TailMessage
@@ -63,7 +64,7 @@ func (a *app) printTail(line []byte) error {
 		return fmt.Errorf("a line of the tail: %w", err)
 	}
 	if m.Error != "" {
-		_, err := fmt.Fprintf(a.stdout, "%s  %s  (%s)\n", stamp(m.Arrival), m.Topic, m.Error)
+		_, err := fmt.Fprintf(a.Stdout, "%s  %s  (%s)\n", stamp(m.Arrival), m.Topic, m.Error)
 		return err
 	}
 	for _, r := range m.Readings {
@@ -74,7 +75,7 @@ func (a *app) printTail(line []byte) error {
 		if r.Reason != "" {
 			quality += ": " + r.Reason
 		}
-		if _, err := fmt.Fprintf(a.stdout, "%s%s  %s  %s = %s %s%s  [%s]\n", r.Time.UTC().Format("2006-01-02T15:04:05.000Z"), trust(m.Clock),
+		if _, err := fmt.Fprintf(a.Stdout, "%s%s  %s  %s = %s %s%s  [%s]\n", r.Time.UTC().Format("2006-01-02T15:04:05.000Z"), trust(m.Clock),
 			m.Topic, r.Name, value(r), r.Unit, quality, origin(m)); err != nil {
 			return err
 		}

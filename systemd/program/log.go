@@ -1,4 +1,4 @@
-package main
+package program
 
 import (
 	"context"
@@ -12,14 +12,14 @@ import (
 func newLog(w io.Writer, format, level string, journal bool) (*slog.Logger, error) {
 	var least slog.Level
 	if err := least.UnmarshalText([]byte(level)); err != nil {
-		return nil, usage("--log-level %q: want debug, info, warn or error", level)
+		return nil, Usage("--log-level %q: want debug, info, warn or error", level)
 	}
 	opts := &slog.HandlerOptions{Level: least}
 	switch {
 	case format == "json":
 		return slog.New(slog.NewJSONHandler(w, opts)), nil
-	case format != "text":
-		return nil, usage("--log-format %q: want text or json", format)
+	case format != "text" && format != "":
+		return nil, Usage("--log-format %q: want text or json", format)
 	case !journal:
 		return slog.New(slog.NewTextHandler(w, opts)), nil
 	}

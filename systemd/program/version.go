@@ -1,35 +1,38 @@
-package main
+package program
 
 import (
-	"encoding/json"
 	"fmt"
-	"io"
 	"runtime"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
 )
 
-func (a *app) versionCommand() *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
+// Filled in by the linker (make build); else the build information is asked.
+var (
+	version   string
+	commit    string
+	buildTime string
+)
+
+func (e *Env) versionCommand() *cobra.Command {
+	return &cobra.Command{
 		Use:   "version",
 		Short: "Print what this binary was built from",
-		Args:  args(cobra.NoArgs),
-		RunE: func(*cobra.Command, []string) error {
-			b := thisBuild()
-			if asJSON {
-				return printJSON(a.stdout, b)
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			b := ThisBuild()
+			if e.JSON {
+				return e.PrintJSON(b)
 			}
-			fmt.Fprintf(a.stdout, "holdfast %s (commit %s, built %s, %s, %s/%s)\n", b.Version, b.Commit, b.Time, b.Go, b.OS, b.Arch)
-			return nil
+			_, err := fmt.Fprintf(e.Stdout, "%s %s (commit %s, built %s, %s, %s/%s)\n", cmd.Root().Name(), b.Version, b.Commit, b.Time, b.Go, b.OS, b.Arch)
+			return err
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	return cmd
 }
 
-func thisBuild() build {
+// ThisBuild is what this binary was made from.
+func ThisBuild() Build {
 	b := buildOf(debug.ReadBuildInfo())
 	b.OS, b.Arch = runtime.GOOS, runtime.GOARCH+b.Arch
 	for _, s := range []*string{&b.Version, &b.Commit, &b.Time} {
@@ -40,25 +43,18 @@ func thisBuild() build {
 	return b
 }
 
-func printJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	e.SetEscapeHTML(false)
-	return e.Encode(v)
-}
-
-// build is what this binary was made from.
-type build struct {
+// Build is what a binary was made from; "unknown" where it does not say.
+type Build struct {
 	Version string `json:"version"`
 	Commit  string `json:"commit"`
-	Time    string `json:"built"`
+	Time    string `json:"built"` // RFC 3339, of the commit
 	Go      string `json:"go"`
 	OS      string `json:"os"`
 	Arch    string `json:"arch"`
 }
 
-func buildOf(info *debug.BuildInfo, found bool) build {
-	b := build{Version: version, Commit: commit, Time: buildTime, Go: "unknown"}
+func buildOf(info *debug.BuildInfo, found bool) Build {
+	b := Build{Version: version, Commit: commit, Time: buildTime, Go: "unknown"}
 	if !found {
 		return b
 	}

@@ -1,6 +1,8 @@
-package main
+package program
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -13,13 +15,15 @@ import (
 
 // manCommand writes the manual pages from the commands themselves, so that they
 // cannot say anything else. (cobra/doc would bring a Markdown compiler along.)
-func (a *app) manCommand() *cobra.Command {
+func (e *Env) manCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:    "man DIRECTORY",
-		Short:  "Write the manual pages",
-		Hidden: true,
-		Args:   args(cobra.ExactArgs(1)),
+		Use:   "man [DIRECTORY]",
+		Short: "Print the manual page, or write those of all commands into a directory",
+		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, list []string) error {
+			if len(list) == 0 {
+				return manPage(e.Stdout, cmd.Root())
+			}
 			if err := os.MkdirAll(list[0], 0o755); err != nil {
 				return err
 			}
@@ -33,8 +37,7 @@ func manPages(cmd *cobra.Command, dir string) error {
 	if err != nil {
 		return err
 	}
-	manPage(f, cmd)
-	if err := f.Close(); err != nil {
+	if err := errors.Join(manPage(f, cmd), f.Close()); err != nil {
 		return err
 	}
 	for _, c := range cmd.Commands() {
@@ -50,9 +53,10 @@ func manPages(cmd *cobra.Command, dir string) error {
 func pageName(cmd *cobra.Command) string { return strings.ReplaceAll(cmd.CommandPath(), " ", "-") }
 
 // manPage writes one page in man(7).
-func manPage(w io.Writer, cmd *cobra.Command) {
+func manPage(out io.Writer, cmd *cobra.Command) error {
+	w := &bytes.Buffer{}
 	name := pageName(cmd)
-	fmt.Fprintf(w, ".TH %s 1 \"\" \"holdfast %s\" \"Holdfast\"\n", roff(strings.ToUpper(name)), roff(thisBuild().Version))
+	fmt.Fprintf(w, ".TH %s 1 \"\" \"%s %s\" \"Holdfast\"\n", roff(strings.ToUpper(name)), roff(cmd.Root().Name()), roff(ThisBuild().Version))
 	fmt.Fprintf(w, ".SH NAME\n%s \\- %s\n", roff(name), roff(cmd.Short))
 	fmt.Fprintf(w, ".SH SYNOPSIS\n.B %s\n", roff(cmd.UseLine()))
 	long := cmd.Long
@@ -84,6 +88,8 @@ func manPage(w io.Writer, cmd *cobra.Command) {
 	})
 	fmt.Fprint(w, ".SH EXIT STATUS\n0 done, 1 the answer is no, 2 wrong use, 3 could not be done.\n")
 	manSeeAlso(w, cmd)
+	_, err := w.WriteTo(out)
+	return err
 }
 
 func manFlag(w io.Writer, f *pflag.Flag) {
