@@ -181,7 +181,7 @@ func (b *Broker) open() error {
 	if err != nil {
 		return err
 	}
-	if b.state, err = loadState(b.ctx, stateStream, b.log); err != nil {
+	if b.state, err = loadState(b.ctx, b.cfg.Node.Name, stateStream, b.log); err != nil {
 		return err
 	}
 	for _, err := range b.state.damaged {

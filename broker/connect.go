@@ -260,7 +260,7 @@ func (c *conn) keepSubs(ctx context.Context) error {
 	if !kept {
 		return nil
 	}
-	return c.b.state.put(ctx, pair{sessionKey + s.id, record}, pair{cursorKey + s.id, progress})
+	return c.b.state.put(ctx, pair{key: sessionKey + s.id, value: record}, pair{key: cursorKey + s.id, value: progress})
 }
 
 // unsubscribe handles an UNSUBSCRIBE.

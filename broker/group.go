@@ -134,7 +134,7 @@ func (b *Broker) leaveGroup(s *session, g *group) {
 	b.tail.mu.Unlock()
 	b.groupsMu.Unlock()
 	if last {
-		_ = b.state.deleteAsync(shareKey + g.name)
+		_ = b.state.deleteAsync(shareKey+g.name, 0)
 	}
 	for g, items := range back {
 		g.takeBack(items)
@@ -320,5 +320,5 @@ func (b *Broker) saveGroup(g *group) {
 	}
 	slices.SortFunc(r.Open, cursor.compare)
 	data, _ := json.Marshal(r)
-	_ = b.state.putAsync(shareKey+g.name, data, nil)
+	_ = b.state.putAsync(pair{key: shareKey + g.name, value: data}, nil)
 }

@@ -67,9 +67,10 @@ type Record struct {
 	Properties []byte // MQTT 5 PUBLISH properties to pass on, encoded, without alias and expiry
 	Identity   *wire.Verified
 
-	Held bool     // KindMessage: read, but not delivered before a KindDeliver says so
-	Rank uint64   // KindPut, KindDelete: versions of a key are ordered by (Rank, Lamport, node)
-	At   Position // KindFence, KindBarrier, KindDeliver, KindSnapshotEnd
+	Held  bool     // KindMessage: read, but not delivered before a KindDeliver says so
+	Rank  uint64   // KindPut, KindDelete: versions of a key are ordered by (Rank, Lamport, node)
+	Clock uint64   // KindPut, KindDelete: the version's Lamport clock, where it is not its batch's
+	At    Position // KindFence, KindBarrier, KindDeliver, KindSnapshotEnd
 
 	control *wire.Pack // of a verified control message, until it is in the ledger
 }
@@ -125,6 +126,7 @@ const (
 	moreHeld = 1 << iota
 	moreRank
 	moreAt
+	moreClock
 )
 
 // AppendBatch encodes a batch behind dst.
@@ -154,7 +156,7 @@ func recordSize(r *Record) int {
 		n += 96 + len(v.Alg) + len(v.Kid) + len(v.Gateway) + len(v.Device) + len(v.Header.Epoch) + len(v.Boot) + len(v.Clock) + len(v.Type)
 	}
 	if r.more() != 0 {
-		n += 40 + len(r.At.Node)
+		n += 50 + len(r.At.Node)
 	}
 	return n
 }
@@ -214,6 +216,9 @@ func (r *Record) more() (f byte) {
 	if r.At != (Position{}) {
 		f |= moreAt
 	}
+	if r.Clock != 0 {
+		f |= moreClock
+	}
 	return f
 }
 
@@ -230,6 +235,9 @@ func appendMore(dst []byte, r *Record) []byte {
 		dst = appendString(dst, r.At.Node)
 		dst = binary.AppendUvarint(dst, r.At.Batch)
 		dst = binary.AppendUvarint(dst, uint64(r.At.Index))
+	}
+	if more&moreClock != 0 {
+		dst = binary.AppendUvarint(dst, r.Clock)
 	}
 	return dst
 }
@@ -359,6 +367,9 @@ func (d *decoder) more(r *Record) {
 	}
 	if more&moreAt != 0 {
 		r.At = Position{Node: d.string(), Batch: d.uvarint(), Index: uint32(d.uvarint())}
+	}
+	if more&moreClock != 0 {
+		r.Clock = d.uvarint()
 	}
 }
 

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -63,7 +64,6 @@ type Registry struct {
 	now      func() time.Time
 	adding   sync.Mutex                               // whoever adds a gateway or a key
 	gateways atomic.Pointer[map[string]*gatewayEntry] // copied on write
-	kids     map[string]string                        // kid → gateway; under adding
 }
 
 type gatewayEntry struct {
@@ -95,7 +95,7 @@ const (
 
 // OpenRegistry reads the registry from the store. now gives the time that entries carry.
 func OpenRegistry(s State, now func() time.Time) (*Registry, error) {
-	r := &Registry{state: s, now: now, kids: map[string]string{}}
+	r := &Registry{state: s, now: now}
 	all := map[string]*gatewayEntry{}
 	err := s.Each(registryPrefix, func(key string, value []byte) error {
 		name := strings.TrimPrefix(key, registryPrefix)
@@ -106,9 +106,6 @@ func OpenRegistry(s State, now func() time.Time) (*Registry, error) {
 		e := &gatewayEntry{}
 		e.keys.Store(&keys)
 		all[strings.Clone(name)] = e
-		for _, k := range keys {
-			r.kids[k.Kid] = name
-		}
 		return nil
 	})
 	if err != nil {
@@ -116,6 +113,53 @@ func OpenRegistry(s State, now func() time.Time) (*Registry, error) {
 	}
 	r.gateways.Store(&all)
 	return r, nil
+}
+
+// Reload takes what another node has stored about a gateway; value is nil if nothing is there any
+// more. It waits for nobody.
+func (r *Registry) Reload(gateway string, value []byte) error {
+	if value == nil {
+		r.place(gateway, nil)
+		return nil
+	}
+	keys, err := parseGateway(value)
+	if err != nil {
+		return fmt.Errorf("registry entry of gateway %s: %w", gateway, err)
+	}
+	e := (*r.gateways.Load())[gateway]
+	if e == nil {
+		e = &gatewayEntry{}
+		e.keys.Store(&keys)
+		r.place(gateway, e)
+	}
+	e.keys.Store(&keys)
+	return nil
+}
+
+// place enters a gateway, or takes it out.
+func (r *Registry) place(gateway string, e *gatewayEntry) {
+	for {
+		old := r.gateways.Load()
+		all := maps.Clone(*old)
+		if e == nil {
+			delete(all, gateway)
+		} else {
+			all[strings.Clone(gateway)] = e
+		}
+		if r.gateways.CompareAndSwap(old, &all) {
+			return
+		}
+	}
+}
+
+// holder is the gateway that has a key, or "".
+func (r *Registry) holder(kid string) string {
+	for name, e := range *r.gateways.Load() {
+		if find(*e.keys.Load(), kid) != nil {
+			return name
+		}
+	}
+	return ""
 }
 
 func parseGateway(value []byte) ([]keyRecord, error) {
@@ -201,7 +245,7 @@ func (r *Registry) Admit(ctx context.Context, gateway, kid, epoch string) error 
 func (r *Registry) Rotate(ctx context.Context, gateway, oldKid string, key wire.PublicKey, epoch string) error {
 	r.adding.Lock()
 	defer r.adding.Unlock()
-	if of, taken := r.kids[key.Kid()]; taken && of != gateway {
+	if of := r.holder(key.Kid()); of != "" && of != gateway {
 		return fmt.Errorf("%w: %s", ErrKeyTaken, of)
 	}
 	e := (*r.gateways.Load())[gateway]
@@ -233,11 +277,7 @@ func (r *Registry) Rotate(ctx context.Context, gateway, oldKid string, key wire.
 	}
 	k.set(KeyActive, r.now())
 	k.note(epoch)
-	if err := r.save(ctx, gateway, e, keys); err != nil {
-		return err
-	}
-	r.kids[key.Kid()] = gateway
-	return nil
+	return r.save(ctx, gateway, e, keys)
 }
 
 // Precedes notes that the epoch of an opening message names another one before it:
@@ -275,7 +315,7 @@ func (r *Registry) Add(ctx context.Context, gateway string, key wire.PublicKey, 
 	}
 	r.adding.Lock()
 	defer r.adding.Unlock()
-	if of, taken := r.kids[key.Kid()]; taken && of != gateway {
+	if of := r.holder(key.Kid()); of != "" && of != gateway {
 		return GatewayKey{}, fmt.Errorf("%w: %s is registered for %s", ErrKeyTaken, key.Kid(), of)
 	}
 	e := (*r.gateways.Load())[gateway]
@@ -313,11 +353,8 @@ func (r *Registry) Add(ctx context.Context, gateway string, key wire.PublicKey, 
 	if err := r.save(ctx, gateway, e, keys); err != nil {
 		return GatewayKey{}, err
 	}
-	r.kids[key.Kid()] = gateway
 	if isNew {
-		all := maps.Clone(*r.gateways.Load())
-		all[gateway] = e
-		r.gateways.Store(&all)
+		r.place(gateway, e)
 	}
 	return k.show(), nil
 }
@@ -398,11 +435,24 @@ func (r *Registry) record(key wire.PublicKey, state string) keyRecord {
 	return keyRecord{Kid: key.Kid(), PEM: string(key.MarshalPEM()), State: state, Added: now, Changed: now, Epochs: []string{}, key: key}
 }
 
-// save stores a gateway and then makes it what everybody sees. The caller holds e.mu.
+// save stores a gateway and then makes it what everybody sees. The caller holds e.mu. If another
+// node stored it at the same time, what the nodes agree on counts.
 func (r *Registry) save(ctx context.Context, gateway string, e *gatewayEntry, keys []keyRecord) error {
 	value, err := json.Marshal(gatewayRecord{registryVersion, keys})
 	if err == nil {
 		err = r.state.Put(ctx, registryPrefix+gateway, value)
+	}
+	if err == nil {
+		err = r.state.Each(registryPrefix+gateway, func(key string, now []byte) error {
+			if key != registryPrefix+gateway || bytes.Equal(now, value) {
+				return nil
+			}
+			theirs, err := parseGateway(now)
+			if err == nil {
+				keys = theirs
+			}
+			return err
+		})
 	}
 	if err != nil {
 		return fmt.Errorf("store keys of gateway %s: %w", gateway, err)

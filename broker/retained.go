@@ -83,17 +83,23 @@ func (rs *retained) forget(clock uint64) {
 	}
 }
 
-// restoreRetained reads what the state store has.
+// restoreRetained reads what the nodes' state logs have. Each says what was in its own messages log.
 func (b *Broker) restoreRetained() error {
-	return b.state.Each(retainedKey, func(key string, value []byte) error {
-		it, err := b.parseRetained(value)
-		if err != nil {
-			b.log.Error("a retained message cannot be read", "topic", key[len(retainedKey):], "err", err)
-			return nil
+	for _, v := range b.state.versions(retainedKey, true) {
+		topic := v.key[len(retainedKey):]
+		it := retainedItem{item: item{at: cursor{Node: v.node}}, clock: v.rank}
+		if !v.gone {
+			var err error
+			if it, err = b.parseRetained(v.value); err != nil {
+				b.log.Error("a retained message cannot be read", "topic", topic, "err", err)
+				continue
+			}
 		}
-		b.retained.m[key[len(retainedKey):]] = it
-		return nil
-	})
+		if old, had := b.retained.m[topic]; !had || old.newer(it.at, it.clock) {
+			b.retained.m[topic] = it
+		}
+	}
+	return nil
 }
 
 func (b *Broker) parseRetained(value []byte) (retainedItem, error) {
@@ -143,15 +149,16 @@ func (b *Broker) retain(r *Record, at cursor, clock uint64) {
 	}
 }
 
-// retainedEntry is a topic's newest message, or that there is none, for the state store.
+// retainedEntry is a topic's newest message, or that there is none, for the state store. What
+// ranks it there is its clock, and not when it came to be written.
 func retainedEntry(topic string, it retainedItem) entry {
 	if it.rec == nil {
-		return entry{rec: &Record{Kind: KindDelete, Topic: retainedKey + topic}}
+		return entry{rec: &Record{Kind: KindDelete, Topic: retainedKey + topic, Rank: it.clock, Clock: 1}}
 	}
 	own := *it.rec
 	own.At = Position(it.at)
 	h := Header{Number: it.at.Batch, Lamport: it.clock, Time: own.Arrival, Node: it.at.Node}
-	return entry{rec: &Record{Kind: KindPut, Topic: retainedKey + topic, Payload: AppendBatch(nil, h, []Record{own})}}
+	return entry{rec: &Record{Kind: KindPut, Topic: retainedKey + topic, Rank: it.clock, Clock: 1, Payload: AppendBatch(nil, h, []Record{own})}}
 }
 
 // keepRetained writes a change to the state store. What that refuses is tried again with the next

@@ -121,7 +121,7 @@ func (b *Broker) checkpoint(ctx context.Context) error {
 	var parts []pair
 	for i := 0; i == 0 || len(snapshot) > 0; i++ {
 		n := min(len(snapshot), ledgerPart)
-		parts = append(parts, pair{fmt.Sprintf("%s%06d", ledgerParts(b.cfg.Node.Name, b.generation), i), snapshot[:n]})
+		parts = append(parts, pair{key: fmt.Sprintf("%s%06d", ledgerParts(b.cfg.Node.Name, b.generation), i), value: snapshot[:n]})
 		snapshot = snapshot[n:]
 	}
 	if err := b.state.put(ctx, parts...); err != nil {
@@ -134,7 +134,7 @@ func (b *Broker) checkpoint(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := b.state.put(ctx, pair{checkpointKey(b.cfg.Node.Name), head}); err != nil {
+	if err := b.state.put(ctx, pair{key: checkpointKey(b.cfg.Node.Name), value: head}); err != nil {
 		return err
 	}
 	b.checked, b.checkedAt = upTo, b.mono()
@@ -150,7 +150,7 @@ func (b *Broker) forgetSnapshots() error {
 			if strings.HasPrefix(key, keep) || prefix == oldCheckKey && key != oldCheckKey {
 				return nil
 			}
-			return b.state.deleteAsync(key)
+			return b.state.deleteAsync(key, 0)
 		})
 		if err != nil {
 			return err

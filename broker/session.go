@@ -184,7 +184,7 @@ func (s *session) saveRound() {
 	waiters := s.waiters
 	s.waiters, s.dirty = nil, false
 	s.mu.Unlock()
-	err := s.b.state.putNow(cursorKey+s.id, data, func(err error) { s.saved(waiters, err) })
+	err := s.b.state.putNow(pair{key: cursorKey + s.id, value: data}, func(err error) { s.saved(waiters, err) })
 	if err != nil {
 		s.saved(waiters, err)
 	}
@@ -278,7 +278,7 @@ func (b *Broker) restoreSub(s *session, sub *subscription) {
 func (b *Broker) restoreCursor(key string, value []byte) error {
 	s := b.sessions.m[key[len(cursorKey):]]
 	if s == nil { // its session ended while this was on its way
-		return b.state.deleteAsync(key)
+		return b.state.deleteAsync(key, 0)
 	}
 	var r cursorRecord
 	if err := json.Unmarshal(value, &r); err != nil || r.Epoch != s.epoch {

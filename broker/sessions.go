@@ -114,7 +114,7 @@ func (b *Broker) enlist(ctx context.Context, s *session, c *conn, k *mqtt.Connec
 	record, progress := s.record(), s.progress(end)
 	s.mu.Unlock()
 	if keep {
-		if err := b.state.put(ctx, pair{sessionKey + s.id, record}, pair{cursorKey + s.id, progress}); err != nil {
+		if err := b.state.put(ctx, pair{key: sessionKey + s.id, value: record}, pair{key: cursorKey + s.id, value: progress}); err != nil {
 			s.mu.Lock()
 			s.conn = nil
 			s.mu.Unlock()
@@ -124,7 +124,7 @@ func (b *Broker) enlist(ctx context.Context, s *session, c *conn, k *mqtt.Connec
 		s.kept = true
 		s.mu.Unlock()
 	} else if s.kept {
-		_ = b.state.putAsync(sessionKey+s.id, record, nil) // only says that it is connected
+		_ = b.state.putAsync(pair{key: sessionKey + s.id, value: record}, nil) // only says that it is connected
 	}
 	b.sessions.mu.Lock()
 	b.sessions.m[s.id] = s
@@ -177,7 +177,7 @@ func (b *Broker) detach(c *conn) {
 		return
 	}
 	if kept {
-		_ = b.state.putAsync(sessionKey+s.id, record, nil) // refused only when the broker ends
+		_ = b.state.putAsync(pair{key: sessionKey + s.id, value: record}, nil) // refused only when the broker ends
 		s.save(nil)
 	}
 }
@@ -202,8 +202,8 @@ func (b *Broker) endSession(s *session) {
 	b.sessions.mu.Unlock()
 	if kept {
 		b.countEnded(s)
-		_ = b.state.deleteAsync(sessionKey + s.id)
-		_ = b.state.deleteAsync(cursorKey + s.id)
+		_ = b.state.deleteAsync(sessionKey+s.id, 0)
+		_ = b.state.deleteAsync(cursorKey+s.id, 0)
 	}
 }
 

@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -10,10 +9,12 @@ import (
 	"sync"
 )
 
-// State is a small map on disk: what the node must know again after a restart. Keys are paths,
-// "session/<client id>" for instance. It is kept in the node's second stream.
+// State is a small map on disk: what the nodes must know again after a restart. Keys are paths,
+// "session/<client id>" for instance. Each node keeps what it wrote in its second stream, and
+// reads those of the others.
 type State interface {
-	// Put stores a value; it is synced when Put returns nil. The value is not kept by reference.
+	// Put stores a value; when it returns nil, it is synced, and every node that is ready has read
+	// it. The value is not kept by reference.
 	Put(ctx context.Context, key string, value []byte) error
 	// Delete removes a key; to remove one that is not there is no error.
 	Delete(ctx context.Context, key string) error
@@ -22,26 +23,39 @@ type State interface {
 	Each(prefix string, fn func(key string, value []byte) error) error
 }
 
-// pair is a key with its value.
+// pair is a key with its value. Of versions by several nodes, that with the highest rank counts.
 type pair struct {
 	key   string
 	value []byte
+	rank  uint64
 }
 
-// stateStore is State over a stream of put and delete records: the last one counts. Now and
-// then everything is written once more and what was before it is purged.
+// stateStore is State over the nodes' streams of put and delete records. What a key is, is the
+// version with the highest (rank, Lamport clock, node) that any log has. Now and then a node
+// writes everything of its own once more and purges what was before it.
 type stateStore struct {
 	log    *slog.Logger
 	w      *writer
 	stream *logStream
+	own    *stateMap
 
 	mu      sync.RWMutex
-	m       map[string][]byte
-	live    int // bytes of keys and values
-	written int // bytes since the last compaction
+	maps    []*stateMap // in the order of the nodes' names
+	written int         // bytes since the last compaction
+	round   uint64      // how often all nodes have read what all logs held when the round began, and this one what they wrote before that
+	watches []watch
 
+	alone   bool    // there are no other nodes
 	slack   int     // compact when it has grown by so much more than what is alive
 	damaged []error // found while reading
+	// everywhere waits until every node that is ready has read the own log's batch.
+	everywhere func(ctx context.Context, batch uint64) error
+}
+
+// watch is somebody who wants to hear what other nodes write.
+type watch struct {
+	prefix string
+	fn     func(key string)
 }
 
 // A state stream is compacted when it has grown by this much more than what is alive in it.
@@ -50,54 +64,77 @@ const (
 	stateMax   = 4 << 30 // backstop of the engine
 )
 
-// loadState reads a state stream from its beginning.
-func loadState(ctx context.Context, s *logStream, log *slog.Logger) (*stateStore, error) {
-	st := &stateStore{log: log, stream: s, slack: stateSlack, m: map[string][]byte{}}
-	first, last, _, err := s.bounds(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for slot := first; slot <= last && last > 0; slot++ {
-		data, err := s.read(ctx, slot)
-		if err != nil && !errors.Is(err, errNoSlot) {
-			return nil, fmt.Errorf("read the state store: %w", err)
-		}
-		b, err := DecodeBatch(data)
-		if err != nil { // the rest is worth having: a lost cursor means duplicates, a lost session is told so
-			st.damaged = append(st.damaged, fmt.Errorf("state store, slot %d: %w: %w", slot, errDamaged, err))
-			continue
-		}
-		st.apply(b)
-	}
-	return st, nil
+func newState(node string, s *logStream, log *slog.Logger) *stateStore {
+	st := &stateStore{log: log, stream: s, slack: stateSlack, alone: true, everywhere: func(context.Context, uint64) error { return nil }}
+	st.own = st.mapOf(node)
+	return st
 }
 
-// apply is the writer's commit.
+// loadState reads the node's own state stream from its beginning.
+func loadState(ctx context.Context, node string, s *logStream, log *slog.Logger) (*stateStore, error) {
+	st := newState(node, s, log)
+	_, err := st.load(ctx, s)
+	return st, err
+}
+
+// apply enters a stored batch of the own log; it is the writer's commit.
 func (st *stateStore) apply(b *Batch) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	st.applyTo(st.mapOf(b.Node), b)
+	if b.Node == st.own.node {
+		st.written += b.Size
+	}
+}
+
+// applyOf enters a batch of another node, and tells those who watch what it changed.
+func (st *stateStore) applyOf(b *Batch) {
+	st.apply(b)
 	for i := range b.Records {
 		r := &b.Records[i]
-		old, had := st.m[r.Topic]
-		switch r.Kind {
-		case KindPut:
-			st.m[r.Topic] = slices.Clone(r.Payload)
-			st.live += len(r.Topic) + len(r.Payload)
-		case KindDelete:
-			delete(st.m, r.Topic)
-		default:
+		if r.Kind != KindPut && r.Kind != KindDelete {
 			continue
 		}
-		if had {
-			st.live -= len(r.Topic) + len(old)
+		for _, w := range st.watches {
+			if strings.HasPrefix(r.Topic, w.prefix) {
+				w.fn(r.Topic)
+			}
 		}
 	}
-	st.written += b.Size
+}
+
+// watch calls fn for each key with the prefix that another node writes, after it is in the map; fn
+// must not wait. It is called before anything is followed.
+func (st *stateStore) watch(prefix string, fn func(key string)) {
+	st.watches = append(st.watches, watch{prefix, fn})
+}
+
+// get is the value of a key.
+func (st *stateStore) get(key string) ([]byte, bool) {
+	v, ok := st.version(key)
+	return v.value, ok && !v.gone
+}
+
+// version is the winning version of a key, which may say that it is gone.
+func (st *stateStore) version(key string) (version, bool) {
+	st.mu.RLock()
+	defer st.mu.RUnlock()
+	return st.winner(key)
+}
+
+// winner is version for who holds st.mu.
+func (st *stateStore) winner(key string) (won version, ok bool) {
+	for _, m := range st.maps {
+		if v, has := m.m[key]; has && (!ok || v.beats(won)) {
+			won, ok = v, true
+		}
+	}
+	return won, ok
 }
 
 // Put implements State.
 func (st *stateStore) Put(ctx context.Context, key string, value []byte) error {
-	return st.put(ctx, pair{key, slices.Clone(value)})
+	return st.putEverywhere(ctx, pair{key: key, value: slices.Clone(value)})
 }
 
 // Delete implements State.
@@ -110,63 +147,100 @@ func (st *stateStore) Delete(ctx context.Context, key string) error {
 
 // Each implements State.
 func (st *stateStore) Each(prefix string, fn func(key string, value []byte) error) error {
-	st.mu.RLock()
-	var pairs []pair
-	for k, v := range st.m {
-		if strings.HasPrefix(k, prefix) {
-			pairs = append(pairs, pair{k, v})
-		}
-	}
-	st.mu.RUnlock()
-	slices.SortFunc(pairs, func(a, b pair) int { return strings.Compare(a.key, b.key) })
-	for _, p := range pairs {
-		if err := fn(p.key, p.value); err != nil {
+	for _, v := range st.versions(prefix, false) {
+		if err := fn(v.key, v.value); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// get is the value of a key.
-func (st *stateStore) get(key string) ([]byte, bool) {
+// keyed is a version with its key.
+type keyed struct {
+	key string
+	version
+}
+
+// versions is the winning version of each key with the prefix that is not gone, or of all nodes
+// every version; in the order of the keys.
+func (st *stateStore) versions(prefix string, all bool) []keyed {
 	st.mu.RLock()
 	defer st.mu.RUnlock()
-	v, ok := st.m[key]
-	return v, ok
+	var out []keyed
+	for _, m := range st.maps {
+		for k, v := range m.m {
+			if !strings.HasPrefix(k, prefix) {
+				continue
+			}
+			if won, _ := st.winner(k); all || won.node == m.node && !won.gone {
+				out = append(out, keyed{k, v})
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b keyed) int { return strings.Compare(a.key, b.key) })
+	return out
 }
 
 // put stores pairs and waits until they are on disk.
 func (st *stateStore) put(ctx context.Context, pairs ...pair) error {
-	recs := make([]*Record, len(pairs))
-	for i, p := range pairs {
-		recs[i] = &Record{Kind: KindPut, Topic: p.key, Payload: p.value}
+	_, err := st.putAt(ctx, pairs)
+	return err
+}
+
+// putEverywhere stores pairs and waits until every node that is ready has read them.
+func (st *stateStore) putEverywhere(ctx context.Context, pairs ...pair) error {
+	batch, err := st.putAt(ctx, pairs)
+	if err != nil {
+		return err
 	}
-	if err := st.w.put(ctx, recs...); err != nil {
-		return fmt.Errorf("store %s: %w", pairs[0].key, err)
+	if err := st.everywhere(ctx, batch); err != nil {
+		return fmt.Errorf("tell the other nodes of %s: %w", pairs[0].key, err)
 	}
 	return nil
 }
 
+// putAt stores pairs and says in which batch the last of them is.
+func (st *stateStore) putAt(ctx context.Context, pairs []pair) (batch uint64, err error) {
+	done := make(chan error, len(pairs))
+	for _, p := range pairs {
+		e := putEntry(p)
+		e.done = func(at Position, err error) {
+			batch = max(batch, at.Batch) // all from one goroutine, and read after the last
+			done <- err
+		}
+		if err := st.w.submit(e); err != nil {
+			return 0, fmt.Errorf("store %s: %w", pairs[0].key, err)
+		}
+	}
+	if err := waitAll(ctx, done, len(pairs)); err != nil {
+		return 0, fmt.Errorf("store %s: %w", pairs[0].key, err)
+	}
+	return batch, nil
+}
+
 // putAsync stores a value; done, if any, is called when it is on disk, and must not block.
-func (st *stateStore) putAsync(key string, value []byte, done func(error)) error {
-	return st.w.submit(putEntry(key, value, done))
+func (st *stateStore) putAsync(p pair, done func(error)) error {
+	return st.w.submit(withDone(putEntry(p), done))
 }
 
 // putNow is putAsync for those that done calls: it does not wait for room.
-func (st *stateStore) putNow(key string, value []byte, done func(error)) error {
-	return st.w.submitNow(putEntry(key, value, done))
+func (st *stateStore) putNow(p pair, done func(error)) error {
+	return st.w.submitNow(withDone(putEntry(p), done))
 }
 
-func putEntry(key string, value []byte, done func(error)) entry {
-	e := entry{rec: &Record{Kind: KindPut, Topic: key, Payload: value}}
+func putEntry(p pair) entry {
+	return entry{rec: &Record{Kind: KindPut, Topic: p.key, Payload: p.value, Rank: p.rank}}
+}
+
+func withDone(e entry, done func(error)) entry {
 	if done != nil {
 		e.done = func(_ Position, err error) { done(err) }
 	}
 	return e
 }
 
-func (st *stateStore) deleteAsync(key string) error {
-	return st.w.submit(entry{rec: &Record{Kind: KindDelete, Topic: key}})
+func (st *stateStore) deleteAsync(key string, rank uint64) error {
+	return st.w.submit(entry{rec: &Record{Kind: KindDelete, Topic: key, Rank: rank}})
 }
 
 // sync waits until everything handed in before is on disk.
@@ -176,44 +250,4 @@ func (st *stateStore) sync(ctx context.Context) error {
 		return err
 	}
 	return waitAll(ctx, done, 1)
-}
-
-// compact writes everything once more and purges what was before, if that is worth it. While it
-// hands in the copy, nothing else comes in: a newer value must not be overtaken by an older one.
-func (st *stateStore) compact(ctx context.Context) error {
-	st.mu.RLock()
-	due := st.written > st.live+st.slack
-	st.mu.RUnlock()
-	if !due {
-		return nil
-	}
-	begin, done, n, err := st.copyAll(ctx)
-	if err != nil {
-		return fmt.Errorf("compact the state store: %w", err)
-	}
-	if err := waitAll(ctx, done, n); err != nil {
-		return fmt.Errorf("compact the state store: %w", err)
-	}
-	if err := st.stream.purge(ctx, begin+st.w.offset); err != nil {
-		return fmt.Errorf("compact the state store: %w", err)
-	}
-	st.log.Debug("state store compacted", "entries", n)
-	return nil
-}
-
-func (st *stateStore) copyAll(ctx context.Context) (begin uint64, done chan error, n int, err error) {
-	st.w.hold()
-	defer st.w.letGo()
-	if err := st.w.idle(ctx); err != nil {
-		return 0, nil, 0, err
-	}
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	begin = st.w.stored.Load() + 1
-	done = make(chan error, len(st.m))
-	for k, v := range st.m {
-		st.w.submitHeld(entry{&Record{Kind: KindPut, Topic: k, Payload: v}, func(_ Position, err error) { done <- err }})
-	}
-	st.written = 0
-	return begin, done, len(st.m), nil
 }
