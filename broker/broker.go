@@ -199,6 +199,7 @@ func (b *Broker) open() error {
 	if b.registry, err = OpenRegistry(b.state, b.wall); err != nil {
 		return err
 	}
+	b.state.watch(registryPrefix, b.reloadDevice)
 	b.door = NewDoor(b.cfg.Verify, b.registry, b.log)
 	return b.recover()
 }
@@ -248,6 +249,17 @@ func (b *Broker) recover() error {
 		return fmt.Errorf("messages: %w", err)
 	}
 	return nil
+}
+
+// reloadDevice takes what another node has stored about a gateway.
+func (b *Broker) reloadDevice(key string) {
+	value, there := b.state.get(key)
+	if !there {
+		value = nil
+	}
+	if err := b.registry.Reload(key[len(registryPrefix):], value); err != nil {
+		b.log.Error("another node stored a gateway's keys and they cannot be read", "err", err)
+	}
 }
 
 // openTail makes the tail of the messages logs; first is the first slot of the own one.
