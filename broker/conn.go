@@ -54,6 +54,7 @@ type conn struct {
 	again   bool   // and has to look once more
 	closed  bool   // nothing more is written
 	ending  bool   // what is in out is the last
+	over    bool   // nothing more of the session is sent
 	pending int    // publishes that are not acknowledged
 	writer  sync.WaitGroup
 
@@ -72,10 +73,10 @@ func (b *Broker) serve(ctx context.Context, nc net.Conn) {
 	defer c.writer.Wait()
 	defer c.shut()
 	err := c.guard(func() error { return c.run(ctx) })
+	c.goodbye(err) // before the session is left: a writer that still reads for it would take what comes next
 	if c.session != nil {
 		_ = c.guard(func() error { c.leave(err); return nil })
 	}
-	c.goodbye(err)
 	c.unwatch(err)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, errStopping) {
 		b.log.Info("connection ended", "client", c.id, "addr", c.addr, "err", err)
@@ -269,7 +270,7 @@ func (c *conn) writeAll() error {
 		if c.out = c.out[:0]; cap(c.out) > 4096 {
 			c.out = nil
 		}
-		s, ending := c.session, c.ending
+		s, ending := c.session, c.ending || c.over
 		c.mu.Unlock()
 		more := false
 		if s != nil && !ending {
@@ -319,6 +320,9 @@ func (c *conn) redirect(code byte, reason, server string) {
 
 // goodbye tells the client why its connection ends, where the protocol has words for it.
 func (c *conn) goodbye(err error) {
+	c.mu.Lock()
+	c.over = true
+	c.mu.Unlock()
 	var e *mqtt.Error
 	if errors.As(err, &e) && c.session != nil {
 		c.end(e.Code, c.why(e.Text))

@@ -231,12 +231,12 @@ func (t *tail) batch(ctx context.Context, node string, number uint64) (*Batch, e
 	b, next, trimmed := l.ring[number], l.next, number < l.first
 	t.mu.RUnlock()
 	switch {
+	case trimmed: // also what is still in memory: it has been counted as lost
+		return nil, errTrimmed
 	case b != nil:
 		return b, nil
 	case number >= next:
 		return nil, errAtEnd
-	case trimmed:
-		return nil, errTrimmed
 	}
 	if b := t.cache.get(node, number); b != nil {
 		return b, nil
