@@ -21,7 +21,7 @@ type held interface {
 	Opened() buffer.Opening
 	Drops() []buffer.Drop
 	Drained() []buffer.EpochEnd
-	Bounds() (first, next uint64)
+	Announced() bool
 }
 
 // control sends the gateway's own messages: the opening of an epoch, anchors of the
@@ -41,8 +41,7 @@ type control struct {
 	offset   time.Duration // wall - boot-monotonic, at the last anchor
 	seen     time.Duration // the same, when last looked
 	steps    uint64
-	told     uint64 // position after the message that endorses the key
-	telling  bool   // identity.Previous is still on disk
+	telling  bool // identity.Previous is still on disk
 
 	beat atomic.Int64 // when the loop last came round
 }
@@ -69,7 +68,6 @@ func newControl(s *sealer, h held, id Identity, cfg Config, connected func() boo
 // be appended before it.
 func (c *control) open(ctx context.Context) error {
 	o := c.held.Opened()
-	_, c.told = c.held.Bounds()
 	if !o.New {
 		return nil
 	}
@@ -86,11 +84,9 @@ func (c *control) open(ctx context.Context) error {
 	} else if prev != nil {
 		c.log.Warn("an HMAC key cannot be endorsed over the wire: register it with holdfast-broker device add", "kid", c.key.Kid())
 	}
-	pos, err := c.send(ctx, wire.TypeOpen, body, buffer.Meta{Opens: true})
-	if err != nil {
+	if err := c.send(ctx, wire.TypeOpen, body, buffer.Meta{Opens: true}); err != nil {
 		return fmt.Errorf("open epoch: %w", err)
 	}
-	c.told = pos + 1
 	c.log.Info("epoch opened", "epoch", o.Epoch, "cause", body.Cause, "previous", o.PrevEpoch, "uncertain", o.Uncertain)
 	c.count(func(s *ControlStatus) { s.Opens++ })
 	return nil
@@ -105,14 +101,15 @@ func numbers(of map[string]buffer.Numbers) map[string]wire.Numbers {
 }
 
 // send seals one control message.
-func (c *control) send(ctx context.Context, typ string, body any, meta buffer.Meta) (pos uint64, err error) {
+func (c *control) send(ctx context.Context, typ string, body any, meta buffer.Meta) error {
 	t := c.stampAt(c.clock.Now().Truncate(time.Microsecond))
 	p, err := wire.ControlPack(c.gateway, t.wall, typ, body)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	meta.Control = true
-	return c.seal(ctx, typ, t, p, meta)
+	_, err = c.seal(ctx, typ, t, p, meta)
+	return err
 }
 
 // run looks every second whether something is to be said, until ctx ends.
@@ -161,7 +158,7 @@ func (c *control) anchor(ctx context.Context) error {
 		Boot: c.clock.BootID(), Mono: at.Microseconds(),
 		UTC: m.when(at).Format(time.RFC3339Nano), ErrorBound: m.bound.Microseconds(),
 	}
-	if _, err := c.send(ctx, wire.TypeAnchor, body, buffer.Meta{}); err != nil {
+	if err := c.send(ctx, wire.TypeAnchor, body, buffer.Meta{}); err != nil {
 		return fmt.Errorf("anchor: %w", err)
 	}
 	c.mu.Lock()
@@ -213,7 +210,7 @@ func (c *control) receipts(ctx context.Context) error {
 			body.Ranges = append(body.Ranges, wire.DropRange{Device: d.Device, Epoch: d.Epoch, First: d.First, Last: d.Last, Readings: d.Readings, Reason: d.Reason})
 			ids = append(ids, d.ID)
 		}
-		if _, err := c.send(ctx, wire.TypeDrop, body, buffer.Meta{Receipts: ids}); err != nil {
+		if err := c.send(ctx, wire.TypeDrop, body, buffer.Meta{Receipts: ids}); err != nil {
 			return fmt.Errorf("drop receipt: %w", err)
 		}
 		c.count(func(s *ControlStatus) { s.Drops++ })
@@ -229,7 +226,7 @@ func (c *control) closings(ctx context.Context) error {
 		if c.others[e.Epoch] {
 			body.Durable = nil // owed under another name
 		}
-		if _, err := c.send(ctx, wire.TypeClose, body, buffer.Meta{Closes: e.Epoch}); err != nil {
+		if err := c.send(ctx, wire.TypeClose, body, buffer.Meta{Closes: e.Epoch}); err != nil {
 			return fmt.Errorf("close epoch %s: %w", e.Epoch, err)
 		}
 		c.count(func(s *ControlStatus) { s.Closes++ })
@@ -238,12 +235,10 @@ func (c *control) closings(ctx context.Context) error {
 }
 
 // forgetPrevious removes the key that was replaced, once the message that endorses the
-// new one is acknowledged.
+// new one, which opened this epoch, is acknowledged. One that was quarantined was not:
+// the next epoch endorses the key again.
 func (c *control) forgetPrevious() error {
-	if !c.telling {
-		return nil
-	}
-	if first, _ := c.held.Bounds(); first < c.told {
+	if !c.telling || !c.held.Announced() {
 		return nil
 	}
 	if err := os.Remove(previousPath(c.keyPath)); err != nil && !errors.Is(err, os.ErrNotExist) {

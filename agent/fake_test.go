@@ -168,16 +168,7 @@ func (f *fakeStore) Full() bool                 { f.mu.Lock(); defer f.mu.Unlock
 func (f *fakeStore) Opened() buffer.Opening     { return f.opened }
 func (f *fakeStore) Drops() []buffer.Drop       { f.mu.Lock(); defer f.mu.Unlock(); return f.drops }
 func (f *fakeStore) Drained() []buffer.EpochEnd { f.mu.Lock(); defer f.mu.Unlock(); return f.drained }
-
-func (f *fakeStore) Bounds() (first, next uint64) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	next = uint64(len(f.messages)) + 1
-	if f.acked {
-		return next, next
-	}
-	return 1, next
-}
+func (f *fakeStore) Announced() bool            { f.mu.Lock(); defer f.mu.Unlock(); return f.acked }
 
 func (f *fakeStore) fail(take, app error) {
 	f.mu.Lock()

@@ -336,7 +336,7 @@ func (b *Buffer) rollFor(more int) {
 
 // roll writes a new journal with what is still needed.
 func (b *Buffer) roll() error {
-	st := journalState{Boot: b.env.BootID, Epoch: b.epoch, Opened: b.opened, Numbers: b.numbers(),
+	st := journalState{Boot: b.env.BootID, Epoch: b.epoch, Opened: b.opened, Announced: b.announced, Numbers: b.numbers(),
 		Next: b.next, Acked: b.acked.pairs(math.MaxInt), Drops: b.dropsNow()}
 	var written []func()
 	keep := func(live *int, size int) {

@@ -157,3 +157,40 @@ func TestDamagedReceiptIsReportedAgain(t *testing.T) {
 	}
 	t.Fatalf("not reported anew: %+v", r.buf.Drops())
 }
+
+// The epoch is announced once its opening message is acknowledged: quarantined is not
+// acknowledged, and it is remembered over kill and stop.
+func TestAnnounced(t *testing.T) {
+	r := newRig(t)
+	open := func() uint64 {
+		pos, _ := r.appendMeta(Meta{Device: "_holdfast", Readings: 1, Control: true, Opens: true}, "open")
+		return pos
+	}
+	r.open()
+	if err := r.buf.Quarantine(open(), "not authorised"); err != nil {
+		t.Fatal(err)
+	}
+	if first, next := r.buf.Bounds(); first != next || r.buf.Announced() {
+		t.Fatalf("bounds %d, %d: nothing waits, and nothing was announced", first, next)
+	}
+	r.env.KeyID = "key-2"
+	for _, stop := range []func(){r.buf.kill, func() { r.buf.kill() }, func() {
+		if err := r.buf.Close(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	}} {
+		stop()
+		r.open()
+		if r.buf.Opened().New {
+			if r.buf.Announced() {
+				t.Fatal("a new epoch")
+			}
+			if err := r.buf.Ack([]uint64{open()}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !r.buf.Announced() {
+			t.Fatal("acknowledged, and not known")
+		}
+	}
+}

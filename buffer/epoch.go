@@ -88,8 +88,9 @@ func (h *head) poweredNow(env Env) uint64 {
 
 func (b *Buffer) resume(f *found) {
 	h := f.head
-	b.epoch, b.opened = h.Epoch, h.Opened
+	b.epoch, b.opened, b.announced = h.Epoch, h.Opened, h.Announced
 	if f.journal != nil && f.journal.Epoch == h.Epoch {
+		b.announced = b.announced || f.journal.Announced
 		b.opened = b.opened || f.journal.Opened
 	}
 	for _, m := range f.messages {

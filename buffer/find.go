@@ -285,6 +285,9 @@ func (r *replay) record(kind byte, payload []byte) {
 		var d refusal
 		if json.Unmarshal(payload, &d) == nil {
 			f.takeDrops(d.Drops)
+			if f.journal != nil && d.Announced == f.journal.Epoch {
+				f.journal.Announced = true
+			}
 			if d.Device != "" && f.journalNums != nil {
 				f.journalNums[d.Device] = d.Numbers
 				r.replaced(d.Device, uint64(max(0, d.Raws)))

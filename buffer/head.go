@@ -12,6 +12,7 @@ import (
 type head struct {
 	Epoch     string             `json:"epoch"`
 	Opened    bool               `json:"opened"`
+	Announced bool               `json:"announced,omitempty"`
 	Prev      string             `json:"prev,omitempty"`
 	Cause     string             `json:"cause"`
 	Durable   map[string]Numbers `json:"durable,omitempty"`
@@ -61,7 +62,7 @@ func (b *Buffer) headNow(clean bool) head {
 	}
 	o := b.opening
 	return head{
-		Epoch: b.epoch, Opened: b.opened, Prev: o.PrevEpoch, Cause: o.Cause, Durable: o.Durable, Uncertain: o.Uncertain,
+		Epoch: b.epoch, Opened: b.opened, Announced: b.announced, Prev: o.PrevEpoch, Cause: o.Cause, Durable: o.Durable, Uncertain: o.Uncertain,
 		Numbers: b.numbers(), Old: slices.Clone(b.old), Key: b.env.KeyID, Machine: b.cfg.MachineID, Boot: b.env.BootID,
 		Clean: clean, Dead: b.journalDead, Next: b.next, Acked: b.acked.pairs(maxAckSpans),
 		Powered: b.poweredOn(now), BootTime: int64(now), Wall: b.wallSeen.UnixNano(),

@@ -49,28 +49,31 @@ const (
 	recRaw     = 'R' // taken, ns of boot time; readings; device; bytes
 	recMessage = 'M' // how many raws of its device it replaces; block of one message
 	recAcks    = 'A' // pairs of positions
-	recDrops   = 'D' // JSON of dropState, and the numbers of the device that was refused
+	recDrops   = 'D' // JSON of refusal
 )
 
 var errJournalFull = errors.New("the journal is full")
 
 // journalState starts a journal file.
 type journalState struct {
-	Boot    string             `json:"boot"`
-	Epoch   string             `json:"epoch"`
-	Opened  bool               `json:"opened"`
-	Numbers map[string]Numbers `json:"numbers"`
-	Next    uint64             `json:"next"`
-	Acked   [][2]uint64        `json:"acked"`
-	Drops   dropState          `json:"drops"`
+	Boot      string             `json:"boot"`
+	Epoch     string             `json:"epoch"`
+	Opened    bool               `json:"opened"`
+	Announced bool               `json:"announced,omitempty"`
+	Numbers   map[string]Numbers `json:"numbers"`
+	Next      uint64             `json:"next"`
+	Acked     [][2]uint64        `json:"acked"`
+	Drops     dropState          `json:"drops"`
 }
 
-// refusal is what a recDrops record says.
+// refusal is what a recDrops record says: the ranges given up, and what happened along
+// with that.
 type refusal struct {
-	Device  string    `json:"device,omitempty"`
-	Numbers Numbers   `json:"numbers"`
-	Raws    int       `json:"raws"`
-	Drops   dropState `json:"drops"`
+	Device    string    `json:"device,omitempty"`
+	Numbers   Numbers   `json:"numbers"`
+	Raws      int       `json:"raws"`
+	Drops     dropState `json:"drops"`
+	Announced string    `json:"announced,omitempty"` // the epoch whose opening message was acknowledged
 }
 
 func (j *journal) path(no uint64) string {

@@ -190,5 +190,13 @@ func (b *Buffer) start(f *found) {
 	b.notify()
 }
 
+// Announced says whether the message that opened this epoch was acknowledged: not only
+// stored, nor taken out of the line.
+func (b *Buffer) Announced() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.announced
+}
+
 // Opened says how the buffer opened.
 func (b *Buffer) Opened() Opening { return b.opening }

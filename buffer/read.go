@@ -317,8 +317,13 @@ func (b *Buffer) ack(p uint64) bool {
 		return false
 	}
 	b.stats.Acked++
-	if c != nil {
-		b.settle(c.Receipts, c.Closes)
+	if c == nil {
+		return true
+	}
+	b.settle(c.Receipts, c.Closes)
+	if c.Opens && c.Epoch == b.epoch && !b.announced {
+		b.announced, b.headDirty = true, true
+		b.journalDrops(refusal{Announced: b.epoch})
 	}
 	return true
 }
@@ -333,7 +338,7 @@ func (b *Buffer) leave(p uint64) (c *controlAt, held bool) {
 	if m := b.inTail(p); m != nil {
 		b.leaveTail(m)
 		if m.control {
-			c = &controlAt{Receipts: m.receipts, Closes: m.closes}
+			c = &controlAt{Epoch: m.epoch, Opens: m.opens, Receipts: m.receipts, Closes: m.closes}
 		}
 		return c, true
 	}

@@ -37,20 +37,21 @@ type Buffer struct {
 	reading *segment
 	cache   blockCache
 
-	mu      sync.Mutex // all below; never held while the card works
-	cfg     Config
-	closed  bool
-	epoch   string
-	opened  bool // the epoch has its opening message
-	devices map[string]*device
-	next    uint64     // position of the next message
-	acked   ranges     // every position below next that is not held
-	held    uint64     // messages
-	base    uint64     // position of tail[0]
-	tail    []*message // what no segment holds; nil: not held
-	visible uint64     // Read stops here
-	unsafe  uint64     // below it nothing in the tail is without a sync
-	gen     *generation
+	mu        sync.Mutex // all below; never held while the card works
+	cfg       Config
+	closed    bool
+	epoch     string
+	opened    bool // the epoch has its opening message
+	announced bool // and it was acknowledged
+	devices   map[string]*device
+	next      uint64     // position of the next message
+	acked     ranges     // every position below next that is not held
+	held      uint64     // messages
+	base      uint64     // position of tail[0]
+	tail      []*message // what no segment holds; nil: not held
+	visible   uint64     // Read stops here
+	unsafe    uint64     // below it nothing in the tail is without a sync
+	gen       *generation
 
 	segments       []*segment
 	repairing      bool   // what is set aside is not given up for room

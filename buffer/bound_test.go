@@ -1,0 +1,132 @@
+package buffer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// largest samples what lies under a directory until stop is closed, and returns the most
+// that was seen with the list of it.
+func largest(dir string, stop <-chan struct{}) func() (int64, string) {
+	var most int64
+	var list string
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			var sum int64
+			var names []string
+			_ = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+				if err != nil {
+					return nil
+				}
+				if info, err := e.Info(); err == nil {
+					n := info.Sys().(*syscall.Stat_t).Blocks * 512
+					sum += n
+					names = append(names, fmt.Sprintf("%8d %s", n, strings.TrimPrefix(path, dir)))
+				}
+				return nil
+			})
+			if sum > most {
+				most, list = sum, strings.Join(names, "\n")
+			}
+		}
+	}()
+	return func() (int64, string) { <-done; return most, list }
+}
+
+// What lies under the data directory never exceeds max_bytes, looked at all the time.
+func TestNeverAboveMaxBytes(t *testing.T) {
+	for _, c := range []struct {
+		max   int64
+		tmpfs bool
+		when  string
+	}{
+		{1 << 20, true, WhenFullDropOldest}, {2 << 20, true, WhenFullDropOldest}, {8 << 20, true, WhenFullDropOldest},
+		{1 << 20, false, WhenFullDropOldest}, {2 << 20, false, WhenFullDropOldest},
+		{1 << 20, true, WhenFullDropNewest}, {2 << 20, true, WhenFullDropNewest}, {2 << 20, false, WhenFullBlock},
+	} {
+		t.Run(fmt.Sprint(c.max>>20, " MiB, tmpfs ", c.tmpfs, ", ", c.when), func(t *testing.T) {
+			r := newRig(t)
+			r.cfg.MaxBytes, r.cfg.WhenFull = c.max, c.when
+			if !c.tmpfs {
+				r.cfg.RuntimeDir = ""
+			}
+			stop := make(chan struct{})
+			wait := largest(r.cfg.DataDir, stop)
+			rnd := rand.New(rand.NewPCG(uint64(c.max), 3))
+			rounds := 3
+			if os.Getenv("HOLDFAST_SOAK") == "1" {
+				rounds = 30
+			}
+			for i := range rounds {
+				r.open()
+				r.hammer(rnd, 2*c.max)
+				if i%2 == 0 {
+					r.buf.kill()
+				} else if err := r.buf.Close(context.Background()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			close(stop)
+			most, list := wait()
+			t.Logf("at most %d of %d", most, c.max)
+			if most > c.max {
+				t.Errorf("%d bytes, max_bytes %d:\n%s", most, c.max, list)
+			}
+		})
+	}
+}
+
+// hammer appends so many bytes of all kinds, and does everything that puts files on the card.
+func (r *rig) hammer(rnd *rand.Rand, bytes int64) {
+	r.t.Helper()
+	for i := 0; bytes > 0; i++ {
+		size := rnd.IntN(2000)
+		if rnd.IntN(50) == 0 {
+			size = rnd.IntN(40_000)
+		}
+		bytes -= int64(size)
+		meta := Meta{Device: devices[rnd.IntN(len(devices))], Readings: 1}
+		if rnd.IntN(200) == 0 {
+			meta.Device, meta.Control, size = "_holdfast", true, 200
+		}
+		num, err := r.buf.Next(meta.Device, 1)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		pos, err := r.buf.Append(context.Background(), num, meta, []byte(strings.Repeat("m", size)))
+		if err != nil && !errors.Is(err, ErrDropped) {
+			r.t.Fatal(err)
+		}
+		switch p := rnd.IntN(2000); {
+		case p < 20:
+			r.sync()
+		case p < 22 && err == nil && !meta.Control:
+			if err := r.buf.Quarantine(pos, "poison"); err != nil {
+				r.t.Fatal(err)
+			}
+		case p < 24:
+			for _, d := range r.buf.Drops() {
+				r.appendMeta(Meta{Device: "_holdfast", Readings: 1, Control: true, Receipts: []uint64{d.ID}}, "receipt")
+			}
+		case p < 26:
+			r.advance(time.Minute)
+		}
+	}
+	r.sync()
+}
