@@ -1,6 +1,7 @@
 package uplink
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -9,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -163,6 +165,58 @@ func TestMosquittoDrain(t *testing.T) {
 	if s.Acked != 5010 || s.Sent != 5010 || !s.Connected || s.Window != 100 {
 		t.Fatalf("%+v", s)
 	}
+}
+
+// TestMosquittoContents: what a subscriber gets is what the Source held.
+func TestMosquittoContents(t *testing.T) {
+	m := newMosquitto(t, "", "")
+	m.start()
+	t.Cleanup(m.kill)
+	const count = 60
+	text := func(pos uint64) string { return fmt.Sprint(pos, "-", strings.Repeat("x", int(pos*pos*9%20000))) }
+	src := newSource(func(pos uint64) []byte { return fmt.Appendf(nil, "gw/é/%d\n%s", pos, text(pos)) })
+	sub := exec.CommandContext(t.Context(), "stdbuf", "-oL", "mosquitto_sub", "-h", "127.0.0.1", "-p", m.addr[strings.LastIndex(m.addr, ":")+1:], "-V", "mqttv5", "-q", "1",
+		"-d", "-t", "gw/#", "-C", fmt.Sprint(count), "-W", "30", "-F", "%t|%q|%r|%C|%P|%p")
+	var got lockedBuffer
+	sub.Stdout = &got
+	if _, err := exec.LookPath("mosquitto_sub"); err != nil {
+		t.Fatal("this test needs the Debian package mosquitto-clients")
+	}
+	if err := sub.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, patient, "subscribed", func() bool { return strings.Contains(got.String(), "Subscribed (mid") })
+	src.add(count)
+	u := run(t, Config{Servers: []string{"mqtt://" + m.addr}}, Options{Source: src}, quick())
+	within(t, patient, src.drained(), "drained")
+	if err := sub.Wait(); err != nil {
+		t.Fatalf("mosquitto_sub: %v\n%.2000s", err, got.String())
+	}
+	u.stop()
+	for pos := uint64(1); pos <= count; pos++ {
+		want := fmt.Sprintf("gw/é/%d|1|0|application/senml+json|jws:e30..c2ln jws:twice|%s\n", pos, text(pos))
+		if !strings.Contains(got.String(), want) {
+			t.Fatalf("not received: %.200s", want)
+		}
+	}
+}
+
+// lockedBuffer is a bytes.Buffer for a process that still runs.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 // passwd makes a password file.

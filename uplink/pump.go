@@ -177,6 +177,9 @@ func (p *pump) again(pos uint64, id uint16) error {
 	found := false
 	_, err := p.src.Read(pos, func(at uint64, blob []byte) bool {
 		if found = at == pos; found {
+			if cap(p.spare) > chunkBytes { // one huge blob must not stay for ever
+				p.spare = nil
+			}
 			p.spare, pk = pack(p.spare[:0], blob, p.open)
 		}
 		return false
