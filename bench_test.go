@@ -68,16 +68,34 @@ type endpoint struct {
 
 func benchDrain(b *testing.B, at endpoint, roots *x509.CertPool) {
 	n := backlog(b)
-	var raw, ours time.Duration
+	var raw, ours spent
 	for b.Loop() {
-		raw += rawDrain(b, at, roots, n)
-		ours += ourDrain(b, at, n)
+		raw.add(rawDrain(b, at, roots, n))
+		ours.add(ourDrain(b, at, n))
 	}
-	rawRate, rate := float64(n*b.N)/raw.Seconds(), float64(n*b.N)/ours.Seconds()
+	total := float64(n * b.N)
 	b.ReportMetric(0, "ns/op")
-	b.ReportMetric(rawRate, "raw-msg/s")
-	b.ReportMetric(rate, "msg/s")
-	b.ReportMetric(rate/rawRate, "ratio")
+	b.ReportMetric(total/raw.wall.Seconds(), "raw-msg/s")
+	b.ReportMetric(total/ours.wall.Seconds(), "msg/s")
+	b.ReportMetric(raw.wall.Seconds()/ours.wall.Seconds(), "ratio")
+	b.ReportMetric(float64(raw.cpu.Nanoseconds())/total, "raw-cpu-ns/msg")
+	b.ReportMetric(float64(ours.cpu.Nanoseconds())/total, "cpu-ns/msg")
+}
+
+// spent is time by the clock, and of this process on any core: the broker has its own.
+type spent struct{ wall, cpu time.Duration }
+
+func (s *spent) add(more spent) { s.wall += more.wall; s.cpu += more.cpu }
+
+// spending begins to measure; what it returns ends it.
+func spending() func() spent {
+	cpu := func() time.Duration {
+		var u syscall.Rusage
+		_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	began, used := time.Now(), cpu()
+	return func() spent { return spent{time.Since(began), cpu() - used} }
 }
 
 // What both send, but for the payload.
@@ -99,7 +117,7 @@ func payload(i int) []byte {
 }
 
 // ourDrain fills a buffer and times from the start of the uplink to the last PUBACK.
-func ourDrain(b *testing.B, at endpoint, n int) time.Duration {
+func ourDrain(b *testing.B, at endpoint, n int) spent {
 	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
 	start := time.Now()
 	boot := func() time.Duration { return time.Since(start) }
@@ -140,7 +158,7 @@ func ourDrain(b *testing.B, at endpoint, n int) time.Duration {
 		b.Fatal(err)
 	}
 	done := make(chan error, 1)
-	began := time.Now()
+	began, measured := time.Now(), spending()
 	go func() { done <- up.Run(ctx) }()
 	for first, next := buf.Bounds(); first < next; first, next = buf.Bounds() {
 		select {
@@ -152,7 +170,7 @@ func ourDrain(b *testing.B, at endpoint, n int) time.Duration {
 			b.Fatalf("not drained: %d of %d left; %+v", next-first, n, up.Status())
 		}
 	}
-	took := time.Since(began)
+	took := measured()
 	cancel()
 	<-done
 	if err := buf.Close(context.Background()); err != nil {
@@ -170,7 +188,7 @@ func openEnvelope(blob []byte) (uplink.Message, error) {
 }
 
 // rawDrain is the yardstick: PUBLISH packets made by hand, as many under way as the broker's Receive Maximum allows.
-func rawDrain(b *testing.B, at endpoint, roots *x509.CertPool, n int) time.Duration {
+func rawDrain(b *testing.B, at endpoint, roots *x509.CertPool, n int) spent {
 	conn, err := net.Dial("tcp", at.addr)
 	if err != nil {
 		b.Fatal(err)
@@ -191,7 +209,7 @@ func rawDrain(b *testing.B, at endpoint, roots *x509.CertPool, n int) time.Durat
 		free <- uint16(id)
 	}
 	ended := make(chan error, 1)
-	began := time.Now()
+	measured := spending()
 	go func() {
 		for range n {
 			head, err := r.Peek(4)
@@ -237,7 +255,7 @@ func rawDrain(b *testing.B, at endpoint, roots *x509.CertPool, n int) time.Durat
 	if err := <-ended; err != nil {
 		b.Fatal(err)
 	}
-	return time.Since(began)
+	return measured()
 }
 
 // connack reads a CONNACK and returns its Receive Maximum (65535 when it names none; MQTT 5 section 3.2.2.3.3).

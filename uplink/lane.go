@@ -2,9 +2,10 @@ package uplink
 
 const (
 	// chunkBytes and chunkCount bound what a lane reads of the Source at once. It keeps
-	// two such chunks: one that is being sent and, in a backlog, the next.
-	chunkBytes = 64 << 10
-	chunkCount = 256
+	// two such chunks: one that is being sent and, in a backlog, the next. A chunk is a
+	// window of small messages: when the server acknowledges one at once, the next is there.
+	chunkBytes = 256 << 10
+	chunkCount = defaultWindow
 )
 
 // lane is a cursor over a range of the Source. What is read is packed at once: the Source
