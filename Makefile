@@ -35,9 +35,10 @@ test-386:
 	CGO_ENABLED=0 GOARCH=386 $(GO) test -shuffle=on -timeout 15m $(PORTABLE) ./agent/
 
 # ARMv6 as on a Pi Zero, emulated (5-8 times slower): the parts that carry bytes, without the long loops.
-# Not devices/serial: its pseudo-terminals do not end under user-mode emulation.
+# Not TestPortSettings: it reads odd speeds back by TCGETS2 (ioctl 0x802c542a), which qemu-user 7.2
+# answers with ENOSYS; every ARM kernel has it.
 test-arm:
-	CGO_ENABLED=0 GOARCH=arm GOARM=6 $(GO) test -short -timeout 15m -exec 'qemu-arm-static -cpu arm1176' ./uplink/wire/ ./buffer/ ./devices/sim/
+	CGO_ENABLED=0 GOARCH=arm GOARM=6 $(GO) test -short -timeout 15m -exec 'qemu-arm-static -cpu arm1176' -skip TestPortSettings ./uplink/wire/ ./buffer/ ./devices/ ./devices/sim/ ./devices/serial/
 
 # The full counts of what CI runs in small: 200 kills, long loops. Hours are fine.
 soak:

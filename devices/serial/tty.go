@@ -151,7 +151,7 @@ func take(fd int) error {
 	if fd > maxDescriptor {
 		return &portError{portFailed, fmt.Errorf("%w: a serial port needs a descriptor below %d", unix.EMFILE, maxDescriptor)}
 	}
-	if _, err := unix.IoctlGetTermios(fd, unix.TCGETS2); err != nil {
+	if _, err := unix.IoctlGetTermios(fd, unix.TCGETS); err != nil {
 		if errors.Is(err, unix.EIO) { // unplugged since
 			return &portError{portLost, fmt.Errorf("get terminal settings: %w", err)}
 		}
@@ -175,7 +175,9 @@ func (g guard) gone() bool {
 
 // finish changes what the library leaves as it should not be.
 func (g guard) finish() error {
-	t, err := unix.IoctlGetTermios(int(g), unix.TCGETS2)
+	// TCGETS and not TCGETS2: the kernel keeps the speed, of whatever form, and emulators of
+	// Linux know it (qemu-user 7.2 does not know TCGETS2).
+	t, err := unix.IoctlGetTermios(int(g), unix.TCGETS)
 	if err != nil {
 		return err
 	}
@@ -183,7 +185,7 @@ func (g guard) finish() error {
 	// select has seen them: else a stop would wait for the next byte.
 	t.Cc[unix.VMIN], t.Cc[unix.VTIME] = 0, 0
 	t.Cflag &^= unix.HUPCL // closing leaves DTR up: its fall resets many devices
-	if err := unix.IoctlSetTermios(int(g), unix.TCSETS2, t); err != nil {
+	if err := unix.IoctlSetTermios(int(g), unix.TCSETS, t); err != nil {
 		return err
 	}
 	if !g.isPty() {

@@ -67,7 +67,7 @@ func TestModes(t *testing.T) {
 			continue
 		}
 		// A pseudo-terminal keeps no data bits and no parity sense but these.
-		got, err := unix.IoctlGetTermios(int(p.guard), unix.TCGETS2)
+		got, err := unix.IoctlGetTermios(int(p.guard), unix.TCGETS)
 		if err != nil || got.Cflag&unix.CSTOPB != m.frame()&unix.CSTOPB || got.Cflag&unix.PARODD != m.frame()&unix.PARODD ||
 			got.Iflag&unix.INPCK != 0 != (m.parity != 'N') {
 			t.Errorf("%+v: cflag %o, iflag %o, %v", m, got.Cflag, got.Iflag, err)
