@@ -105,6 +105,7 @@ type Broker struct {
 	damage   atomic.Pointer[error]
 	loud     atomic.Int64 // second in which damage was last logged
 	addrs    atomic.Pointer[[]net.Addr]
+	cert     atomic.Pointer[serverCert] // nil without TLS
 }
 
 // errStopping is why a broker that ends is not ready.
@@ -289,14 +290,14 @@ func (b *Broker) alone() bool { return len(b.following) == 1 }
 // Run serves clients until ctx ends, then stops in the order that loses nothing.
 func (b *Broker) Run(ctx context.Context) error {
 	defer b.Close()
-	f, err := listen(ctx, b.cfg.Listen, b.log)
+	f, err := listen(ctx, b.cfg.Listen, func() bool { return len(NewConsole(b, "").Ready()) == 0 }, b)
 	if err != nil {
 		return err
 	}
 	b.opened(f)
 	b.tasks.Go(func() { b.house(b.ctx) })
 	var serving sync.WaitGroup
-	serving.Go(func() { f.serve(func(nc net.Conn) { b.serve(ctx, nc) }) })
+	serving.Go(func() { f.serve(ctx, b.serve) })
 	b.notReady.Store(nil)
 	b.log.Info("ready", "node", b.cfg.Node.Name, "listeners", b.Addrs())
 
@@ -333,6 +334,16 @@ func (b *Broker) Close() {
 
 func (b *Broker) opened(f *front) {
 	b.addrs.Store(&f.addrs)
+	b.cert.Store(f.cert)
+}
+
+// Reload reads the TLS certificate again. If its files cannot be used the old one stays, and the
+// error says why. Nothing else of the settings changes while the broker runs.
+func (b *Broker) Reload() error {
+	if c := b.cert.Load(); c != nil {
+		return c.reload()
+	}
+	return nil
 }
 
 // Addrs is where the broker listens for MQTT; empty until it does.

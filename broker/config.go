@@ -2,10 +2,8 @@ package broker
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -27,31 +25,6 @@ type Config struct {
 type NodeConfig struct {
 	Name    string `toml:"name"`     // of this node; default: the host's name
 	DataDir string `toml:"data_dir"` // everything the broker keeps
-}
-
-// ListenConfig is [listen]. An empty address is a closed listener.
-type ListenConfig struct {
-	MQTT     string `toml:"mqtt"`      // host:port
-	MQTTS    string `toml:"mqtts"`     // MQTT over TLS
-	WS       string `toml:"ws"`        // MQTT over WebSocket
-	WSS      string `toml:"wss"`       // MQTT over WebSocket over TLS
-	Admin    string `toml:"admin"`     // admin API, dashboard, metrics, health
-	CertFile string `toml:"cert_file"` // for mqtts
-	KeyFile  string `toml:"key_file"`  // for mqtts
-
-	ProxyProtocol  []string `toml:"proxy_protocol"`  // listeners that require PROXY v1/v2
-	TrustedProxies []string `toml:"trusted_proxies"` // networks that may send it
-}
-
-// Describe names the open MQTT listeners.
-func (l ListenConfig) Describe() string {
-	var out []string
-	for _, o := range []struct{ name, addr string }{{"mqtt", l.MQTT}, {"mqtts", l.MQTTS}} {
-		if o.addr != "" {
-			out = append(out, o.name+" "+o.addr)
-		}
-	}
-	return strings.Join(out, ", ")
 }
 
 // The values of StoreConfig.Sync.
@@ -137,11 +110,6 @@ func (c *Config) notYet(doc *settings.Doc) {
 		t.SetLabel(fmt.Sprintf("auth #%d", i+1))
 		t.Problem("", "sources of users come in a later issue: not available yet; remove the table: the broker then listens on loopback only")
 	}
-	for key, addr := range map[string]string{"ws": c.Listen.WS, "wss": c.Listen.WSS} {
-		if addr != "" {
-			doc.Problem("listen."+key, `comes in a later issue: not available yet; write %s = "" or remove it`, key)
-		}
-	}
 }
 
 func (c *Config) readVerify(doc *settings.Doc) {
@@ -191,78 +159,6 @@ func checkName(name string) error {
 		return fmt.Errorf("%q is not a node name: 1 to 64 letters, digits, \"-\" and \"_\"", name)
 	}
 	return nil
-}
-
-func (c *Config) checkListen(doc *settings.Doc) {
-	l := &c.Listen
-	l.MQTT = checkAddress(doc, "mqtt", l.MQTT, true)
-	l.MQTTS = checkAddress(doc, "mqtts", l.MQTTS, true)
-	l.Admin = checkAddress(doc, "admin", l.Admin, false)
-	if l.MQTT == "" && l.MQTTS == "" && !doc.Broken() {
-		doc.Problem("listen", `no listener is open; write mqtt = ":1883"`)
-	}
-	l.checkTLS(doc)
-	if len(l.ProxyProtocol) > 0 || len(l.TrustedProxies) > 0 {
-		key := "listen.proxy_protocol"
-		if len(l.ProxyProtocol) == 0 {
-			key = "listen.trusted_proxies"
-		}
-		doc.Problem(key, "comes in a later issue: not available yet; remove it")
-	}
-}
-
-func (l *ListenConfig) checkTLS(doc *settings.Doc) {
-	files := []struct {
-		key  string
-		file *string
-	}{{"listen.cert_file", &l.CertFile}, {"listen.key_file", &l.KeyFile}}
-	for _, f := range files {
-		switch {
-		case *f.file == "" && l.MQTTS != "":
-			doc.Problem("listen.mqtts", "needs %s: a PEM file", f.key)
-		case *f.file != "" && l.MQTTS == "":
-			doc.Warn(f.key, `has no effect: mqtts is closed; write mqtts = ":8883"`)
-		case *f.file != "":
-			*f.file = doc.Path(*f.file)
-			if file, err := os.Open(*f.file); err != nil {
-				doc.Problem(f.key, "cannot be read: %v", err)
-			} else {
-				file.Close()
-			}
-		}
-	}
-}
-
-// checkAddress checks host:port and keeps it on loopback: without [[auth]] nobody who
-// reaches a listener would be asked who he is. The admin API stays there in any case.
-func checkAddress(doc *settings.Doc, name, addr string, mqtt bool) string {
-	if addr == "" {
-		return ""
-	}
-	key := "listen." + name
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		doc.Problem(key, `%q is not an address; write "host:port" or ":port"`, addr)
-		return addr
-	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil {
-		doc.Problem(key, "%q has no port number from 0 to 65535", addr)
-	} else if n == 0 {
-		doc.Warn(key, "port 0 lets the system choose a port; the log says which")
-	}
-	ip := net.ParseIP(host)
-	switch {
-	case host == "localhost" || ip != nil && ip.IsLoopback():
-	case host == "" && mqtt:
-		local := net.JoinHostPort("127.0.0.1", port)
-		doc.Warn(key, "without [[auth]] anyone who reaches the broker could publish and subscribe, so it listens on loopback only: %s", local)
-		return local
-	case mqtt:
-		doc.Problem(key, "%q is not loopback, and without [[auth]] anyone who reaches it could publish and subscribe; write %q", addr, net.JoinHostPort("127.0.0.1", port))
-	default:
-		doc.Problem(key, "%q is not loopback: the admin API is for this host; write %q and reach it by SSH or a proxy of yours", addr, net.JoinHostPort("127.0.0.1", port))
-	}
-	return addr
 }
 
 func (c *Config) checkStore(doc *settings.Doc) {

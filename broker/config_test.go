@@ -38,12 +38,8 @@ func TestConfigDefaultsListenOnLoopback(t *testing.T) {
 }
 
 func TestConfigReadsEverything(t *testing.T) {
-	dir := t.TempDir()
-	for _, name := range []string{"c.pem", "k.pem"} {
-		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	certFile, keyFile, _ := certificate(t)
+	dir := filepath.Dir(certFile)
 	cfg, problems := ParseConfig(filepath.Join(dir, "broker.toml"), []byte(`
 [node]
 name = "n-2"
@@ -51,9 +47,15 @@ data_dir = "data"
 [listen]
 mqtt = ""
 mqtts = "[::1]:8883"
+ws = "127.0.0.1:8083"
+wss = "127.0.0.1:8084"
 admin = "localhost:1"
-cert_file = "c.pem"
-key_file = "k.pem"
+cert_file = "cert.pem"
+key_file = "key.pem"
+ws_origins = ["https://panel.example"]
+proxy_protocol = ["mqtts", "ws"]
+trusted_proxies = ["10.0.0.0/8", "::1"]
+max_connections = 5000
 [store]
 sync = "always"
 max_bytes = "1GiB"
@@ -70,7 +72,8 @@ policy = "reject"
 	}
 	want := Config{
 		Node:   NodeConfig{Name: "n-2", DataDir: filepath.Join(dir, "data")},
-		Listen: ListenConfig{MQTTS: "[::1]:8883", Admin: "localhost:1", CertFile: filepath.Join(dir, "c.pem"), KeyFile: filepath.Join(dir, "k.pem")},
+		Listen: ListenConfig{MQTTS: "[::1]:8883", WS: "127.0.0.1:8083", WSS: "127.0.0.1:8084", Admin: "localhost:1", CertFile: certFile, KeyFile: keyFile,
+			WSOrigins: []string{"https://panel.example"}, ProxyProtocol: []string{"mqtts", "ws"}, TrustedProxies: []string{"10.0.0.0/8", "::1"}, MaxConnections: 5000},
 		Store:  StoreConfig{Sync: SyncAlways, MaxBytes: 1 << 30, MaxAge: 36 * time.Hour},
 		Verify: []VerifyRule{{"gw/+/raw", PolicyMark}, {"gw/#", PolicyReject}},
 	}
@@ -96,9 +99,23 @@ func TestConfigProblems(t *testing.T) {
 		{"no listener", "[listen]\nmqtt = \"\"", `broker.toml:1: listen: no listener is open`},
 		{"tls without files", "[listen]\nmqtts = \"127.0.0.1:8883\"", `broker.toml:2: listen.mqtts: needs listen.cert_file`},
 		{"tls files unreadable", "[listen]\nmqtts = \"127.0.0.1:8883\"\ncert_file = \"/nowhere/c\"\nkey_file = \"/nowhere/k\"", `broker.toml:3: listen.cert_file: cannot be read`},
-		{"ws", "[listen]\nws = \":8083\"", `broker.toml:2: listen.ws: comes in a later issue: not available yet`},
-		{"wss", "[listen]\nwss = \":8084\"", `broker.toml:2: listen.wss: comes in a later issue: not available yet`},
-		{"proxy", "[listen]\nproxy_protocol = [\"mqtt\"]", `broker.toml:2: listen.proxy_protocol: comes in a later issue`},
+		{"ws not loopback", "[listen]\nws = \"0.0.0.0:8083\"", `broker.toml:2: listen.ws: "0.0.0.0:8083" is not loopback, and without [[auth]]`},
+		{"a proxy lifts nothing", "[listen]\nws = \"0.0.0.0:8083\"\nproxy_protocol = [\"ws\"]\ntrusted_proxies = [\"10.0.0.0/8\"]", `broker.toml:2: listen.ws: "0.0.0.0:8083" is not loopback`},
+		{"wss without files", "[listen]\nwss = \"127.0.0.1:8084\"", `broker.toml:2: listen.wss: needs listen.cert_file`},
+		{"no certificate in it", "[listen]\nmqtts = \"127.0.0.1:8883\"\ncert_file = \"config.go\"\nkey_file = \"config.go\"", `config.go holds no usable certificate (PEM`},
+		{"files for nobody", "[listen]\nkey_file = \"x\"", `broker.toml:2: warning: listen.key_file: has no effect: mqtts and wss are closed`},
+		{"no origin", "[listen]\nws = \":8083\"\nws_origins = [\"example.com\"]", `broker.toml:3: listen.ws_origins: "example.com" is not an origin; write "https://host"`},
+		{"any origin", "[listen]\nws = \":8083\"\nws_origins = [\"*\"]", `broker.toml:3: warning: listen.ws_origins: "*" lets every web page`},
+		{"origins for nobody", "[listen]\nws_origins = [\"*\"]", `broker.toml:2: warning: listen.ws_origins: has no effect: ws and wss are closed`},
+		{"no such listener", "[listen]\nproxy_protocol = [\"mqqt\"]\ntrusted_proxies = [\"10.0.0.1\"]", `broker.toml:2: listen.proxy_protocol: "mqqt" is no listener; there are ["mqtt" "mqtts" "ws" "wss"]`},
+		{"closed listener", "[listen]\nproxy_protocol = [\"ws\"]\ntrusted_proxies = [\"10.0.0.1\"]", `broker.toml:2: listen.proxy_protocol: "ws" is closed; give listen.ws an address`},
+		{"listener twice", "[listen]\nproxy_protocol = [\"mqtt\", \"mqtt\"]\ntrusted_proxies = [\"10.0.0.1\"]", `broker.toml:2: listen.proxy_protocol: "mqtt" stands in it twice`},
+		{"trusts nobody", "[listen]\nproxy_protocol = [\"mqtt\"]", `broker.toml:2: listen.proxy_protocol: needs listen.trusted_proxies`},
+		{"trust for nothing", "[listen]\ntrusted_proxies = [\"10.0.0.1\"]", `broker.toml:2: warning: listen.trusted_proxies: has no effect`},
+		{"no network", "[listen]\nproxy_protocol = [\"mqtt\"]\ntrusted_proxies = [\"ten\"]", `broker.toml:3: listen.trusted_proxies: "ten" is no network; write "10.0.0.0/8"`},
+		{"bits too many", "[listen]\nproxy_protocol = [\"mqtt\"]\ntrusted_proxies = [\"10.0.0.1/8\"]", `broker.toml:3: listen.trusted_proxies: "10.0.0.1/8" has bits beyond its length; did you mean "10.0.0.0/8"?`},
+		{"trusts everybody", "[listen]\nproxy_protocol = [\"mqtt\"]\ntrusted_proxies = [\"0.0.0.0/0\"]", `broker.toml:3: warning: listen.trusted_proxies: 0.0.0.0/0: everybody who reaches the listener`},
+		{"fewer than none", "[listen]\nmax_connections = -1", `broker.toml:2: listen.max_connections: -1 is less than none`},
 		{"cluster", "[cluster]\nname = \"x\"\npeers = [\"a:1\"]", `broker.toml:1: cluster: comes with the cluster: not available yet`},
 		{"auth", "[[auth]]\ntype = \"file\"", `broker.toml:1: auth #1: sources of users come in a later issue: not available yet`},
 		{"node name", "[node]\nname = \"a b\"", `broker.toml:2: node.name: "a b" is not a node name`},

@@ -61,39 +61,70 @@ type conn struct {
 	picks []pick // of the writer
 }
 
-// serve runs a connection to its end.
+// serve runs a connection to its end. The frames from here to the read of a quiet client stay on
+// its stack for as long as it is connected: what needs room is in functions that have returned by
+// then (docs/decisions/0014-listeners.md).
 func (b *Broker) serve(ctx context.Context, nc net.Conn) {
-	c := &conn{b: b, nc: nc, addr: nc.RemoteAddr().String(), done: make(chan struct{}), since: micros(b.wall()), problems: true}
-	if !b.conns.add(c) {
-		_ = nc.Close()
+	c := newConn(b, nc)
+	if c == nil {
 		return
 	}
-	defer b.conns.remove(c)
-	defer close(c.done)
-	defer c.writer.Wait()
-	defer c.shut()
-	err := c.guard(func() error { return c.run(ctx) })
+	defer c.close()
+	c.finish(c.live(ctx))
+}
+
+// newConn enters a connection, or closes it and returns nil because the broker stops.
+//
+//go:noinline
+func newConn(b *Broker, nc net.Conn) *conn {
+	c := &conn{b: b, nc: nc, addr: nc.RemoteAddr().String(), done: make(chan struct{}), since: micros(b.wall()), problems: true}
+	if b.conns.add(c) {
+		return c
+	}
+	_ = nc.Close()
+	return nil
+}
+
+// finish is what is left to do and to say when a connection has ended.
+//
+//go:noinline
+func (c *conn) finish(err error) {
 	c.goodbye(err) // before the session is left: a writer that still reads for it would take what comes next
 	if c.session != nil {
 		_ = c.guard(func() error { c.leave(err); return nil })
 	}
 	c.unwatch(err)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, errStopping) {
-		b.log.Info("connection ended", "client", c.id, "addr", c.addr, "err", err)
+		c.b.log.Info("connection ended", "client", c.id, "addr", c.addr, "err", err)
 	}
 }
 
-// guard turns a panic into an error: whatever a client sends may end its connection, never the
+func (c *conn) close() {
+	c.shut()
+	c.writer.Wait()
+	close(c.done)
+	c.b.conns.remove(c)
+}
+
+// live runs until the connection ends. Whatever a client sends may end its connection, never the
 // process.
+func (c *conn) live(ctx context.Context) (err error) {
+	defer c.caught(&err)
+	return c.run(ctx)
+}
+
+// guard turns a panic into an error.
 func (c *conn) guard(fn func() error) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			c.b.stats.Panics.Add(1)
-			c.b.log.Error("a connection's goroutine panicked: please report this", "client", c.id, "panic", p, "stack", string(debug.Stack()))
-			err = &mqtt.Error{Code: mqtt.Unspecified, Text: "internal error"}
-		}
-	}()
+	defer c.caught(&err)
 	return fn()
+}
+
+func (c *conn) caught(err *error) {
+	if p := recover(); p != nil {
+		c.b.stats.Panics.Add(1)
+		c.b.log.Error("a connection's goroutine panicked: please report this", "client", c.id, "panic", p, "stack", string(debug.Stack()))
+		*err = &mqtt.Error{Code: mqtt.Unspecified, Text: "internal error"}
+	}
 }
 
 // errDisconnect is a client's orderly DISCONNECT.
@@ -103,7 +134,63 @@ var errDisconnect = fmt.Errorf("client disconnected: %w", io.EOF)
 func (c *conn) run(ctx context.Context) error {
 	in := input{nc: c.nc}
 	_ = c.nc.SetReadDeadline(time.Now().Add(connectTimeout))
+	if err := c.open(ctx, &in); err != nil {
+		return err
+	}
+	for {
+		if !c.arm() {
+			return net.ErrClosed
+		}
+		first, body, err := in.next()
+		if err := c.step(ctx, first, body, err); err != nil {
+			return err
+		}
+	}
+}
+
+// arm begins the wait for the next packet; false if the connection is ending.
+//
+//go:noinline
+func (c *conn) arm() bool {
+	if c.keepAlive == 0 {
+		return true
+	}
+	_ = c.nc.SetReadDeadline(time.Now().Add(c.keepAlive))
+	return !c.isEnding() // or else end's deadline came first and has just been lost
+}
+
+// step acts on what came of the wait.
+//
+//go:noinline
+func (c *conn) step(ctx context.Context, first byte, body []byte, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return errStopping
+	}
+	if err != nil && c.isEnding() {
+		return net.ErrClosed // from outside; the client has been told
+	}
+	var timeout net.Error
+	if errors.As(err, &timeout) && timeout.Timeout() {
+		return &mqtt.Error{Code: mqtt.KeepAliveTimeout, Text: "nothing came for one and a half keep alive times"} // [MQTT-3.1.2-22]
+	}
+	if err == nil {
+		c.arrived(first, body)
+		err = c.handle(ctx, first, body)
+	}
+	if err == nil && c.owes() > maxOwed {
+		err = &mqtt.Error{Code: mqtt.QuotaExceeded, Text: "it asks and does not read the answers"}
+	}
+	return err
+}
+
+// open reads the CONNECT and answers it.
+//
+//go:noinline
+func (c *conn) open(ctx context.Context, in *input) error {
 	first, body, err := in.next()
+	if looksProxied(in.buf[:in.to]) {
+		return errors.New("a PROXY header came first: add the listener to proxy_protocol under [listen], and the proxy to trusted_proxies")
+	}
 	if err != nil {
 		return err
 	}
@@ -111,38 +198,7 @@ func (c *conn) run(ctx context.Context) error {
 		return &mqtt.Error{Code: mqtt.ProtocolError, Text: "the first packet is not CONNECT"}
 	}
 	c.arrived(first, body)
-	if err := c.connect(ctx, body); err != nil {
-		return err
-	}
-	for {
-		if c.keepAlive > 0 {
-			_ = c.nc.SetReadDeadline(time.Now().Add(c.keepAlive))
-			if c.isEnding() { // end's deadline came first and has just been lost
-				return net.ErrClosed
-			}
-		}
-		first, body, err := in.next()
-		if err != nil && ctx.Err() != nil {
-			return errStopping
-		}
-		if err != nil && c.isEnding() {
-			return net.ErrClosed // from outside; the client has been told
-		}
-		var timeout net.Error
-		if errors.As(err, &timeout) && timeout.Timeout() {
-			return &mqtt.Error{Code: mqtt.KeepAliveTimeout, Text: "nothing came for one and a half keep alive times"} // [MQTT-3.1.2-22]
-		}
-		if err == nil {
-			c.arrived(first, body)
-			err = c.handle(ctx, first, body)
-		}
-		if err == nil && c.owes() > maxOwed {
-			err = &mqtt.Error{Code: mqtt.QuotaExceeded, Text: "it asks and does not read the answers"}
-		}
-		if err != nil {
-			return err
-		}
-	}
+	return c.connect(ctx, body)
 }
 
 // owes is how many bytes of answers wait to be written.
@@ -327,6 +383,9 @@ func (c *conn) goodbye(err error) {
 	if errors.As(err, &e) && c.session != nil {
 		c.end(e.Code, c.why(e.Text))
 	}
+	c.mu.Lock()
+	c.closed = true // a writer that runs goes on to its end; none begins while we wait
+	c.mu.Unlock()
 	_ = c.nc.SetWriteDeadline(time.Now().Add(goodbyeTimeout))
 	c.writer.Wait()
 }
@@ -358,46 +417,55 @@ type input struct {
 // next returns the next packet.
 func (in *input) next() (first byte, body []byte, err error) {
 	for {
-		first, at, end, err := mqtt.Frame(in.buf[in.from:in.to], maxPacket)
-		if err == nil && in.to > in.from {
-			err = mqtt.CheckFlags(first)
+		first, body, need, err := in.packet()
+		if err != nil || body != nil {
+			return first, body, err
 		}
-		if err != nil {
+		in.room(need)
+		n, err := in.nc.Read(in.buf[in.to:])
+		in.to += n
+		if n == 0 && err != nil {
 			return 0, nil, err
 		}
-		if end > 0 && in.from+end <= in.to {
-			body := in.buf[in.from+at : in.from+end : in.from+end]
-			in.from += end
-			return first, body, nil
-		}
-		if err := in.more(end); err != nil {
-			return 0, nil, err
+		if in.idle++; n > idleBuffer {
+			in.idle = 0 // reads since the last large one
 		}
 	}
 }
 
-// more reads on. The buffer of a quiet connection is small; one that was filled makes the next
-// one larger.
-func (in *input) more(need int) error {
+// packet takes a packet from what has been read; body is nil, and need its length if that is
+// known, while it is not whole.
+//
+//go:noinline
+func (in *input) packet() (first byte, body []byte, need int, err error) {
+	first, at, end, err := mqtt.Frame(in.buf[in.from:in.to], maxPacket)
+	if err == nil && in.to > in.from {
+		err = mqtt.CheckFlags(first)
+	}
+	if err != nil || end == 0 || in.from+end > in.to {
+		return 0, nil, end, err
+	}
+	body = in.buf[in.from+at : in.from+end : in.from+end]
+	in.from += end
+	return first, body, 0, nil
+}
+
+// room makes room to read on. The buffer of a quiet connection is small; one that was filled
+// makes the next one larger.
+//
+//go:noinline
+func (in *input) room(need int) {
 	quiet := in.idle > 64 && in.to == in.from && len(in.buf) > idleBuffer
-	if in.to == len(in.buf) || in.from+need > len(in.buf) || quiet {
-		switch {
-		case in.size == 0 || quiet:
-			in.size, in.idle = idleBuffer, 0
-		case in.to == len(in.buf):
-			in.size = min(busyBuffer, 4*in.size)
-		}
-		fresh := make([]byte, max(in.size, need))
-		in.to = copy(fresh, in.buf[in.from:in.to])
-		in.from, in.buf = 0, fresh
+	if in.to != len(in.buf) && in.from+need <= len(in.buf) && !quiet {
+		return
 	}
-	n, err := in.nc.Read(in.buf[in.to:])
-	in.to += n
-	if n == 0 {
-		return err
+	switch {
+	case in.size == 0 || quiet:
+		in.size, in.idle = idleBuffer, 0
+	case in.to == len(in.buf):
+		in.size = min(busyBuffer, 4*in.size)
 	}
-	if in.idle++; n > idleBuffer {
-		in.idle = 0 // reads since the last large one
-	}
-	return nil
+	fresh := make([]byte, max(in.size, need))
+	in.to = copy(fresh, in.buf[in.from:in.to])
+	in.from, in.buf = 0, fresh
 }

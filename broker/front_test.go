@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mochi-mqtt/server/v2/listeners"
-
 	"holdfast/broker/mqtt"
 )
 
@@ -178,15 +176,19 @@ func TestAcceptErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx := context.Background()
-	f := &front{listeners: []*listeners.Net{listeners.NewNet("flaky", &steady{Listener: &flaky{Listener: l}, ctx: ctx, log: b.log})}}
+	f := newFront(ListenConfig{}, b.Broker)
+	f.guard(ctx, &gate{clientListener: clientListener{name: "flaky"}}, &flaky{Listener: l})
 	done := make(chan struct{})
 	go func() {
-		f.serve(func(nc net.Conn) { b.serve(ctx, nc) })
+		f.serve(ctx, b.serve)
 		close(done)
 	}()
 	for i := range 3 {
 		c, _ := dialRaw(t, l.Addr().String(), fmt.Sprint("c", i), v5)
 		c.quiet()
+	}
+	if n := b.Stats().Front.AcceptErrors.Load(); n < 3 {
+		t.Errorf("%d errors of Accept counted", n)
 	}
 	f.close()
 	<-done

@@ -36,6 +36,7 @@ func counters(s *Stats) []figure {
 		{"damaged_batches", "Stored batches that could not be read, once per reader.", s.DamagedBatches.Load()},
 		{"sessions_expired", "Sessions whose expiry had passed.", s.SessionsExpired.Load()},
 		{"panics", "Bugs that ended a connection.", s.Panics.Load()},
+		{"accept_errors", "Connections that the system could not hand over, for want of file descriptors for instance.", s.Front.AcceptErrors.Load()},
 	}
 }
 
@@ -128,6 +129,9 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	m.counter(figure{"verified", "Messages whose signature was good.", verified})
 	for reason, n := range refused {
 		m.counter(figure{"not_verified", "Messages that did not verify, by reason.", n}, "reason", reason)
+	}
+	for i, r := range frontRefusals {
+		m.counter(figure{"connections_turned_away", "Connections that ended before they spoke MQTT, by reason.", b.stats.Front.Refused[i].Load()}, "reason", r.name)
 	}
 	messages, batches := b.discards.sums()
 	for r := range discardReasons {

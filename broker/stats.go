@@ -22,6 +22,7 @@ type Stats struct {
 	DamagedBatches  atomic.Uint64 // batches that could not be read, once per reader
 	SessionsExpired atomic.Uint64 // sessions whose expiry had passed
 	Panics          atomic.Uint64 // bugs that ended a connection
+	Front           FrontCounts   // connections that never spoke MQTT
 }
 
 // Stats is the broker's counters.

@@ -18,7 +18,7 @@ import (
 )
 
 // certificate writes a self-signed one for the loopback.
-func certificate(t *testing.T) (certFile, keyFile string, pool *x509.CertPool) {
+func certificate(t testing.TB) (certFile, keyFile string, pool *x509.CertPool) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)

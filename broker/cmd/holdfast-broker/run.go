@@ -25,7 +25,8 @@ func (a *app) runCommand() *cobra.Command {
 		Short: "Run the broker",
 		Long: `Runs the broker in the foreground until SIGTERM or SIGINT; it then takes no more
 clients, stores what it has received and ends. A second signal aborts, and loses
-nothing that was acknowledged. Settings take effect at the next start.
+nothing that was acknowledged. Settings take effect at the next start; the TLS
+certificate is read again when its files change, and at SIGHUP.
 
 It logs "ready" when it serves, and then answers /readyz with 200.`,
 		Args: cobra.NoArgs,
@@ -141,7 +142,10 @@ func (d daemon) Ready() bool { return d.broker.Ready() == nil }
 func (d daemon) Stuck() []string { return nil }
 
 func (d daemon) Reload() {
-	d.log.Warn("SIGHUP changes nothing: the broker's settings take effect when it starts again")
+	if err := d.broker.Reload(); err != nil {
+		d.log.Error("the new TLS certificate cannot be used: the old one stays", "err", err)
+	}
+	d.log.Info("reloaded: the TLS certificate; other settings take effect when the broker starts again")
 }
 
 // Summary is the one line of systemctl status.
