@@ -313,36 +313,6 @@ func verifyAll(b *testing.B, keys string, messages []wire.Message) time.Duration
 	return time.Since(begin)
 }
 
-// BenchmarkIdleClients reports the memory of connections that do nothing.
-func BenchmarkIdleClients(b *testing.B) {
-	r := start(b, testConfig(b.TempDir()))
-	const n = 2000
-	var before, after runtime.MemStats
-	memory := func(m *runtime.MemStats) {
-		runtime.GC()
-		runtime.GC()
-		runtime.ReadMemStats(m)
-	}
-	conns := make([]*rawClient, 0, n)
-	quiet := func(i int) *rawClient { // the loader's side keeps no buffers of its own
-		c, _ := dialRaw(b, r.addr, fmt.Sprintf("idle-%d", i), opts{version: mqtt.V311, clean: true})
-		c.subscribe(1, fmt.Sprintf("idle/%d/#", i))
-		c.r = nil
-		return c
-	}
-	memory(&before)
-	for i := range n {
-		conns = append(conns, quiet(i))
-	}
-	memory(&after)
-	used := after.HeapInuse + after.StackInuse - before.HeapInuse - before.StackInuse
-	b.ReportMetric(float64(used)/n, "B/client")
-	b.ReportMetric(0, "ns/op")
-	for _, c := range conns {
-		c.disconnect()
-	}
-}
-
 // BenchmarkRoundTrip: one publisher, one message at a time: the price of the sync.
 func BenchmarkRoundTrip(b *testing.B) {
 	for _, sync := range []string{SyncAlways, SyncInterval} {

@@ -71,7 +71,7 @@ policy = "reject"
 		t.Fatalf("problems: %v", problems)
 	}
 	want := Config{
-		Node:   NodeConfig{Name: "n-2", DataDir: filepath.Join(dir, "data")},
+		Node: NodeConfig{Name: "n-2", DataDir: filepath.Join(dir, "data")},
 		Listen: ListenConfig{MQTTS: "[::1]:8883", WS: "127.0.0.1:8083", WSS: "127.0.0.1:8084", Admin: "localhost:1", CertFile: certFile, KeyFile: keyFile,
 			WSOrigins: []string{"https://panel.example"}, ProxyProtocol: []string{"mqtts", "ws"}, TrustedProxies: []string{"10.0.0.0/8", "::1"}, MaxConnections: 5000},
 		Store:  StoreConfig{Sync: SyncAlways, MaxBytes: 1 << 30, MaxAge: 36 * time.Hour},

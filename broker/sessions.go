@@ -111,7 +111,10 @@ func (b *Broker) enlist(ctx context.Context, s *session, c *conn, k *mqtt.Connec
 	}
 	sortSent(s.resend)
 	s.conn = c // which sends nothing of the session before its CONNACK
-	record, progress := s.record(), s.progress(end)
+	var record, progress []byte
+	if keep || s.kept {
+		record, progress = s.record(), s.progress(end)
+	}
 	s.mu.Unlock()
 	if keep {
 		if err := b.state.put(ctx, pair{key: sessionKey + s.id, value: record}, pair{key: cursorKey + s.id, value: progress}); err != nil {
@@ -165,8 +168,11 @@ func (b *Broker) detach(c *conn) {
 	s.gone, s.goneWall = b.mono(), micros(b.wall())
 	back := s.giveBack()
 	ends := s.expiry == 0
-	record := s.record()
 	kept := s.kept
+	var record []byte
+	if kept && !ends {
+		record = s.record()
+	}
 	s.mu.Unlock()
 	b.tail.mu.Unlock()
 	for g, items := range back {
