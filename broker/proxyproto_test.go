@@ -103,7 +103,7 @@ func FuzzProxyHeader(f *testing.F) {
 		in := bytes.NewReader(data)
 		got, err := readProxyHeader(in)
 		taken := len(data) - in.Len()
-		if taken > proxyV2Head+proxyV2Max || data != nil && len(data) >= 5 && data[0] == 'P' && taken > proxyV1Max {
+		if taken > proxyV2Head+proxyV2Max || len(data) > 0 && data[0] == 'P' && taken > proxyV1Max {
 			t.Fatalf("%d bytes taken of %s", taken, hex.EncodeToString(data))
 		}
 		if err != nil {
