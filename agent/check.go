@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -160,11 +161,16 @@ func (l *loader) device(i int, d DeviceConfig) {
 	}
 }
 
+// unusable says why path gives no readings now. An absent one is no mistake of the file,
+// and the driver waits for it; but check answers for configuration and devices, and whoever
+// asks on site wants no for an answer while a cable is loose.
 func unusable(path string, who reader) string {
 	info, err := os.Stat(path)
 	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return path + " is not there now; the agent will run and wait for it. Plug it in, or choose one that `holdfast devices` lists"
 	case err != nil:
-		return fmt.Sprintf("%v; is it plugged in? `holdfast devices` lists what there is", err)
+		return fmt.Sprintf("%v; choose one that `holdfast devices` lists", err)
 	case info.Mode()&fs.ModeCharDevice == 0:
 		return path + " is not a device"
 	}
