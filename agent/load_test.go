@@ -294,7 +294,7 @@ func TestCheckConfigLooksAtTheMachine(t *testing.T) {
 	}
 	serial := "driver = \"serial-line\"\npattern = '^(?P<a>.)'\nport = "
 	for _, c := range []struct{ old, new, want string }{
-		{`driver = "sim"`, serial + `"/dev/serial/by-id/none"`, `:12: device "a": port: stat /dev/serial/by-id/none: no such file or directory; is it plugged in?`},
+		{`driver = "sim"`, serial + `"/dev/serial/by-id/none"`, `:12: device "a": port: /dev/serial/by-id/none is not there now; the agent will run and wait for it.`},
 		{`driver = "sim"`, serial + `"` + notADevice + `"`, `:12: device "a": port: ` + notADevice + ` is not a device`},
 		{`[buffer]`, "[buffer]\nmax_bytes = \"4096TiB\"", `:5: buffer.max_bytes: 4096TiB, but`},
 		{`[buffer]`, "[signing]\nkey_file = \"" + garbage + "\"\n[buffer]", `:5: signing.key_file: ` + garbage},

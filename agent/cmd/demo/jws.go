@@ -16,6 +16,7 @@ type header struct {
 	Alg, Kid, Topic, Type, Gw, Dev, Epoch string
 	Seq                                   uint64
 	N                                     int
+	Crit                                  []string
 }
 
 // jwk is a public key as `holdfast identity --json` prints it (RFC 8037).
@@ -52,6 +53,9 @@ func verify(jws string, payload []byte, topic string, key ed25519.PublicKey) (he
 	}
 	if h.Alg != "EdDSA" && h.Alg != "Ed25519" {
 		return h, fmt.Errorf("algorithm %q", h.Alg)
+	}
+	if len(h.Crit) > 0 { // RFC 7515 section 4.1.11
+		return h, fmt.Errorf("critical extensions %q, and this knows none", h.Crit)
 	}
 	var signed bytes.Buffer
 	signed.WriteString(part[0] + "." + base64.RawURLEncoding.EncodeToString(payload))

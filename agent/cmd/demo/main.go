@@ -49,7 +49,11 @@ func demoMain() int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	lost, err := run(ctx)
+	return exitCode(run(ctx))
+}
+
+// exitCode tells on standard error what kept the play from its end.
+func exitCode(lost bool, err error) int {
 	switch {
 	case errors.Is(err, context.Canceled):
 		fmt.Fprintln(os.Stderr, "demo: interrupted; everything that it started has been ended")

@@ -38,21 +38,12 @@ type verdict struct {
 // within wireWindow before its end. They are counted by themselves. Whatever else the
 // meter wrote must be here.
 func (a *actors) judge(ctx context.Context) (*verdict, error) {
-	v := &verdict{lines: a.meter.state().Line, full: a.meter.state().Full, tally: a.tally}
-	lacking, delivered, twice, foreign := a.tally.compare(v.lines)
-	v.delivered, v.twice, v.foreign = delivered, twice, foreign
 	wire := map[uint64]bool{}
 	for i := 0; i+1 < len(a.deaths); i += 2 {
 		maps.Copy(wire, a.meter.within(a.deaths[i]-wireWindow, a.deaths[i+1]))
 	}
-	for _, l := range slices.Sorted(maps.Keys(lacking)) {
-		if wire[l] {
-			v.onWire += lacking[l]
-			continue
-		}
-		v.missing += lacking[l]
-		v.where = append(v.where, l)
-	}
+	v := account(a.tally, a.meter.state().Line, wire)
+	v.full = a.meter.state().Full
 	out, err := a.tool(ctx, "holdfast-broker", "ledger", gatewayName, "--json", "--config", a.path("broker.toml"))
 	if err == nil {
 		v.ledger, err = parseLedger(out)
@@ -65,6 +56,23 @@ func (a *actors) judge(ctx context.Context) (*verdict, error) {
 	a.broker.end(5 * time.Second)
 	v.took = time.Since(a.begun)
 	return v, nil
+}
+
+// account compares what arrived with the lines 1 to n. wire: those that the agent may have
+// read and not taken when it was killed.
+func account(t *tally, n uint64, wire map[uint64]bool) *verdict {
+	v := &verdict{lines: n, tally: t}
+	var lacking map[uint64]uint64
+	lacking, v.delivered, v.twice, v.foreign = t.compare(n)
+	for _, l := range slices.Sorted(maps.Keys(lacking)) {
+		if wire[l] {
+			v.onWire += lacking[l]
+			continue
+		}
+		v.missing += lacking[l]
+		v.where = append(v.where, l)
+	}
+	return v
 }
 
 // ledger is the broker's own account of the gateway: messages.
