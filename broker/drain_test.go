@@ -3,6 +3,7 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -84,9 +85,12 @@ func TestDrainRate(t *testing.T) {
 	b := start(t, testConfig(t.TempDir()))
 	con := NewConsole(b.Broker, "v1")
 	const n = 20
+	var clients []*rawClient
 	for i := range n {
-		dialRaw(t, b.addr, fmt.Sprint("c", i), v5)
+		c, _ := dialRaw(t, b.addr, fmt.Sprint("c", i), v5)
+		clients = append(clients, c)
 	}
+	defer runtime.KeepAlive(clients) // a connection that nobody refers to is closed by the collector
 	began := time.Now()
 	begin(t, con, admin.DrainNode{Wait: period(0), Rate: 10, Moved: true})
 	eventually(t, "some are gone", func() bool { return b.drainer.state().Sent >= 3 })
