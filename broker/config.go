@@ -15,10 +15,11 @@ const DefaultConfigFile = "/etc/holdfast-broker/broker.toml"
 
 // Config is the broker's settings, as docs/BROKER.md explains them.
 type Config struct {
-	Node   NodeConfig   `toml:"node"`
-	Listen ListenConfig `toml:"listen"`
-	Store  StoreConfig  `toml:"store"`
-	Verify []VerifyRule // [[verify]]; the first whose filter matches decides
+	Node    NodeConfig     `toml:"node"`
+	Listen  ListenConfig   `toml:"listen"`
+	Store   StoreConfig    `toml:"store"`
+	Cluster *ClusterConfig // [cluster]; nil: one node
+	Verify  []VerifyRule   // [[verify]]; the first whose filter matches decides
 }
 
 // NodeConfig is [node].
@@ -89,6 +90,7 @@ func readConfig(doc *settings.Doc) (Config, []settings.Problem) {
 	cfg := DefaultConfig()
 	doc.Decode(&cfg)
 	cfg.readVerify(doc)
+	cfg.readCluster(doc)
 	cfg.notYet(doc)
 	cfg.checkNode(doc)
 	cfg.checkListen(doc)
@@ -100,9 +102,6 @@ func readConfig(doc *settings.Doc) (Config, []settings.Problem) {
 // a setting that has no effect.
 func (c *Config) notYet(doc *settings.Doc) {
 	if doc.Has("cluster") {
-		doc.Decode(&struct {
-			Cluster map[string]any `toml:"cluster"`
-		}{})
 		doc.Problem("cluster", "comes with the cluster: not available yet; remove the table to run one node")
 	}
 	for i, t := range doc.Tables("auth") {

@@ -136,8 +136,8 @@ func TestConfigProblems(t *testing.T) {
 
 func TestConfigTellsEverythingAtOnce(t *testing.T) {
 	_, problems := ParseConfig("broker.toml", []byte("[node]\nname = \"\"\n[store]\nsync = \"x\"\nmax_age = \"1s\"\n[cluster]\nname = \"c\"\n"))
-	if n := len(settings.Errors(problems)); n != 4 {
-		t.Errorf("%d errors, want 4: %v", n, problems)
+	if n := len(settings.Errors(problems)); n != 6 {
+		t.Errorf("%d errors, want 6: %v", n, problems)
 	}
 }
 

@@ -2,179 +2,37 @@ package broker
 
 import (
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
-	"path/filepath"
 	"strconv"
-	"sync"
-	"sync/atomic"
-	"syscall"
-	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// This file is the only one that knows nats-server and nats.go.
-
-// Errors of the engine, for errors.Is.
-var (
-	errNoSlot    = errors.New("nothing is stored there")
-	errTrimmed   = errors.New("it has been trimmed")
-	errStoreFull = errors.New("the store is full")
-	errEngine    = errors.New("the storage engine does not answer")
-)
-
-// engineConfig is what the storage engine needs to know.
-type engineConfig struct {
-	dir        string
-	node       string
-	syncAlways bool
-	reserve    int64 // free bytes on the disk below which nothing more is written
+// logStream is one of a node's two streams, seen as a row of numbered slots. Only its own node writes
+// to it; but a fence is written by another.
+type logStream struct {
+	e       *engine
+	node    string // whose log it is
+	kind    string
+	name    string
+	subject string
 }
 
-// engine is an embedded nats-server that opens no port, and one connection into it.
-type engine struct {
-	cfg engineConfig
-	log *slog.Logger
-
-	mu  sync.RWMutex // guards srv, nc, js: reopen replaces them
-	srv *server.Server
-	nc  *nats.Conn
-	js  jetstream.JetStream
-
-	replies sync.Map // reply subject → chan sendResult
-	token   atomic.Uint64
-	inbox   string
-}
-
+// The kinds of log.
 const (
-	engineMaxPayload = 8 << 20 // the longest batch; a packet is at most 1 MiB by default
-	engineStart      = 60 * time.Second
-	engineCall       = 10 * time.Second
+	kindMessages = "messages"
+	kindState    = "state"
 )
 
-func openEngine(cfg engineConfig, log *slog.Logger) (*engine, error) {
-	e := &engine{cfg: cfg, log: log}
-	if err := e.start(); err != nil {
-		return nil, err
-	}
-	return e, nil
-}
+func streamName(kind, node string) string { return "HF_" + kind + "_" + hexName(node) }
 
-func (e *engine) start() error {
-	srv, err := server.NewServer(&server.Options{
-		ServerName:             "holdfast-" + hex.EncodeToString([]byte(e.cfg.node)),
-		DontListen:             true, // in-process connections only: whoever may publish could damage the log
-		NoSigs:                 true,
-		JetStream:              true,
-		DisableJetStreamBanner: true,
-		StoreDir:               filepath.Join(e.cfg.dir, "jetstream"),
-		JetStreamMaxStore:      1 << 62, // the limits are the streams'
-		JetStreamMaxMemory:     64 << 20,
-		SyncAlways:             e.cfg.syncAlways,
-		SyncInterval:           time.Second, // the default of 2 minutes is what Jepsen lost messages with
-		MaxPayload:             engineMaxPayload,
-		MaxPending:             8 * engineMaxPayload,
-	})
-	if err != nil {
-		return fmt.Errorf("configure the storage engine: %w", err)
-	}
-	srv.SetLoggerV2(engineLog{e.log}, false, false, false)
-	srv.Start()
-	if err := e.connect(srv); err != nil {
-		srv.Shutdown()
-		srv.WaitForShutdown()
-		return err
-	}
-	return nil
-}
-
-func (e *engine) connect(srv *server.Server) error {
-	if !srv.ReadyForConnections(engineStart) {
-		return fmt.Errorf("start the storage engine in %s: not ready after %s; its own log lines say why", e.cfg.dir, engineStart)
-	}
-	if !srv.JetStreamEnabled() {
-		return fmt.Errorf("start the storage engine in %s: it refused its store; its own log lines say why", e.cfg.dir)
-	}
-	nc, err := nats.Connect("", nats.InProcessServer(srv), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond))
-	if err != nil {
-		return fmt.Errorf("connect to the storage engine: %w", err)
-	}
-	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(engineCall))
-	if err == nil {
-		e.inbox = nats.NewInbox()
-		_, err = nc.Subscribe(e.inbox+".*", e.answered)
-	}
-	if err != nil {
-		nc.Close()
-		return fmt.Errorf("connect to the storage engine: %w", err)
-	}
-	e.mu.Lock()
-	e.srv, e.nc, e.js = srv, nc, js
-	e.mu.Unlock()
-	return nil
-}
-
-func (e *engine) close() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.srv == nil {
-		return
-	}
-	e.nc.Close()
-	e.srv.Shutdown()
-	e.srv.WaitForShutdown()
-	e.srv = nil
-	e.replies.Clear() // nobody will answer them
-}
-
-// reopen stops and starts the engine: after a write error its store takes nothing more until
-// it has been read again.
-func (e *engine) reopen() error {
-	e.close()
-	return e.start()
-}
-
-// conn returns the present connection, or errEngine.
-func (e *engine) conn() (*nats.Conn, jetstream.JetStream, error) {
-	e.mu.RLock()
-	defer e.mu.RUnlock()
-	if e.srv == nil {
-		return nil, nil, errEngine
-	}
-	return e.nc, e.js, nil
-}
-
-// room refuses to write where the disk has no room left. It looks before the engine does,
-// because the engine's store is read-only after it has failed once.
-func (e *engine) room() error { return e.roomAbove(e.cfg.reserve) }
-
-// roomToBegin lets the first record of a run into the reserve: a broker that is started on a full
-// disk must serve, or nothing ever makes room.
-func (e *engine) roomToBegin() error { return e.roomAbove(e.cfg.reserve / 16) }
-
-func (e *engine) roomAbove(reserve int64) error {
-	free, err := freeBytes(e.cfg.dir)
-	if err != nil {
-		return fmt.Errorf("look for free space in %s: %w", e.cfg.dir, err)
-	}
-	if free < reserve {
-		return fmt.Errorf("%w: %d bytes free on the disk of %s, %d are kept in reserve", errStoreFull, free, e.cfg.dir, reserve)
-	}
-	return nil
-}
-
-func freeBytes(dir string) (int64, error) {
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(dir, &st); err != nil {
-		return 0, err
-	}
-	return int64(st.Bavail) * st.Bsize, nil
+// logOf is a node's log, be it there or not.
+func (e *engine) logOf(kind, node string) *logStream {
+	name := streamName(kind, node)
+	return &logStream{e: e, node: node, kind: kind, name: name, subject: "hf." + name}
 }
 
 // sendResult is the engine's answer to one batch.
@@ -189,83 +47,19 @@ func (e *engine) answered(m *nats.Msg) {
 		return // an answer that nobody waits for any more
 	}
 	var ack struct {
-		Seq   uint64 `json:"seq"`
-		Error *struct {
-			Code        int    `json:"err_code"`
-			Description string `json:"description"`
-		} `json:"error"`
+		Seq uint64 `json:"seq"`
 	}
 	r := sendResult{}
-	switch err := json.Unmarshal(m.Data, &ack); {
+	switch {
 	case m.Header.Get("Status") != "":
 		r.err = fmt.Errorf("%w: status %s", errEngine, m.Header.Get("Status"))
-	case err != nil:
-		r.err = fmt.Errorf("%w: answer %q", errEngine, m.Data)
-	case ack.Error != nil:
-		r.err = fmt.Errorf("store refused a batch: %s (%d)", ack.Error.Description, ack.Error.Code)
 	default:
-		r.seq = ack.Seq
+		if r.err = apiError(m.Data); r.err == nil {
+			r.err = json.Unmarshal(m.Data, &ack)
+			r.seq = ack.Seq
+		}
 	}
 	ch.(chan sendResult) <- r
-}
-
-// logStream is one of the node's two streams, seen as a row of numbered slots.
-type logStream struct {
-	e       *engine
-	name    string
-	subject string
-}
-
-// streamName: a node name may have characters that a stream name may not.
-func streamName(kind, node string) string {
-	return "HF_" + kind + "_" + hex.EncodeToString([]byte(node))
-}
-
-// has says whether the node's stream of that kind is there.
-func (e *engine) has(ctx context.Context, kind string) (bool, error) {
-	_, js, err := e.conn()
-	if err != nil {
-		return false, err
-	}
-	_, err = js.Stream(ctx, streamName(kind, e.cfg.node))
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-// open creates the stream if it is not there.
-func (e *engine) open(ctx context.Context, kind string, maxBytes int64) (*logStream, error) {
-	_, js, err := e.conn()
-	if err != nil {
-		return nil, err
-	}
-	s := &logStream{e: e, name: streamName(kind, e.cfg.node)}
-	s.subject = "hf." + s.name
-	_, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-		Name: s.name, Subjects: []string{s.subject}, Storage: jetstream.FileStorage, Replicas: 1,
-		// Retention is ours: max_age would run on the wall clock, and max_bytes is a backstop.
-		Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardNew, MaxBytes: maxBytes, MaxAge: 0,
-		Duplicates: 30 * time.Second, AllowDirect: true,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("open stream %s in %s: %w", kind, e.cfg.dir, err)
-	}
-	return s, nil
-}
-
-// bounds returns the first and last used slot; last < first if it is empty.
-func (s *logStream) bounds(ctx context.Context) (first, last uint64, bytes int64, err error) {
-	_, js, err := s.e.conn()
-	if err != nil {
-		return 0, 0, 0, err
-	}
-	st, err := js.Stream(ctx, s.name)
-	if err != nil {
-		return 0, 0, 0, fmt.Errorf("look at stream %s: %w", s.name, err)
-	}
-	state := st.CachedInfo().State
-	return state.FirstSeq, state.LastSeq, int64(state.Bytes), nil
 }
 
 // send stores data in slot seq or not at all. The answer comes into the channel, which has room
@@ -289,16 +83,109 @@ func (s *logStream) send(seq uint64, id string, data []byte) (<-chan sendResult,
 	return ch, nil
 }
 
-// read returns what slot seq holds: errNoSlot if nothing was ever stored there, errTrimmed if it
-// is gone.
-func (s *logStream) read(ctx context.Context, seq uint64) ([]byte, error) {
-	nc, _, err := s.e.conn()
+// streamInfo is what the engine says of a stream.
+type streamInfo struct {
+	Config struct {
+		MaxBytes int64 `json:"max_bytes"`
+		Replicas int   `json:"num_replicas"`
+	} `json:"config"`
+	State struct {
+		First uint64 `json:"first_seq"`
+		Last  uint64 `json:"last_seq"`
+		Bytes uint64 `json:"bytes"`
+	} `json:"state"`
+	Cluster *struct {
+		Leader   string `json:"leader"`
+		Replicas []struct {
+			Name    string `json:"name"`
+			Current bool   `json:"current"`
+			Offline bool   `json:"offline"`
+			Lag     uint64 `json:"lag"`
+		} `json:"replicas"`
+	} `json:"cluster"`
+}
+
+// info asks the stream's leader.
+func (s *logStream) info(ctx context.Context) (*streamInfo, error) {
+	m, err := s.e.ask(ctx, "$JS.API.STREAM.INFO."+s.name, nil)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("look at stream %s of %s: %w", s.kind, s.node, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, engineCall)
-	defer cancel()
-	m, err := nc.RequestWithContext(ctx, "$JS.API.DIRECT.GET."+s.name, []byte(`{"seq":`+strconv.FormatUint(seq, 10)+`}`))
+	var r struct {
+		streamInfo
+		Error *struct {
+			Code        int    `json:"err_code"`
+			Description string `json:"description"`
+		} `json:"error"`
+	}
+	if err := json.Unmarshal(m.Data, &r); err != nil {
+		return nil, fmt.Errorf("look at stream %s of %s: %w: %w", s.kind, s.node, errEngine, err)
+	}
+	if r.Error != nil {
+		if r.Error.Code == int(jetstream.JSErrCodeStreamNotFound) {
+			return nil, fmt.Errorf("stream %s of %s: %w", s.kind, s.node, errNoStream)
+		}
+		return nil, fmt.Errorf("look at stream %s of %s: %w: %s (%d)", s.kind, s.node, errEngine, r.Error.Description, r.Error.Code)
+	}
+	return &r.streamInfo, nil
+}
+
+// errNoStream: there is no such log.
+var errNoStream = errors.New("there is no such stream")
+
+// bounds returns the first and last used slot; last < first if it is empty. The stream's leader
+// answers: it is where the log really ends.
+func (s *logStream) bounds(ctx context.Context) (first, last uint64, bytes int64, err error) {
+	st, err := s.info(ctx)
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	return st.State.First, st.State.Last, int64(st.State.Bytes), nil
+}
+
+// leader is the node that leads the stream, "" if none does.
+func (s *logStream) leader(ctx context.Context) (string, error) {
+	st, err := s.info(ctx)
+	if err != nil {
+		return "", err
+	}
+	if st.Cluster == nil {
+		return s.e.cfg.node, nil
+	}
+	node, _ := splitServer(st.Cluster.Leader)
+	return node, nil
+}
+
+// read returns what slot seq holds: errNoSlot if nothing was ever stored there, errTrimmed if it
+// is gone. Any replica may give what it has; that there is nothing is asked of the leader, because
+// a replica may lag.
+func (s *logStream) read(ctx context.Context, seq uint64) ([]byte, error) {
+	data, err := s.get(ctx, seq)
+	if !s.e.clustered() || err == nil {
+		return data, s.absent(ctx, seq, err)
+	}
+	data, err = s.getFromLeader(ctx, seq)
+	return data, s.absent(ctx, seq, err)
+}
+
+// absent tells what was trimmed from what was never there.
+func (s *logStream) absent(ctx context.Context, seq uint64, err error) error {
+	if !errors.Is(err, errNoSlot) {
+		return err
+	}
+	first, _, _, berr := s.bounds(ctx)
+	switch {
+	case berr != nil && s.e.clustered():
+		return berr
+	case berr == nil && seq < first:
+		return errTrimmed
+	}
+	return errNoSlot
+}
+
+// get asks any replica.
+func (s *logStream) get(ctx context.Context, seq uint64) ([]byte, error) {
+	m, err := s.e.ask(ctx, "$JS.API.DIRECT.GET."+s.name, []byte(`{"seq":`+strconv.FormatUint(seq, 10)+`}`))
 	if err != nil {
 		return nil, fmt.Errorf("read slot %d of %s: %w", seq, s.name, err)
 	}
@@ -306,39 +193,47 @@ func (s *logStream) read(ctx context.Context, seq uint64) ([]byte, error) {
 	case "":
 		return m.Data, nil
 	case "404":
-		first, _, _, err := s.bounds(ctx)
-		if err == nil && seq < first {
-			return nil, errTrimmed
-		}
 		return nil, errNoSlot
 	}
 	return nil, fmt.Errorf("read slot %d of %s: %w: %s %s", seq, s.name, errEngine, m.Header.Get("Status"), m.Header.Get("Description"))
 }
 
+// getFromLeader asks the stream's leader.
+func (s *logStream) getFromLeader(ctx context.Context, seq uint64) ([]byte, error) {
+	m, err := s.e.ask(ctx, "$JS.API.STREAM.MSG.GET."+s.name, []byte(`{"seq":`+strconv.FormatUint(seq, 10)+`}`))
+	if err != nil {
+		return nil, fmt.Errorf("read slot %d of %s: %w", seq, s.name, err)
+	}
+	var r struct {
+		Message *struct {
+			Data []byte `json:"data"`
+		} `json:"message"`
+		Error *struct {
+			Code        int    `json:"code"`
+			Description string `json:"description"`
+		} `json:"error"`
+	}
+	switch err := json.Unmarshal(m.Data, &r); {
+	case err != nil:
+		return nil, fmt.Errorf("read slot %d of %s: %w: %w", seq, s.name, errEngine, err)
+	case r.Error != nil && r.Error.Code == 404:
+		return nil, errNoSlot
+	case r.Error != nil:
+		return nil, fmt.Errorf("read slot %d of %s: %w: %s", seq, s.name, errEngine, r.Error.Description)
+	case r.Message == nil:
+		return nil, fmt.Errorf("read slot %d of %s: %w: an empty answer", seq, s.name, errEngine)
+	}
+	return r.Message.Data, nil
+}
+
 // purge forgets every slot before seq.
 func (s *logStream) purge(ctx context.Context, seq uint64) error {
-	_, js, err := s.e.conn()
-	if err != nil {
-		return err
-	}
-	st, err := js.Stream(ctx, s.name)
+	m, err := s.e.ask(ctx, "$JS.API.STREAM.PURGE."+s.name, []byte(`{"seq":`+strconv.FormatUint(seq, 10)+`}`))
 	if err == nil {
-		err = st.Purge(ctx, jetstream.WithPurgeSequence(seq))
+		err = apiError(m.Data)
 	}
 	if err != nil {
 		return fmt.Errorf("purge stream %s below %d: %w", s.name, seq, err)
 	}
 	return nil
 }
-
-// engineLog hands the engine's own log lines on.
-type engineLog struct{ log *slog.Logger }
-
-func (l engineLog) Noticef(f string, v ...any) {
-	l.log.Debug("storage engine: " + fmt.Sprintf(f, v...))
-}
-func (l engineLog) Warnf(f string, v ...any)  { l.log.Warn("storage engine: " + fmt.Sprintf(f, v...)) }
-func (l engineLog) Fatalf(f string, v ...any) { l.log.Error("storage engine: " + fmt.Sprintf(f, v...)) }
-func (l engineLog) Errorf(f string, v ...any) { l.log.Error("storage engine: " + fmt.Sprintf(f, v...)) }
-func (l engineLog) Debugf(f string, v ...any) { l.log.Debug("storage engine: " + fmt.Sprintf(f, v...)) }
-func (l engineLog) Tracef(string, ...any)     {}

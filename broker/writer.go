@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,9 +43,12 @@ type writerConfig struct {
 	reopen      func() error  // the engine no longer stores: start it again
 	mark        func(uint64)  // the number of the last batch on disk
 	commit      func(*Batch)  // a batch is on disk; called in log order, before anybody is told
-	wall        func() time.Time
-	mono        func() time.Duration
-	log         *slog.Logger
+
+	announce func(data []byte) // nil: nobody; else called in log order with each batch on disk, as stored
+	why      func() error      // nil: errEngine; else why batches stay without an answer
+	wall     func() time.Time
+	mono     func() time.Duration
+	log      *slog.Logger
 }
 
 // The defaults, tuned with the benchmark in bench_test.go.
@@ -57,6 +58,8 @@ const (
 	pendingBytes = 32 << 20
 	storeTimeout = 5 * time.Second
 	settleWait   = 200 * time.Millisecond
+
+	clusterTimeout = 2 * time.Second // storeTimeout in a cluster, where a leader may die with what it was sent
 )
 
 // writer is the one who writes a stream: group commit, several batches on their way, and after
@@ -80,6 +83,7 @@ type writer struct {
 	dead    atomic.Pointer[error] // why nothing is written any more
 	trouble atomic.Pointer[error] // why nothing is written at the moment
 	stored  atomic.Uint64         // number of the last batch on disk
+	heard   atomic.Uint64         // the highest Lamport clock read elsewhere
 	age     int64                 // µs at start
 	started time.Duration
 	cancel  context.CancelFunc
@@ -92,18 +96,6 @@ type writer struct {
 	lamport uint64
 	doubts  int // in a row
 	unseen  int // bytes since the last look at the room
-}
-
-// flight is a batch on its way; ready ones carry no batch or have been refused, and only wait
-// for their turn.
-type flight struct {
-	entries []entry
-	batch   *Batch
-	data    []byte
-	answer  <-chan sendResult
-	sent    time.Duration
-	ready   bool
-	err     error
 }
 
 // openWriter finds the end of the log. Then come start and begin.
@@ -185,6 +177,16 @@ func (w *writer) begin(ctx context.Context) error {
 // now is the log's powered-on time, in µs.
 func (w *writer) now() int64 { return w.age + (w.cfg.mono() - w.started).Microseconds() }
 
+// seen notes a Lamport clock that was read in another log: that of every later batch here is above it.
+func (w *writer) seen(lamport uint64) {
+	for {
+		old := w.heard.Load()
+		if lamport <= old || w.heard.CompareAndSwap(old, lamport) {
+			return
+		}
+	}
+}
+
 // failure says why nothing can be written, or nil.
 func (w *writer) failure() error {
 	if p := w.dead.Load(); p != nil {
@@ -194,144 +196,6 @@ func (w *writer) failure() error {
 		return *p
 	}
 	return nil
-}
-
-// submit hands in an entry. It waits while too much waits already. An error means that done
-// will not be called.
-func (w *writer) submit(e entry) error {
-	w.mu.Lock()
-	for (w.held || w.bytes > w.cfg.pending) && !w.closing {
-		w.room.Wait()
-	}
-	if w.closing {
-		w.mu.Unlock()
-		return errClosed
-	}
-	w.push(e)
-	w.mu.Unlock()
-	w.kick()
-	return nil
-}
-
-// hold makes submit wait, until letGo.
-func (w *writer) hold() {
-	w.mu.Lock()
-	w.held = true
-	w.mu.Unlock()
-}
-
-func (w *writer) letGo() {
-	w.mu.Lock()
-	w.held = false
-	for _, e := range w.late {
-		w.push(e)
-	}
-	w.late = nil
-	w.room.Broadcast()
-	w.mu.Unlock()
-	w.kick()
-}
-
-// submitHeld hands in an entry between hold and letGo.
-func (w *writer) submitHeld(e entry) {
-	w.mu.Lock()
-	w.push(e)
-	w.mu.Unlock()
-}
-
-// submitNow is submit for those who must not wait, because the writer waits for them: what is
-// called by done.
-func (w *writer) submitNow(e entry) error {
-	w.mu.Lock()
-	defer w.kick()
-	defer w.mu.Unlock()
-	switch {
-	case w.closing:
-		return errClosed
-	case w.held:
-		w.late = append(w.late, e)
-	default:
-		w.push(e)
-	}
-	return nil
-}
-
-// push queues an entry. w.mu is held.
-func (w *writer) push(e entry) {
-	w.queue = append(w.queue, e)
-	if e.rec != nil {
-		w.bytes += recordSize(e.rec)
-	}
-}
-
-// idle waits until everything that was handed in is stored and told; for use after hold.
-func (w *writer) idle(ctx context.Context) error {
-	done := make(chan error, 1)
-	w.mu.Lock()
-	if w.closing {
-		w.mu.Unlock()
-		return errClosed
-	}
-	w.queue = append(w.queue, entry{done: func(_ Position, err error) { done <- err }})
-	w.mu.Unlock()
-	w.kick()
-	return waitAll(ctx, done, 1)
-}
-
-// put submits a record and waits until it is on disk.
-func (w *writer) put(ctx context.Context, recs ...*Record) error {
-	done := make(chan error, len(recs))
-	for _, r := range recs {
-		if err := w.submit(entry{r, func(_ Position, err error) { done <- err }}); err != nil {
-			return err
-		}
-	}
-	return waitAll(ctx, done, len(recs))
-}
-
-func waitAll(ctx context.Context, done <-chan error, n int) error {
-	var first error
-	for range n {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case err := <-done:
-			if first == nil {
-				first = err
-			}
-		}
-	}
-	return first
-}
-
-func (w *writer) kick() {
-	select {
-	case w.wake <- struct{}{}:
-	default:
-	}
-}
-
-// take removes up to one batch of entries from the queue.
-func (w *writer) take() []entry {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	size, n := 0, w.head
-	for n < len(w.queue) && size < w.cfg.batchBytes {
-		if r := w.queue[n].rec; r != nil {
-			size += recordSize(r)
-		}
-		n++
-	}
-	es := slices.Clone(w.queue[w.head:n])
-	clear(w.queue[w.head:n])
-	w.head, w.bytes = n, w.bytes-size
-	if 2*w.head >= len(w.queue) { // move what waits only when it is the smaller half
-		k := copy(w.queue, w.queue[w.head:])
-		clear(w.queue[k:])
-		w.queue, w.head = w.queue[:k], 0
-	}
-	w.room.Broadcast()
-	return es
 }
 
 // run writes until ctx ends or close has been called and everything is stored.
@@ -381,213 +245,13 @@ func (w *writer) close() {
 	w.kick()
 }
 
-// fill makes batches of what waits while the window has room.
-func (w *writer) fill() {
-	for w.sending < w.cfg.window {
-		es := w.take()
-		if len(es) == 0 {
-			return
-		}
-		f := w.makeFlight(es)
-		w.flights = append(w.flights, f)
-		if !f.ready {
-			w.sending++
-			w.send(f)
-		}
-		w.land()
-	}
-}
-
-// makeFlight packs entries into a batch, or refuses them where there is no room.
-func (w *writer) makeFlight(es []entry) *flight {
-	f := &flight{entries: es, ready: true}
-	n := 0
-	for i := range es {
-		if es[i].rec != nil {
-			n++
-		}
-	}
-	if n == 0 {
-		return f
-	}
-	if p := w.dead.Load(); p != nil {
-		f.err = *p
-		return f
-	}
-	if f.err = w.mayWrite(es[0].rec); f.err != nil {
-		return f
-	}
-	w.number++
-	w.lamport++
-	f.ready = false
-	f.batch = &Batch{Records: make([]Record, 0, n), Header: Header{
-		Incarnation: w.cfg.incarnation, Number: w.number, Lamport: w.lamport, Node: w.cfg.node,
-		Time: micros(w.cfg.wall()), Age: w.now(),
-	}}
-	size := batchFixed + len(w.cfg.node)
-	for i := range es {
-		if r := es[i].rec; r != nil {
-			f.batch.Records = append(f.batch.Records, *r)
-			size += recordSize(r)
-		}
-	}
-	f.data = AppendBatch(make([]byte, 0, size), f.batch.Header, f.batch.Records)
-	f.batch.Size = len(f.data)
-	w.unseen += len(f.data)
-	return f
-}
-
-func (w *writer) mayWrite(first *Record) error {
-	if first != nil && first.Kind == KindIncarnation {
-		w.unseen = lookEvery // the next batch looks for itself
-		return w.cfg.begin()
-	}
-	return w.hasRoom()
-}
-
-// lookEvery is how many bytes are written between two looks at the disk.
-const lookEvery = 256 << 10
-
-// hasRoom looks at the disk now and then, and always while it was full.
-func (w *writer) hasRoom() error {
-	if w.unseen < lookEvery && w.unseen > 0 && w.trouble.Load() == nil {
-		return nil
-	}
-	err := w.cfg.room()
-	w.unseen = 1
-	w.setTrouble(err)
-	return err
-}
-
-func (w *writer) setTrouble(err error) {
-	was := w.trouble.Load()
-	if err == nil {
-		if was != nil {
-			w.cfg.log.Info("the log takes messages again")
-			w.trouble.Store(nil)
-		}
-		return
-	}
-	if was == nil {
-		w.cfg.log.Error("the log takes no messages: publishers are refused or wait", "err", err)
-	}
-	w.trouble.Store(&err)
-}
-
-func (w *writer) slot(f *flight) uint64 { return f.batch.Number + w.offset }
-
-func (w *writer) send(f *flight) {
-	f.sent = w.cfg.mono()
-	id := strconv.FormatUint(f.batch.Incarnation, 16) + "-" + strconv.FormatUint(f.batch.Number, 16)
-	answer, err := w.s.send(w.slot(f), id, f.data)
-	if err != nil { // as good as no answer: the slot will be read
-		c := make(chan sendResult, 1)
-		c <- sendResult{err: err}
-		answer = c
-	}
-	f.answer = answer
-}
-
-// answered handles the answer to the first flight.
-func (w *writer) answered(ctx context.Context, r sendResult) {
-	if r.err == nil && r.seq == w.slot(w.flights[0]) {
-		w.landed()
-		return
-	}
-	if r.err == nil {
-		r.err = fmt.Errorf("stored in slot %d", r.seq)
-	}
-	w.cfg.log.Warn("a batch is in doubt", "batch", w.flights[0].batch.Number, "err", r.err)
-	w.settle(ctx)
-}
-
-// landed: the first flight is on disk.
-func (w *writer) landed() {
-	f := w.flights[0]
-	f.ready, f.data = true, nil
-	w.sending--
-	w.stored.Store(f.batch.Number)
-	w.cfg.mark(f.batch.Number)
-	if w.doubts > 0 {
-		w.doubts = 0
-		w.setTrouble(nil)
-	}
-	w.land()
-}
-
-// land passes on the flights whose turn has come.
-func (w *writer) land() {
-	n := 0
-	for n < len(w.flights) && w.flights[n].ready {
-		w.commits <- w.flights[n]
-		n++
-	}
-	w.flights = append(w.flights[:0], w.flights[n:]...)
-}
-
-// settle resolves the doubt about the first flight by reading its slot: our batch, then it is
-// stored; another writer's, then this one stops for ever; nothing, then it and all behind it
-// are sent again.
-func (w *writer) settle(ctx context.Context) {
-	w.doubts++
-	if err := w.cfg.room(); err != nil { // that is why, and it need not take three attempts to say so
-		w.setTrouble(err)
-	}
-	if w.doubts > 2 {
-		w.setTrouble(fmt.Errorf("%w: batch %d is not stored after %d attempts", errEngine, w.flights[0].batch.Number, w.doubts-1))
-		if err := w.cfg.reopen(); err != nil {
-			w.setTrouble(fmt.Errorf("start the storage engine again: %w", err))
-		}
-	}
-	if w.doubts > 1 && !pause(ctx, min(time.Duration(w.doubts)*settleWait, 5*time.Second)) {
-		return
-	}
-	f := w.flights[0]
-	data, err := w.s.read(ctx, w.slot(f))
-	if err == nil {
-		if h, herr := DecodeHeader(data); herr == nil && h.Incarnation == f.batch.Incarnation && h.Number == f.batch.Number {
-			w.landed()
-			return
-		}
-		w.fail(fmt.Errorf("%w: slot %d holds another batch than %d", errForeign, w.slot(f), f.batch.Number))
-		return
-	}
-	if !errors.Is(err, errNoSlot) {
-		w.cfg.log.Warn("cannot read a slot back", "batch", f.batch.Number, "err", err)
-		w.setTrouble(err)
-		c := make(chan sendResult, 1) // look again after the wait
-		c <- sendResult{err: err}
-		f.answer = c
-		return
-	}
-	for _, f := range w.flights {
-		if !f.ready {
-			w.send(f)
-		}
-	}
-}
-
-// fail ends writing for ever: nothing that is on its way is acknowledged.
-func (w *writer) fail(err error) {
-	w.cfg.log.Error("the log is closed", "err", err)
-	w.dead.CompareAndSwap(nil, &err)
-	w.close()
-	for es := w.take(); len(es) > 0; es = w.take() {
-		w.flights = append(w.flights, &flight{entries: es})
-	}
-	for _, f := range w.flights {
-		if !f.ready || f.batch == nil {
-			f.ready, f.err = true, err
-		}
-	}
-	w.sending = 0
-	w.land()
-}
-
 // committer tells those who wait, in log order, beside the loop that writes.
 func (w *writer) committer() {
 	for f := range w.commits {
 		if f.err == nil && f.batch != nil {
+			if w.cfg.announce != nil {
+				w.cfg.announce(f.data)
+			}
 			w.cfg.commit(f.batch)
 		}
 		index := uint32(0)

@@ -1,0 +1,211 @@
+package broker
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+const (
+	systemUser = "system"
+	plainUser  = "broker"
+)
+
+// hexName: a node name may have characters that a stream's or a subject's may not.
+func hexName(node string) string { return hex.EncodeToString([]byte(node)) }
+
+// serverName is the node's name among the engines. In a cluster it has the id of the node's store in it: a
+// node that has lost its store must not vote as the one that had it.
+func (e *engine) serverName() string {
+	if !e.clustered() {
+		return "holdfast-" + hexName(e.cfg.node)
+	}
+	return hexName(e.cfg.node) + "-" + e.cfg.id
+}
+
+// splitServer is the reverse of serverName; node is "" if the server is none of ours.
+func splitServer(server string) (node, id string) {
+	h, id, _ := strings.Cut(server, "-")
+	name, err := hex.DecodeString(h)
+	if err != nil {
+		return "", ""
+	}
+	return string(name), id
+}
+
+// join adds what makes the engine one of several.
+func (e *engine) join(o *server.Options, password string) error {
+	c := e.cfg.cluster
+	secret, err := readSecret(c.SecretFile)
+	if err != nil {
+		return fmt.Errorf("[cluster] secret_file %w", err)
+	}
+	tlsConfig, err := clusterTLS(secret, c.Name)
+	if err != nil {
+		return err
+	}
+	host, port, err := splitAddress(c.Listen)
+	if err != nil {
+		return fmt.Errorf("[cluster] listen: %w", err)
+	}
+	advertise := c.Advertise
+	if ip := net.ParseIP(host); advertise == "" && host != "" && (ip == nil || !ip.IsUnspecified()) {
+		advertise = c.Listen
+	}
+	if host == "" {
+		host = "0.0.0.0"
+	}
+	o.Cluster = server.ClusterOpts{
+		Name: c.Name, Host: host, Port: port, Advertise: advertise,
+		TLSConfig: tlsConfig, TLSTimeout: 5, AuthTimeout: 6,
+		// A hung node black-holes questions for as long as it is believed to live.
+		PingInterval: time.Second, MaxPingsOut: 2,
+		// Behind this the route is cut, and what waits in it with it.
+		WriteDeadline: 5 * time.Second,
+		Compression:   server.CompressionOpts{Mode: server.CompressionOff},
+	}
+	for _, p := range c.Peers {
+		o.Routes = append(o.Routes, &url.URL{Scheme: "nats-route", Host: p})
+	}
+	system := server.NewAccount(server.DEFAULT_SYSTEM_ACCOUNT)
+	o.Accounts = []*server.Account{system}
+	o.SystemAccount = server.DEFAULT_SYSTEM_ACCOUNT
+	o.Users = []*server.User{{Username: systemUser, Password: password, Account: system}, {Username: plainUser, Password: password}}
+	o.NoAuthUser = plainUser
+	// Rings: with more nodes than replicas, neighbours hold each other's streams.
+	o.Tags = []string{"node:" + hexName(e.cfg.node)}
+	return nil
+}
+
+func splitAddress(addr string) (host string, port int, err error) {
+	host, p, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", 0, fmt.Errorf("%q is not an address; write \"host:port\"", addr)
+	}
+	n, err := strconv.ParseUint(p, 10, 16)
+	if err != nil || n == 0 {
+		return "", 0, fmt.Errorf("%q has no port number from 1 to 65535", addr)
+	}
+	return host, int(n), nil
+}
+
+// enginePeer is a member of the engines' cluster as this node's engine sees it.
+type enginePeer struct {
+	node, id string
+	offline  bool
+}
+
+// engineView is what this node's engine knows, asked of nobody else.
+type engineView struct {
+	leader string // the node that leads the engines' cluster, "" if none
+	self   bool   // that is this node
+	peers  []enginePeer
+}
+
+func (e *engine) view() (engineView, error) {
+	srv := e.server()
+	if srv == nil {
+		return engineView{}, errEngine
+	}
+	info, err := srv.Jsz(&server.JSzOptions{})
+	if err != nil {
+		return engineView{}, fmt.Errorf("look at the storage engine: %w", err)
+	}
+	if info.Meta == nil {
+		return engineView{}, nil
+	}
+	v := engineView{}
+	v.leader, _ = splitServer(info.Meta.Leader)
+	v.self = srv.JetStreamIsLeader()
+	for _, p := range info.Meta.Replicas {
+		node, id := splitServer(p.Name)
+		v.peers = append(v.peers, enginePeer{node, id, p.Offline})
+	}
+	return v, nil
+}
+
+// whyNot says why batches are not stored, as far as the engine knows.
+func (e *engine) whyNot() error {
+	if !e.clustered() {
+		return errEngine
+	}
+	if srv := e.server(); srv == nil || !srv.JetStreamEnabled() {
+		return fmt.Errorf("%w: its store has failed", errEngine)
+	}
+	v, err := e.view()
+	if err != nil {
+		return err
+	}
+	if v.leader == "" {
+		return fmt.Errorf("%w: too few of the %d nodes reach each other", errNoQuorum, len(e.cfg.cluster.Peers)+1)
+	}
+	return fmt.Errorf("%w yet: the log's replicas have no leader or do not answer", errNoQuorum)
+}
+
+// removePeer takes a server whose store is lost out of the engines' cluster, so that it counts in no
+// quorum any more and its replicas are made elsewhere.
+func (e *engine) removePeer(ctx context.Context, node, id string) error {
+	e.mu.RLock()
+	sys := e.sys
+	e.mu.RUnlock()
+	if sys == nil {
+		return errEngine
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	req, err := json.Marshal(map[string]string{"peer": hexName(node) + "-" + id})
+	if err != nil {
+		return fmt.Errorf("remove a peer: %w", err)
+	}
+	m, err := sys.RequestWithContext(ctx, server.JSApiRemoveServer, req)
+	if err != nil {
+		return fmt.Errorf("remove %s (%s) from the cluster: %w", node, id, err)
+	}
+	return apiError(m.Data)
+}
+
+// apiError is the error in an answer of the engine.
+func apiError(data []byte) error {
+	var r struct {
+		Error *struct {
+			Code        int    `json:"err_code"`
+			Description string `json:"description"`
+		} `json:"error"`
+	}
+	if err := json.Unmarshal(data, &r); err != nil {
+		return fmt.Errorf("%w: answer %q", errEngine, data)
+	}
+	if r.Error != nil {
+		return fmt.Errorf("storage engine: %s (%d)", r.Error.Description, r.Error.Code)
+	}
+	return nil
+}
+
+// patience is how long a batch may stay without an answer before its slot is read.
+func (e *engine) patience() time.Duration {
+	if e.clustered() {
+		return clusterTimeout
+	}
+	return storeTimeout
+}
+
+// announcer tells the other nodes of each batch; one that misses it reads it from the stream.
+func (e *engine) announcer(kind string) func(data []byte) {
+	if !e.clustered() {
+		return nil
+	}
+	subject := logSubject(kind, e.cfg.node)
+	return func(data []byte) {
+		if err := e.publish(subject, data); err != nil {
+			e.log.Debug("a batch was not announced", "err", err)
+		}
+	}
+}

@@ -1,0 +1,223 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	beatEvery   = 500 * time.Millisecond
+	deadAfter   = 2500 * time.Millisecond // without a beat for so long, a node counts as dead
+	beatSubject = "hf.beat"
+)
+
+// beat is what each node says to all others.
+type beat struct {
+	Node        string `json:"node"`
+	ID          string `json:"id"`          // of its store
+	Incarnation uint64 `json:"incarnation"` // of this life of its messages log, 0 before it began
+	StateLife   uint64 `json:"state_life"`  // the same of its state log
+	Version     string `json:"version"`
+
+	Messages uint64            `json:"messages"` // last batch of its own logs that a quorum has
+	State    uint64            `json:"state"`
+	Read     map[string]uint64 `json:"read"`       // last batch that it has read, of each node's messages log
+	ReadSt   map[string]uint64 `json:"read_state"` // and state log
+
+	Ready    bool     `json:"ready"`
+	Why      string   `json:"why,omitempty"` // it is not
+	Draining bool     `json:"draining,omitempty"`
+	Hears    []string `json:"hears"`     // the nodes whose beats it has heard lately
+	Addrs    []string `json:"addresses"` // where clients reach it, for a Server Reference
+	Clients  int      `json:"clients"`
+}
+
+// member is a node as its last beat showed it.
+type member struct {
+	beat
+	Alive bool          // heard within deadAfter
+	Age   time.Duration // of the last beat, by the monotonic clock
+}
+
+// members is the table of all nodes that have been heard since the start.
+type members struct {
+	bus  bus
+	self string
+	mono func() time.Duration
+	log  *slog.Logger
+	fill func(*beat) // completes this node's own beat
+
+	mu      sync.Mutex
+	m       map[string]heard
+	sent    time.Duration // when this node's last beat left
+	changed chan struct{} // closed and replaced with every beat
+}
+
+type heard struct {
+	beat beat
+	at   time.Duration
+}
+
+func newMembers(b bus, self string, mono func() time.Duration, fill func(*beat), log *slog.Logger) *members {
+	return &members{bus: b, self: self, mono: mono, fill: fill, log: log, m: map[string]heard{}, changed: make(chan struct{}), sent: mono()}
+}
+
+// run says this node's beat and hears the others' until ctx ends.
+func (m *members) run(ctx context.Context) error {
+	sub, err := m.bus.subscribe(beatSubject, 1024, m.hear)
+	if err != nil {
+		return err
+	}
+	defer sub.stop()
+	tick := time.NewTicker(beatEvery)
+	defer tick.Stop()
+	for {
+		m.say()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// say sends a beat now, for instance because something in it has just changed that others wait for.
+func (m *members) say() {
+	b := beat{Node: m.self}
+	b.Hears = m.hears()
+	m.fill(&b)
+	data, err := json.Marshal(b)
+	if err == nil {
+		err = m.bus.publish(beatSubject, data)
+	}
+	if err != nil {
+		m.log.Debug("no beat", "err", err)
+		return
+	}
+	m.mu.Lock()
+	m.sent = m.mono()
+	m.mu.Unlock()
+}
+
+// paused says for how long this node has said nothing: it was stopped, or is too busy. The others may
+// hold it for dead.
+func (m *members) paused() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.mono() - m.sent
+}
+
+func (m *members) hear(msg busMessage) {
+	var b beat
+	if err := json.Unmarshal(msg.Data, &b); err != nil || b.Node == "" {
+		m.log.Warn("a beat that cannot be read", "err", err)
+		return
+	}
+	m.mu.Lock()
+	m.m[b.Node] = heard{b, m.mono()}
+	close(m.changed)
+	m.changed = make(chan struct{})
+	m.mu.Unlock()
+}
+
+// news is closed with the next beat of any node.
+func (m *members) news() <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.changed
+}
+
+// list is the table, sorted by name; this node is in it once it has heard itself.
+func (m *members) list() []member {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := m.mono()
+	out := make([]member, 0, len(m.m))
+	for _, h := range m.m {
+		age := now - h.at
+		out = append(out, member{h.beat, age < deadAfter, age})
+	}
+	slices.SortFunc(out, func(a, b member) int { return strings.Compare(a.Node, b.Node) })
+	return out
+}
+
+// get is one node of the table.
+func (m *members) get(node string) (member, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	h, ok := m.m[node]
+	age := m.mono() - h.at
+	return member{h.beat, ok && age < deadAfter, age}, ok
+}
+
+// alive says whether a node was heard lately; this node lives.
+func (m *members) alive(node string) bool {
+	b, _ := m.get(node)
+	return b.Alive || node == m.self
+}
+
+// hears are the others that were heard lately.
+func (m *members) hears() []string {
+	out := []string{}
+	for _, b := range m.list() {
+		if b.Alive && b.Node != m.self {
+			out = append(out, b.Node)
+		}
+	}
+	return out
+}
+
+// forget removes a node that has left.
+func (m *members) forget(node string) {
+	m.mu.Lock()
+	delete(m.m, node)
+	m.mu.Unlock()
+}
+
+// unreached compares what this node reaches with what the majority of size nodes reaches: nil if nobody
+// is missing. A node that is missing something would promise what it cannot keep: others publish where it
+// does not listen.
+func unreached(self string, table []member, size int) error {
+	hears := map[string][]string{}
+	for _, b := range table {
+		if b.Alive {
+			hears[b.Node] = b.Hears
+		}
+	}
+	mine := map[string]bool{self: true}
+	for node, others := range hears {
+		if node != self && slices.Contains(others, self) { // both ways
+			mine[node] = true
+		}
+	}
+	if 2*len(mine) <= size {
+		return fmt.Errorf("%w: reaches %d of %d nodes, itself included", errNoQuorum, len(mine), size)
+	}
+	votes := map[string]int{}
+	for node, others := range hears {
+		if node == self {
+			continue
+		}
+		votes[node]++ // it reaches itself
+		for _, o := range others {
+			votes[o]++
+		}
+	}
+	missing := []string{}
+	for node, n := range votes {
+		if !mine[node] && 2*n > size {
+			missing = append(missing, node)
+		}
+	}
+	slices.Sort(missing)
+	if len(missing) > 0 {
+		return fmt.Errorf("does not reach %s, and the majority does", strings.Join(missing, ", "))
+	}
+	return nil
+}

@@ -1,0 +1,160 @@
+package broker
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// This file is about which streams there are and where they are.
+
+// has says whether the node's own stream of that kind is there.
+func (e *engine) has(ctx context.Context, kind string) (bool, error) {
+	_, err := e.logOf(kind, e.cfg.node).info(ctx)
+	if errors.Is(err, errNoStream) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// retryPause is between two attempts at what needs the other nodes.
+const retryPause = 250 * time.Millisecond
+
+// open returns the node's own stream, and creates it if it is not there. In a cluster it tries until
+// there are enough nodes, or ctx ends.
+func (e *engine) open(ctx context.Context, kind string, maxBytes int64) (*logStream, error) {
+	s := e.logOf(kind, e.cfg.node)
+	said := time.Time{}
+	for {
+		err := s.ensure(ctx, maxBytes)
+		if err == nil {
+			return s, nil
+		}
+		err = fmt.Errorf("open stream %s in %s: %w", kind, e.cfg.dir, err)
+		if !e.clustered() {
+			return nil, err
+		}
+		if time.Since(said) > 10*time.Second { // for people, not for order
+			e.log.Info("waiting for the cluster: the node's log cannot be opened yet", "log", kind, "err", err)
+			said = time.Now()
+		}
+		if !pause(ctx, retryPause) {
+			return nil, err
+		}
+	}
+}
+
+// replicas is how many nodes hold each stream.
+func (e *engine) replicas() int {
+	if !e.clustered() {
+		return 1
+	}
+	return min(e.cfg.cluster.Replicas, len(e.cfg.cluster.Peers)+1)
+}
+
+func (s *logStream) ensure(ctx context.Context, maxBytes int64) error {
+	st, err := s.info(ctx)
+	if err == nil && (st.Config.MaxBytes == maxBytes || s.e.clustered() && st.Cluster == nil) {
+		return nil
+	}
+	if err != nil && !errors.Is(err, errNoStream) {
+		return err
+	}
+	replicas := s.e.replicas()
+	if st != nil {
+		replicas = st.Config.Replicas
+	}
+	_, js, err := s.e.conn()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*s.e.call())
+	defer cancel()
+	_, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		Name: s.name, Subjects: []string{s.subject}, Storage: jetstream.FileStorage, Replicas: replicas,
+		// Retention is ours: max_age would run on the wall clock, and max_bytes is a backstop.
+		Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardNew, MaxBytes: maxBytes, MaxAge: 0,
+		Duplicates: 30 * time.Second, AllowDirect: true,
+	})
+	return err
+}
+
+// nodes are the names of all nodes that have a messages log, sorted.
+func (e *engine) nodes(ctx context.Context) ([]string, error) {
+	prefix := streamName(kindMessages, "")
+	var out []string
+	for offset := 0; ; {
+		m, err := e.ask(ctx, "$JS.API.STREAM.NAMES", fmt.Appendf(nil, `{"offset":%d}`, offset))
+		if err == nil {
+			err = apiError(m.Data)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list the logs: %w", err)
+		}
+		var r struct {
+			Total   int      `json:"total"`
+			Streams []string `json:"streams"`
+		}
+		if err := json.Unmarshal(m.Data, &r); err != nil {
+			return nil, fmt.Errorf("list the logs: %w: %w", errEngine, err)
+		}
+		for _, name := range r.Streams {
+			h, ours := strings.CutPrefix(name, prefix)
+			if node, err := hex.DecodeString(h); ours && err == nil {
+				out = append(out, string(node))
+			}
+		}
+		if offset += len(r.Streams); len(r.Streams) == 0 || offset >= r.Total {
+			slices.Sort(out)
+			return out, nil
+		}
+	}
+}
+
+// isHome says whether this node leads the stream, as its own engine sees it.
+func (s *logStream) isHome() bool {
+	if !s.e.clustered() {
+		return true
+	}
+	srv := s.e.server()
+	return srv != nil && srv.JetStreamIsStreamLeader("$G", s.name)
+}
+
+// bringHome makes this node the leader of its own stream: a batch then needs one round trip, and no
+// other node's death stops it. It asks again and again until ctx ends.
+func (s *logStream) bringHome(ctx context.Context) error {
+	for !s.isHome() {
+		err := s.moveTo(ctx, s.e.serverName())
+		if err != nil {
+			s.e.log.Debug("a log does not come home yet", "log", s.kind, "err", err)
+		}
+		for range 8 { // the old leader hands over within 0.1 to 0.3 s, once this replica has caught up
+			if s.isHome() {
+				break
+			}
+			if !pause(ctx, retryPause) {
+				return fmt.Errorf("the %s log is led by another node: %w", s.kind, errors.Join(err, ctx.Err()))
+			}
+		}
+	}
+	return nil
+}
+
+// moveTo asks the leader to hand over to a server.
+func (s *logStream) moveTo(ctx context.Context, server string) error {
+	m, err := s.e.ask(ctx, "$JS.API.STREAM.LEADER.STEPDOWN."+s.name, fmt.Appendf(nil, `{"placement":{"preferred":%q}}`, server))
+	if err == nil {
+		err = apiError(m.Data)
+	}
+	if err != nil {
+		return fmt.Errorf("move the leader of %s: %w", s.name, err)
+	}
+	return nil
+}
