@@ -128,13 +128,17 @@ func (e *engine) connect(srv *server.Server, password string) error {
 	if !srv.JetStreamEnabled() {
 		return fmt.Errorf("start the storage engine in %s: it refused its store; its own log lines say why", e.cfg.dir)
 	}
-	nc, err := dialEngine(srv, "", "")
+	user := ""
+	if e.clustered() {
+		user = plainUser
+	}
+	nc, err := e.dial(srv, user, password)
 	if err != nil {
 		return err
 	}
 	var sys *nats.Conn
 	if e.clustered() {
-		if sys, err = dialEngine(srv, systemUser, password); err != nil {
+		if sys, err = e.dial(srv, systemUser, password); err != nil {
 			nc.Close()
 			return err
 		}
@@ -160,8 +164,13 @@ func (e *engine) connect(srv *server.Server, password string) error {
 	return nil
 }
 
-func dialEngine(srv *server.Server, user, password string) (*nats.Conn, error) {
-	o := []nats.Option{nats.InProcessServer(srv), nats.MaxReconnects(-1), nats.ReconnectWait(100 * time.Millisecond)}
+func (e *engine) dial(srv *server.Server, user, password string) (*nats.Conn, error) {
+	o := []nats.Option{nats.InProcessServer(srv), nats.MaxReconnects(-1), nats.ReconnectWait(100 * time.Millisecond),
+		nats.ErrorHandler(func(_ *nats.Conn, s *nats.Subscription, err error) { // dropped messages, which are counted
+			if s != nil {
+				e.log.Debug("the bus is too slow", "subject", s.Subject, "err", err)
+			}
+		})}
 	if user != "" {
 		o = append(o, nats.UserInfo(user, password))
 	}

@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"context"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -78,8 +77,14 @@ func (e *engine) join(o *server.Options, password string) error {
 	system := server.NewAccount(server.DEFAULT_SYSTEM_ACCOUNT)
 	o.Accounts = []*server.Account{system}
 	o.SystemAccount = server.DEFAULT_SYSTEM_ACCOUNT
-	o.Users = []*server.User{{Username: systemUser, Password: password, Account: system}, {Username: plainUser, Password: password}}
-	o.NoAuthUser = plainUser
+	// The engine starts its routes only behind a listener for clients. This one is on a port of the loopback
+	// that the system chooses, and nobody can log in there: only connections inside the process may.
+	o.DontListen, o.Host, o.Port = false, "127.0.0.1", server.RANDOM_PORT
+	inside := map[string]struct{}{"IN_PROCESS": {}}
+	o.Users = []*server.User{
+		{Username: systemUser, Password: password, Account: system, AllowedConnectionTypes: inside},
+		{Username: plainUser, Password: password, AllowedConnectionTypes: inside},
+	}
 	// Rings: with more nodes than replicas, neighbours hold each other's streams.
 	o.Tags = []string{"node:" + hexName(e.cfg.node)}
 	return nil
@@ -148,28 +153,6 @@ func (e *engine) whyNot() error {
 		return fmt.Errorf("%w: too few of the %d nodes reach each other", errNoQuorum, len(e.cfg.cluster.Peers)+1)
 	}
 	return fmt.Errorf("%w yet: the log's replicas have no leader or do not answer", errNoQuorum)
-}
-
-// removePeer takes a server whose store is lost out of the engines' cluster, so that it counts in no
-// quorum any more and its replicas are made elsewhere.
-func (e *engine) removePeer(ctx context.Context, node, id string) error {
-	e.mu.RLock()
-	sys := e.sys
-	e.mu.RUnlock()
-	if sys == nil {
-		return errEngine
-	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	req, err := json.Marshal(map[string]string{"peer": hexName(node) + "-" + id})
-	if err != nil {
-		return fmt.Errorf("remove a peer: %w", err)
-	}
-	m, err := sys.RequestWithContext(ctx, server.JSApiRemoveServer, req)
-	if err != nil {
-		return fmt.Errorf("remove %s (%s) from the cluster: %w", node, id, err)
-	}
-	return apiError(m.Data)
 }
 
 // apiError is the error in an answer of the engine.

@@ -199,19 +199,18 @@ func unreached(self string, table []member, size int) error {
 	if 2*len(mine) <= size {
 		return fmt.Errorf("%w: reaches %d of %d nodes, itself included", errNoQuorum, len(mine), size)
 	}
-	votes := map[string]int{}
+	votes := map[string]int{} // without its own for itself, which every node has that anybody hears
 	for node, others := range hears {
 		if node == self {
 			continue
 		}
-		votes[node]++ // it reaches itself
 		for _, o := range others {
 			votes[o]++
 		}
 	}
 	missing := []string{}
 	for node, n := range votes {
-		if !mine[node] && 2*n > size {
+		if !mine[node] && 2*(n+1) > size {
 			missing = append(missing, node)
 		}
 	}
