@@ -48,15 +48,19 @@ type conn struct {
 	client    atomic.Bool // its CONNECT was accepted
 	sentAway  atomic.Bool // by a drain
 
-	mu      sync.Mutex
-	out     []byte // to be written before anything of the session
-	running bool   // a writer runs
-	again   bool   // and has to look once more
-	closed  bool   // nothing more is written
-	ending  bool   // what is in out is the last
-	over    bool   // nothing more of the session is sent
-	pending int    // publishes that are not acknowledged
-	writer  sync.WaitGroup
+	mu         sync.Mutex
+	out        []byte        // to be written before anything of the session
+	running    bool          // a writer runs
+	again      bool          // and has to look once more
+	closed     bool          // nothing more is written
+	ending     bool          // what is in out is the last
+	over       bool          // nothing more of the session is sent
+	lasting    bool          // it has been told why it ends: linger
+	pending    int           // publishes that are not answered yet
+	unreleased int           // QoS 2 publishes that were answered with PUBREC and wait for PUBREL
+	logged     int           // entries of this connection that are on their way through the log
+	room       chan struct{} // made by who waits until there are fewer of them
+	writer     sync.WaitGroup
 
 	picks []pick // of the writer
 }
@@ -69,7 +73,7 @@ func (b *Broker) serve(ctx context.Context, nc net.Conn) {
 	if c == nil {
 		return
 	}
-	defer c.close()
+	defer c.close(ctx)
 	c.finish(c.live(ctx))
 }
 
@@ -99,10 +103,11 @@ func (c *conn) finish(err error) {
 	}
 }
 
-func (c *conn) close() {
+func (c *conn) close(ctx context.Context) {
 	c.shut()
 	c.writer.Wait()
 	close(c.done)
+	c.linger(ctx)
 	c.b.conns.remove(c)
 }
 
@@ -138,8 +143,8 @@ func (c *conn) run(ctx context.Context) error {
 		return err
 	}
 	for {
-		if !c.arm() {
-			return net.ErrClosed
+		if err := c.arm(ctx); err != nil {
+			return err
 		}
 		first, body, err := in.next()
 		if err := c.step(ctx, first, body, err); err != nil {
@@ -148,15 +153,24 @@ func (c *conn) run(ctx context.Context) error {
 	}
 }
 
-// arm begins the wait for the next packet; false if the connection is ending.
+// arm begins the wait for the next packet; an error if the connection is ending. 3.1.1 has no Receive
+// Maximum: a client that publishes faster than the log stores is not read from for as long.
 //
 //go:noinline
-func (c *conn) arm() bool {
+func (c *conn) arm(ctx context.Context) error {
+	if c.version != mqtt.V5 {
+		if err := c.waitFor(ctx, func() bool { return c.pending < receiveMax }); err != nil {
+			return err
+		}
+	}
 	if c.keepAlive == 0 {
-		return true
+		return nil
 	}
 	_ = c.nc.SetReadDeadline(time.Now().Add(c.keepAlive))
-	return !c.isEnding() // or else end's deadline came first and has just been lost
+	if c.isEnding() { // end's deadline came first and has just been lost
+		return net.ErrClosed
+	}
+	return nil
 }
 
 // step acts on what came of the wait.
@@ -201,6 +215,37 @@ func (c *conn) open(ctx context.Context, in *input) error {
 	return c.connect(ctx, body)
 }
 
+// waitFor waits until ok, which is asked with c.mu held.
+func (c *conn) waitFor(ctx context.Context, ok func() bool) error {
+	for {
+		c.mu.Lock()
+		yes, ending := ok(), c.ending || c.closed
+		if !yes && c.room == nil {
+			c.room = make(chan struct{}, 1)
+		}
+		c.mu.Unlock()
+		if ending {
+			return net.ErrClosed
+		}
+		if yes {
+			return nil
+		}
+		select {
+		case <-c.room:
+		case <-ctx.Done():
+			return errStopping
+		}
+	}
+}
+
+// nudge lets waitFor look again. c.mu is held.
+func (c *conn) nudge() {
+	select {
+	case c.room <- struct{}{}: // never, while nobody has made it
+	default:
+	}
+}
+
 // owes is how many bytes of answers wait to be written.
 func (c *conn) owes() int {
 	c.mu.Lock()
@@ -219,10 +264,10 @@ func (c *conn) handle(ctx context.Context, first byte, body []byte) error {
 		return c.publish(&p)
 	case mqtt.PUBACK, mqtt.PUBREC, mqtt.PUBCOMP:
 		id, code, err := mqtt.DecodeAck(body, c.version)
-		if err == nil {
-			c.session.acked(c, first>>4, id, code)
+		if err != nil {
+			return err
 		}
-		return err
+		return c.session.acked(c, first>>4, id, code)
 	case mqtt.PUBREL:
 		id, _, err := mqtt.DecodeAck(body, c.version)
 		if err != nil {
@@ -232,6 +277,10 @@ func (c *conn) handle(ctx context.Context, first byte, body []byte) error {
 	case mqtt.SUBSCRIBE:
 		s, err := mqtt.DecodeSubscribe(body, c.version)
 		if err != nil {
+			return err
+		}
+		// What it published before is none of this subscription's live messages.
+		if err := c.waitFor(ctx, func() bool { return c.logged == 0 }); err != nil {
 			return err
 		}
 		return c.subscribe(ctx, &s)
@@ -366,9 +415,11 @@ func (c *conn) redirect(code byte, reason, server string) {
 	c.mu.Lock()
 	if !c.ending && !c.closed {
 		c.ending = true
-		c.out = append(c.out, mqtt.AppendRedirect(nil, c.version, code, reason, server)...)
+		c.out = append(c.out, c.fitting(mqtt.AppendRedirect(nil, c.version, code, reason, server),
+			func() []byte { return mqtt.AppendDisconnect(nil, c.version, code, "") })...)
 	}
 	_ = c.nc.SetWriteDeadline(time.Now().Add(goodbyeTimeout))
+	c.nudge()
 	c.mu.Unlock()
 	c.kick()
 	_ = c.nc.SetReadDeadline(time.Unix(1, 0)) // wakes the reader
@@ -401,8 +452,26 @@ func (c *conn) why(text string) string {
 func (c *conn) shut() {
 	c.mu.Lock()
 	c.closed = true
+	c.lasting = c.lasting || c.ending && c.version == mqtt.V5
+	lasting := c.lasting
 	c.mu.Unlock()
-	_ = c.nc.Close()
+	if !lasting {
+		_ = c.nc.Close()
+	}
+}
+
+// linger closes a connection whose client has just been told why. It is read from until the
+// client closes too, for a moment at most: a socket that is closed with unread bytes is reset, and
+// the client never sees the reason.
+func (c *conn) linger(ctx context.Context) {
+	defer func() { _ = c.nc.Close() }()
+	w, ok := c.nc.(interface{ CloseWrite() error })
+	if !c.lasting || !ok || w.CloseWrite() != nil {
+		return
+	}
+	_ = c.nc.SetReadDeadline(time.Now().Add(goodbyeTimeout))
+	defer context.AfterFunc(ctx, func() { _ = c.nc.Close() })()
+	_, _ = io.Copy(io.Discard, c.nc)
 }
 
 // input frames what a client sends. A packet's memory is never used again, so that records may
@@ -455,6 +524,11 @@ func (in *input) packet() (first byte, body []byte, need int, err error) {
 //
 //go:noinline
 func (in *input) room(need int) {
+	if need > busyBuffer { // a length that is only claimed costs nothing: the buffer follows what has come
+		if need = min(need, max(2*(in.to-in.from), busyBuffer)); in.to < len(in.buf) {
+			need = 0
+		}
+	}
 	quiet := in.idle > 64 && in.to == in.from && len(in.buf) > idleBuffer
 	if in.to != len(in.buf) && in.from+need <= len(in.buf) && !quiet {
 		return

@@ -13,7 +13,12 @@ import (
 // connect answers a CONNECT. After an error the connection ends; the CONNACK has said why.
 func (c *conn) connect(ctx context.Context, body []byte) error {
 	k, err := mqtt.DecodeConnect(body)
+	c.mu.Lock() // end may come from outside at any time
 	c.version, c.problems = max(k.Version, mqtt.V311), k.RequestProblem
+	if err == nil {
+		c.maxPacket = k.MaxPacket
+	}
+	c.mu.Unlock()
 	if err != nil {
 		var e *mqtt.Error
 		if errors.As(err, &e) && (k.Version == mqtt.V5 || e.Code == mqtt.UnsupportedVersion) {
@@ -23,8 +28,11 @@ func (c *conn) connect(ctx context.Context, body []byte) error {
 	}
 	assigned := ""
 	if k.ClientID == "" {
-		if c.version != mqtt.V5 && !k.Clean { // [MQTT-3.1.3-8]
+		if c.version != mqtt.V5 && !k.Clean { // 3.1.1 [MQTT-3.1.3-8]
 			return c.refuse(mqtt.ClientIDNotValid, "an empty client id needs a clean session")
+		}
+		if k.Version == mqtt.V31 { // 3.1 section 3.1: 1 to 23 characters
+			return c.refuse(mqtt.ClientIDNotValid, "an empty client id needs MQTT 3.1.1 or 5")
 		}
 		assigned = "auto-" + hex.EncodeToString(c.b.random(8))
 		k.ClientID = assigned
@@ -40,7 +48,7 @@ func (c *conn) connect(ctx context.Context, body []byte) error {
 	if err := c.b.takes(); err != nil {
 		return c.refuse(mqtt.ServerUnavailable, err.Error())
 	}
-	c.maxPacket, c.will = k.MaxPacket, k.Will
+	c.will = k.Will
 	if k.KeepAlive > 0 {
 		c.keepAlive = time.Duration(k.KeepAlive) * time.Second * 3 / 2 // [MQTT-3.1.2-22]
 	} else {
@@ -55,16 +63,39 @@ func (c *conn) connect(ctx context.Context, body []byte) error {
 		return c.refuse(mqtt.ServerUnavailable, "session store: "+err.Error())
 	}
 	c.b.stats.Connects.Add(1)
-	c.b.retrace(c.id) // a trace that began while the session was being opened
+	c.b.retrace(c.id)                          // a trace that began while the session was being opened
+	present = present && k.Version != mqtt.V31 // 3.1 section 3.2: the byte is reserved
+	ack := mqtt.Connack{Version: c.version, SessionPresent: present, ReceiveMax: receiveMax, TopicAliasMax: aliasMax,
+		MaxPacket: maxPacket, AssignedID: assigned}.Append(nil)
 	c.mu.Lock()
-	c.out = append(mqtt.Connack{Version: c.version, SessionPresent: present, ReceiveMax: receiveMax, TopicAliasMax: aliasMax,
-		MaxPacket: maxPacket, AssignedID: assigned}.Append(nil), c.out...)
 	c.session = s
+	fits := c.fits(ack)
+	if fits {
+		c.out = append(ack, c.out...)
+	}
 	c.mu.Unlock()
 	c.client.Store(true)
+	if !fits { // [MQTT-3.1.2-24]: there is nothing that it could be told
+		return fmt.Errorf("its Maximum Packet Size of %d bytes is too small for a CONNACK", c.maxPacket)
+	}
 	c.kick()
 	if to := c.b.drainer.turnsAway(); to != nil { // it began meanwhile
 		c.sendAway(to)
+	}
+	return nil
+}
+
+// fits says whether the client takes a packet of that size ([MQTT-3.1.2-24]).
+func (c *conn) fits(packet []byte) bool { return c.maxPacket == 0 || len(packet) <= int(c.maxPacket) }
+
+// fitting is with, or without, which is the same packet without its reason string, if with is
+// larger than the client takes ([MQTT-3.4.2-2] and its like); nothing if both are.
+func (c *conn) fitting(with []byte, without func() []byte) []byte {
+	if c.fits(with) {
+		return with
+	}
+	if with = without(); c.fits(with) {
+		return with
 	}
 	return nil
 }
@@ -75,8 +106,10 @@ func (c *conn) refuse(code byte, reason string) error { return c.refuseTo(code, 
 // refuseTo is refuse with a server reference.
 func (c *conn) refuseTo(code byte, reason, server string) error {
 	c.b.stats.Refused.Add(1)
+	c.lasting = true
 	_ = c.nc.SetWriteDeadline(time.Now().Add(goodbyeTimeout))
-	packet := mqtt.Connack{Version: c.version, Code: code, Reason: c.why(reason), Server: server}.Append(nil)
+	ack := mqtt.Connack{Version: c.version, Code: code, Reason: c.why(reason), Server: server}
+	packet := c.fitting(ack.Append(nil), func() []byte { ack.Reason = ""; return ack.Append(nil) })
 	c.leaving(packet)
 	_, _ = c.nc.Write(packet)
 	return fmt.Errorf("connection refused: %s (0x%02X)", reason, code)
@@ -140,11 +173,7 @@ func (c *conn) subscribe(ctx context.Context, p *mqtt.Subscribe) error {
 	var send []item
 	room := s.room()
 	for i, f := range p.Filters {
-		share, plain, ok := mqtt.ParseFilter(f.Filter)
-		if !ok {
-			codes[i] = mqtt.TopicFilterInvalid
-			continue
-		}
+		share, plain, _ := mqtt.ParseFilter(f.Filter)
 		if share != "" && f.NoLocal { // [MQTT-3.8.3-4]
 			return &mqtt.Error{Code: mqtt.ProtocolError, Text: "No Local on a shared subscription"}
 		}
@@ -164,7 +193,8 @@ func (c *conn) subscribe(ctx context.Context, p *mqtt.Subscribe) error {
 		for i := range codes {
 			codes[i] = mqtt.Unspecified
 		}
-		c.send(mqtt.AppendSuback(nil, c.version, p.ID, codes, c.why("session store: "+err.Error())))
+		c.send(c.fitting(mqtt.AppendSuback(nil, c.version, p.ID, codes, c.why("session store: "+err.Error())),
+			func() []byte { return mqtt.AppendSuback(nil, c.version, p.ID, codes, "") }))
 		return nil
 	}
 	c.send(mqtt.AppendSuback(nil, c.version, p.ID, codes, ""))

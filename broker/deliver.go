@@ -240,15 +240,19 @@ func (s *session) finish(id uint16) {
 	s.touch()
 }
 
-// acked handles PUBACK, PUBREC and PUBCOMP of the client.
-func (s *session) acked(c *conn, kind byte, id uint16, code byte) {
+// acked handles PUBACK, PUBREC and PUBCOMP of the client; one that does not belong to the message's
+// QoS, or comes before its turn, is a protocol error (4.3.2, 4.3.3).
+func (s *session) acked(c *conn, kind byte, id uint16, code byte) error {
 	s.mu.Lock()
 	f := s.inflight[id]
 	switch {
-	case f == nil, (kind == mqtt.PUBACK) != (f.QoS == 1):
+	case f == nil:
 		s.mu.Unlock()
 		s.strange(c, kind, id)
-		return
+		return nil
+	case (kind == mqtt.PUBACK) != (f.QoS == 1), kind == mqtt.PUBCOMP && !f.Released:
+		s.mu.Unlock()
+		return &mqtt.Error{Code: mqtt.ProtocolError, Text: fmt.Sprintf("packet type %d does not answer message %d of QoS %d", kind, id, f.QoS)}
 	case kind == mqtt.PUBREC && code < 0x80:
 		f.Released = true
 		s.mu.Unlock()
@@ -257,7 +261,7 @@ func (s *session) acked(c *conn, kind byte, id uint16, code byte) {
 				c.send(mqtt.AppendAck(nil, mqtt.PUBREL, c.version, id, 0, ""))
 			}
 		})
-		return
+		return nil
 	}
 	s.finish(id)
 	gs := f.group
@@ -266,6 +270,7 @@ func (s *session) acked(c *conn, kind byte, id uint16, code byte) {
 	if gs != nil {
 		gs.kick()
 	}
+	return nil
 }
 
 // strange answers an acknowledgement of something that is not unfinished (4.3.3, 3.6.2.1).

@@ -72,7 +72,7 @@ func (c *conn) begin() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.pending++
-	if c.pending > receiveMax && c.version == mqtt.V5 {
+	if c.pending+c.unreleased > receiveMax && c.version == mqtt.V5 { // QoS 2 counts until PUBCOMP (4.9)
 		return &mqtt.Error{Code: mqtt.ReceiveMaximumExceeded, Text: fmt.Sprintf("more than %d publishes without acknowledgement", receiveMax)}
 	}
 	return nil
@@ -176,14 +176,25 @@ func (c *conn) answer(e entry, kind byte, id uint16, reject *mqtt.Error) error {
 		if id != 0 {
 			c.answered(kind, id, reject, err)
 		}
+		c.passed(-1)
 	}
+	c.passed(1)
 	if err := c.b.messages.submit(e); err != nil {
+		c.passed(-1)
 		if first != nil {
 			first(Position{}, err)
 		}
 		return &mqtt.Error{Code: mqtt.ServerShuttingDown, Text: err.Error()}
 	}
 	return nil
+}
+
+// passed counts the entries of this connection that are on their way through the log.
+func (c *conn) passed(n int) {
+	c.mu.Lock()
+	c.logged += n
+	c.nudge()
+	c.mu.Unlock()
 }
 
 // errOriginal: a copy came while the original was on its way to the disk, and that failed.
@@ -230,16 +241,16 @@ func (c *conn) answered(kind byte, id uint16, reject *mqtt.Error, err error) {
 	}
 	c.mu.Lock()
 	c.pending--
+	if kind == mqtt.PUBREC && reject == nil {
+		c.unreleased++
+	}
 	switch {
 	case c.closed || c.ending:
 	case reject == nil:
 		c.out = mqtt.AppendAck(c.out, kind, c.version, id, 0, "")
 	case c.version == mqtt.V5:
-		reason := ""
-		if c.problems {
-			reason = reject.Text
-		}
-		c.out = mqtt.AppendAck(c.out, kind, c.version, id, reject.Code, reason)
+		c.out = append(c.out, c.fitting(mqtt.AppendAck(nil, kind, c.version, id, reject.Code, c.why(reject.Text)),
+			func() []byte { return mqtt.AppendAck(nil, kind, c.version, id, reject.Code, "") })...)
 	case err != nil:
 		// 3.1.1 has no words for "not stored": no acknowledgement, and the connection ends,
 		// so that the client sends it again (3.3.5).
@@ -283,6 +294,7 @@ func (c *conn) release(id uint16) error {
 	kept := s.kept
 	s.mu.Unlock()
 	if !known {
+		c.wasReleased()
 		c.send(mqtt.AppendAck(nil, mqtt.PUBCOMP, c.version, id, mqtt.PacketIDNotFound, ""))
 		return nil
 	}
@@ -301,12 +313,21 @@ func (c *conn) release(id uint16) error {
 		if rec == nil { // else it was let go when the record was entered
 			s.accepted(id, false)
 		}
+		c.wasReleased()
 		c.send(mqtt.AppendAck(nil, mqtt.PUBCOMP, c.version, id, 0, ""))
 	}})
 	if err != nil {
 		return &mqtt.Error{Code: mqtt.ServerShuttingDown, Text: err.Error()}
 	}
 	return nil
+}
+
+// wasReleased: a QoS 2 publish is over, and its place in our Receive Maximum free. One that an earlier
+// connection began has none (4.9).
+func (c *conn) wasReleased() {
+	c.mu.Lock()
+	c.unreleased = max(0, c.unreleased-1)
+	c.mu.Unlock()
 }
 
 // publishOwn puts a message into the log for which nobody waits: a will.

@@ -261,8 +261,7 @@ type Filter struct {
 	RetainHandling    byte // 0 send, 1 send if new, 2 do not
 }
 
-// Subscribe is a client's SUBSCRIBE. A filter's text is not judged yet: a wrong one is answered
-// in the SUBACK.
+// Subscribe is a client's SUBSCRIBE. Its filters are well-formed.
 type Subscribe struct {
 	ID             uint16
 	SubscriptionID uint32
@@ -286,7 +285,7 @@ func DecodeSubscribe(body []byte, version byte) (s Subscribe, err error) {
 		r.fail(violation("SUBSCRIBE without a filter")) // [MQTT-3.8.3-2]
 	}
 	for r.err == nil && len(r.b) > 0 {
-		f := Filter{Filter: r.string()}
+		f := Filter{Filter: r.filter()}
 		o := r.byte()
 		f.QoS, f.NoLocal, f.RetainAsPublished, f.RetainHandling = o&3, o&4 != 0, o&8 != 0, o>>4&3
 		if f.QoS == 3 || f.RetainHandling == 3 || o&0xC0 != 0 || version != V5 && o > 2 {
@@ -296,6 +295,16 @@ func DecodeSubscribe(body []byte, version byte) (s Subscribe, err error) {
 	}
 	r.end(s.ID)
 	return s, r.err
+}
+
+// filter is a topic filter; one that breaks the rules of 4.7 and 4.8.2 is malformed (reason code
+// 0x8F is for those that are well-formed, 3.9.3).
+func (r *reader) filter() string {
+	f := r.string()
+	if _, _, ok := ParseFilter(f); !ok {
+		r.fail(malformed("%q is not a topic filter", f))
+	}
+	return f
 }
 
 // DecodeUnsubscribe reads the body of an UNSUBSCRIBE.
@@ -309,7 +318,7 @@ func DecodeUnsubscribe(body []byte, version byte) (id uint16, filters []string, 
 		r.fail(violation("UNSUBSCRIBE without a filter")) // [MQTT-3.10.3-2]
 	}
 	for r.err == nil && len(r.b) > 0 {
-		filters = append(filters, r.string())
+		filters = append(filters, r.filter())
 	}
 	r.end(id)
 	return id, filters, r.err

@@ -154,8 +154,10 @@ func (r *reader) props(allowed uint64, fn func(property)) []byte {
 		switch bit := uint64(1) << p.id; {
 		case list.err != nil:
 			r.fail(list.err)
+		case allowed == inPublish && p.id == pSubscriptionID, allowed == inDisconnect && p.id == pServerReference:
+			r.fail(violation("property %d is the server's", p.id)) // [MQTT-3.3.4-6], 3.14.2.2.5
 		case allowed&bit == 0:
-			r.fail(violation("property %d does not belong here", p.id))
+			r.fail(malformed("property %d does not belong here", p.id)) // 2.2.2.2
 		case seen&bit != 0 && p.id != pUser:
 			r.fail(violation("property %d twice", p.id))
 		default:
