@@ -284,7 +284,7 @@ func (b *Buffer) refuses() bool {
 
 // fullNow leaves room for what the tail will need in segments, and for control messages.
 func (b *Buffer) fullNow() bool {
-	return b.bytesDisk+b.tailBytes+segmentSlack(b.cfg.MaxBytes) > b.cfg.MaxBytes
+	return b.full(0)
 }
 
 // refuse uses up the number of a message and records that it was dropped.
@@ -321,7 +321,15 @@ func (b *Buffer) Full() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	unsealed := min(4<<20, max(128<<10, b.cfg.MaxBytes/16))
-	return b.bytesDisk+b.tailBytes+segmentSlack(b.cfg.MaxBytes)+unsealed > b.cfg.MaxBytes
+	return b.full(unsealed)
+}
+
+// full says whether the tail and so many bytes more, moved to segments, exceed the bound.
+// mu is held.
+func (b *Buffer) full(more int64) bool {
+	tail := b.tailBytes + more
+	files := 8 * page * (tail / segmentLimit(b.cfg.MaxBytes)) // of further segments
+	return b.bytesDisk+b.reserve+tail+files+segmentSlack(b.cfg.MaxBytes) > b.cfg.MaxBytes
 }
 
 // rollFor puts a new journal in place of one that is mostly obsolete. mu is held.

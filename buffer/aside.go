@@ -32,7 +32,7 @@ func (b *Buffer) setAside(path, reason string, settled ranges) (string, error) {
 	if err := os.Rename(path, to); err != nil {
 		return "", fmt.Errorf("set aside %s: %w", path, err)
 	}
-	writeNote(to, asideNote{reason, settled.pairs(len(settled))})
+	writeNote(to, asideNote{reason, settled.pairs(maxAckSpans)})
 	b.mu.Lock()
 	b.stats.SegmentsAside++
 	b.mu.Unlock()
@@ -55,11 +55,11 @@ func readNote(path string) asideNote {
 	return n
 }
 
-// dropAside removes the oldest set-aside store to keep max_bytes: what is in line
-// comes before what is damaged. It says whether there was one.
-func (b *Buffer) dropAside() bool {
+// dropAside removes the oldest set-aside store to keep max_bytes, as long as they take more
+// than spare: what is in line comes before what is damaged. It says whether there was one.
+func (b *Buffer) dropAside(spare int64) bool {
 	all := asideStores(b.disk.root)
-	if len(all) == 0 || b.repairing || usage(filepath.Join(b.disk.root, "aside")) < b.quota()/10 {
+	if len(all) == 0 || b.repairing || usage(filepath.Join(b.disk.root, "aside")) < spare {
 		return false
 	}
 	b.env.Log.Warn("set-aside store removed to keep max_bytes", "path", all[0])

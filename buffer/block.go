@@ -62,7 +62,7 @@ type message struct {
 	journal bool        // in the journal
 	live    int         // bytes it keeps alive in the journal
 	rec     *ringRecord // where in the ring, nil if not
-	kept    string      // its own file, if what held it was evicted
+	kept    string      // its file, if what held it was evicted
 }
 
 // drop is what is said of it when it is given up.

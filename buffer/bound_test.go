@@ -51,16 +51,25 @@ func largest(dir string, stop <-chan struct{}) func() (int64, string) {
 
 // What lies under the data directory never exceeds max_bytes, looked at all the time.
 func TestNeverAboveMaxBytes(t *testing.T) {
+	rounds := 2
+	if os.Getenv("HOLDFAST_SOAK") == "1" {
+		rounds = 20
+	}
 	for _, c := range []struct {
-		max   int64
-		tmpfs bool
-		when  string
+		max     int64
+		tmpfs   bool
+		when    string
+		devices int
 	}{
-		{1 << 20, true, WhenFullDropOldest}, {2 << 20, true, WhenFullDropOldest}, {8 << 20, true, WhenFullDropOldest},
-		{1 << 20, false, WhenFullDropOldest}, {2 << 20, false, WhenFullDropOldest},
-		{1 << 20, true, WhenFullDropNewest}, {2 << 20, true, WhenFullDropNewest}, {2 << 20, false, WhenFullBlock},
+		{1 << 20, true, WhenFullDropOldest, 3}, {1 << 20, false, WhenFullDropOldest, 3},
+		{2 << 20, true, WhenFullDropOldest, 3}, {2 << 20, false, WhenFullDropOldest, 30},
+		{8 << 20, true, WhenFullDropOldest, 200},
+		{1 << 20, true, WhenFullDropNewest, 3}, {2 << 20, true, WhenFullDropNewest, 30}, {2 << 20, false, WhenFullBlock, 3},
 	} {
-		t.Run(fmt.Sprint(c.max>>20, " MiB, tmpfs ", c.tmpfs, ", ", c.when), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%d MiB, tmpfs %v, %s, %d devices", c.max>>20, c.tmpfs, c.when, c.devices), func(t *testing.T) {
+			if testing.Short() && c.max > 1<<20 {
+				t.Skip("the small ones will do on an emulator")
+			}
 			r := newRig(t)
 			r.cfg.MaxBytes, r.cfg.WhenFull = c.max, c.when
 			if !c.tmpfs {
@@ -69,17 +78,21 @@ func TestNeverAboveMaxBytes(t *testing.T) {
 			stop := make(chan struct{})
 			wait := largest(r.cfg.DataDir, stop)
 			rnd := rand.New(rand.NewPCG(uint64(c.max), 3))
-			rounds := 3
-			if os.Getenv("HOLDFAST_SOAK") == "1" {
-				rounds = 30
-			}
 			for i := range rounds {
 				r.open()
-				r.hammer(rnd, 2*c.max)
-				if i%2 == 0 {
-					r.buf.kill()
-				} else if err := r.buf.Close(context.Background()); err != nil {
-					t.Fatal(err)
+				r.hammer(rnd, 2*c.max, c.devices)
+				if i%2 == 1 {
+					if err := r.buf.Close(context.Background()); err != nil {
+						t.Fatal(err)
+					}
+					continue
+				}
+				r.buf.kill()
+				for _, name := range []string{"ring", "head", "drops"}[:rnd.IntN(4)] { // set aside, and made anew
+					path := filepath.Join(r.cfg.DataDir, name)
+					if err := os.WriteFile(path, []byte(strings.Repeat("garbage ", 8<<10)), 0o600); err != nil {
+						t.Fatal(err)
+					}
 				}
 			}
 			close(stop)
@@ -93,7 +106,7 @@ func TestNeverAboveMaxBytes(t *testing.T) {
 }
 
 // hammer appends so many bytes of all kinds, and does everything that puts files on the card.
-func (r *rig) hammer(rnd *rand.Rand, bytes int64) {
+func (r *rig) hammer(rnd *rand.Rand, bytes int64, devices int) {
 	r.t.Helper()
 	for i := 0; bytes > 0; i++ {
 		size := rnd.IntN(2000)
@@ -101,7 +114,7 @@ func (r *rig) hammer(rnd *rand.Rand, bytes int64) {
 			size = rnd.IntN(40_000)
 		}
 		bytes -= int64(size)
-		meta := Meta{Device: devices[rnd.IntN(len(devices))], Readings: 1}
+		meta := Meta{Device: fmt.Sprintf("plant/hall-%03d/scale", rnd.IntN(devices)), Readings: 1}
 		if rnd.IntN(200) == 0 {
 			meta.Device, meta.Control, size = "_holdfast", true, 200
 		}

@@ -111,7 +111,14 @@ func TestDamage(t *testing.T) {
 	}
 	for i, file := range files {
 		for j, d := range damages {
-			if os.Getenv("HOLDFAST_SOAK") != "1" && (i+j)%3 != 0 { // all of them in the soak
+			every := 3
+			switch {
+			case os.Getenv("HOLDFAST_SOAK") == "1":
+				every = 1 // all of them
+			case testing.Short():
+				every = 11 // each file and each damage at least once
+			}
+			if (i+j)%every != 0 {
 				continue
 			}
 			t.Run(file+"/"+d.name, func(t *testing.T) {

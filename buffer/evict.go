@@ -2,7 +2,6 @@ package buffer
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,86 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-var (
-	errFull     = errors.New("max_bytes reached")
-	errDiskFull = errors.New("the file system is full")
-	errNothing  = errors.New("nothing left that may be dropped")
-)
-
-// freeMargin is left on the file system for what Badger writes besides the blocks: its
-// files are mapped, and a fault on a full disk would end the process.
-const freeMargin = 1 << 20
-
-// ours are the names under the data directory that MaxBytes bounds.
-var ours = []string{"ring", "head", "drops", "segments", "aside", "ballast", "quarantine", "kept", "journal", "lock"}
-
-// measure takes what lies on the card.
-func (b *Buffer) measure() {
-	paths := make([]string, len(ours))
-	for i, n := range ours {
-		paths[i] = filepath.Join(b.disk.root, n)
-	}
-	n := usage(paths...)
-	b.mu.Lock()
-	b.bytesDisk = n
-	b.mu.Unlock()
-}
-
-// makeRoom evicts the oldest until n more bytes keep the bound, and checks that the
-// file system has them. card is held.
-func (b *Buffer) makeRoom(n int64) error {
-	for {
-		b.measure()
-		b.mu.Lock()
-		over := b.bytesDisk+n+segmentSlack(b.cfg.MaxBytes)/2 > b.cfg.MaxBytes
-		oldest := b.cfg.WhenFull == "" || b.cfg.WhenFull == WhenFullDropOldest
-		b.mu.Unlock()
-		if !over {
-			break
-		}
-		if b.dropAside() {
-			continue
-		}
-		if !oldest {
-			return errFull
-		}
-		if err := b.evictSegment(ReasonMaxBytes); err != nil {
-			return err
-		}
-	}
-	return b.roomOnDisk(n)
-}
-
-// roomOnDisk checks the file system, and gives up the ballast for it.
-func (b *Buffer) roomOnDisk(n int64) error {
-	if free(b.disk.root) >= n+freeMargin {
-		return nil
-	}
-	_ = os.Remove(filepath.Join(b.disk.root, "ballast"))
-	if left := free(b.disk.root); left < n+freeMargin {
-		return fmt.Errorf("%d bytes free, %d needed: %w", left, n+freeMargin, errDiskFull)
-	}
-	return nil
-}
-
-// ballast keeps a little of a file system for us, so that closing a store and removing
-// another still work when somebody else fills it.
-func (b *Buffer) ballast() {
-	path := filepath.Join(b.disk.root, "ballast")
-	size := min(2<<20, b.cfg.MaxBytes/64) / page * page
-	if _, err := os.Stat(path); err == nil || size == 0 || free(b.disk.root) < 16*freeMargin {
-		return
-	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return
-	}
-	defer f.Close()
-	if unix.Fallocate(int(f.Fd()), 0, 0, size) != nil {
-		os.Remove(path)
-	}
-}
 
 // shed makes room in the ring when segments take nothing, because of cause.
 func (b *Buffer) shed(cause error) error {
@@ -108,26 +27,25 @@ func (b *Buffer) shed(cause error) error {
 	})
 }
 
-// evictSegment drops the oldest segment.
+// evictSegment drops the oldest segment of whose control messages there is room to keep.
 func (b *Buffer) evictSegment(reason string) error {
 	b.mu.Lock()
-	if len(b.segments) == 0 {
-		b.mu.Unlock()
-		return errNothing
-	}
-	s := b.segments[0]
+	segments := slices.Clone(b.segments)
 	b.mu.Unlock()
-	return b.dropSegment(s, reason)
+	for _, s := range segments {
+		if err := b.dropSegment(s, reason); !errors.Is(err, errFull) {
+			return err
+		}
+	}
+	return errNothing
 }
 
 // dropSegment gives up what is left of a segment: what must not be dropped is kept
 // elsewhere, the ranges are synced, then it goes; a reopen completes it.
 func (b *Buffer) dropSegment(s *segment, reason string) error {
 	drops, controls := b.remains(s)
-	for _, m := range controls {
-		if err := b.rehome(m); err != nil {
-			return err
-		}
+	if err := b.rehome(controls); err != nil {
+		return err
 	}
 	for i := range drops {
 		drops[i].Reason = reason
@@ -217,46 +135,6 @@ func joinSpan(drops []Drop, sp deviceSpan) []Drop {
 	return append(drops, d)
 }
 
-// rehome gives a control message a place of its own and a new position, which is taken
-// before the file is written: others take theirs meanwhile.
-func (b *Buffer) rehome(m *message) error {
-	b.mu.Lock()
-	m.pos = b.next
-	m.live, m.rec, m.due, m.synced = 0, nil, 0, true
-	b.hold(m)
-	b.show()
-	b.mu.Unlock()
-	path, err := b.keepFile(m)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	switch {
-	case b.inTail(m.pos) != m: // acknowledged meanwhile
-		os.Remove(path)
-	case err != nil: // it stays where it was
-		os.Remove(path)
-		b.leave(m.pos)
-		b.noteControl(m.receipts, m.closes, -1)
-	default:
-		m.kept = path
-	}
-	return err
-}
-
-// keepFile writes a message into a file of its own.
-func (b *Buffer) keepFile(m *message) (string, error) {
-	dir := filepath.Join(b.disk.root, "kept")
-	path := filepath.Join(dir, fmt.Sprintf("%020d", m.pos))
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return path, fmt.Errorf("keep control message: %w", err)
-	}
-	f, err := b.disk.create(path, appendBlock(nil, []*message{m}, m.taken))
-	if err != nil {
-		return path, fmt.Errorf("keep control message: %w", err)
-	}
-	f.Close()
-	return path, b.disk.syncDir(dir)
-}
-
 // evictTail drops the oldest messages of the tail as long as while says so.
 func (b *Buffer) evictTail(reason string, while func(*message) bool) error {
 	b.mu.Lock()
@@ -268,9 +146,10 @@ func (b *Buffer) evictTail(reason string, while func(*message) bool) error {
 		if !while(m) {
 			break
 		}
-		if m.control {
+		switch {
+		case m.control && m.kept == "":
 			kept = append(kept, m)
-		} else {
+		case !m.control:
 			gone = append(gone, m)
 		}
 	}
@@ -278,13 +157,20 @@ func (b *Buffer) evictTail(reason string, while func(*message) bool) error {
 	if len(gone) == 0 {
 		return errNothing
 	}
-	for _, m := range kept { // it must not hold its place in the ring
-		path, err := b.keepFile(m)
+	if len(kept) > 0 { // they must not hold their place in the ring
+		path, err := b.keepFile(kept)
 		if err != nil {
+			os.Remove(path)
 			return err
 		}
 		b.mu.Lock()
-		m.kept = path
+		b.kept[path]++
+		for _, m := range kept {
+			if b.inTail(m.pos) == m {
+				b.nowKept(m, path)
+			}
+		}
+		b.unkeep(&message{kept: path})
 		b.mu.Unlock()
 	}
 	var at ranges
@@ -316,9 +202,7 @@ func (b *Buffer) evictTail(reason string, while func(*message) bool) error {
 // is held.
 func (b *Buffer) leaveFor(kept []*message) {
 	for _, m := range kept {
-		if b.inTail(m.pos) != m {
-			os.Remove(m.kept) // acknowledged meanwhile
-		} else if m.rec != nil {
+		if b.inTail(m.pos) == m && m.rec != nil {
 			b.ring.done(m.rec)
 			m.rec = nil
 		}

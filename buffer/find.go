@@ -135,7 +135,7 @@ func (f *found) message(m *message) {
 func (b *Buffer) findRing(f *found) {
 	size := ringBytes(b.cfg.MaxBytes)
 	blocks, bad := 0, 0
-	r, err := openRing(b.disk, size, b.env.Rand, b.offline, func(block []byte, rec *ringRecord) {
+	r, err := openRing(b.disk, size, func(block []byte, rec *ringRecord) {
 		blocks++
 		_, derr := decodeBlock(block, true, func(m *message) bool {
 			m.synced, m.rec = true, rec
@@ -150,40 +150,13 @@ func (b *Buffer) findRing(f *found) {
 	if errors.Is(err, errRing) {
 		b.warn("the ring is damaged: a new one is made")
 		b.asideAtOpen(filepath.Join(b.disk.root, "ring"), "the ring is unreadable", f.acked)
-		if err = nil; !b.offline {
-			err = r.create(b.env.Rand)
-		}
+		b.ring, err = newRing(b.disk, size), nil
 	}
 	if err != nil {
 		b.warn("the ring cannot be used: %v", err)
 	}
 	if bad > 0 {
 		b.env.Log.Info("ring records cut short by a power cut, or damaged", "records", bad, "of", blocks)
-	}
-}
-
-func (b *Buffer) findKept(f *found) {
-	paths, _ := filepath.Glob(filepath.Join(b.disk.root, "kept", "*"))
-	for _, path := range paths {
-		raw, err := os.ReadFile(path)
-		if err != nil {
-			continue
-		}
-		_, err = decodeBlock(raw, false, func(m *message) bool {
-			m.synced, m.kept = true, path
-			if f.acked.has(m.pos) {
-				if !b.offline {
-					os.Remove(path)
-				}
-			} else {
-				f.message(m)
-			}
-			return true
-		})
-		if err != nil {
-			b.warn("control message %s is damaged", path)
-			b.asideAtOpen(path, err.Error(), nil)
-		}
 	}
 }
 

@@ -186,7 +186,7 @@ func (j *journal) add(kind byte, payload []byte, mark bool) error {
 
 // stale says that a new file would be much smaller.
 func (j *journal) stale(more int) bool {
-	return j.size+int64(more) > max(journalRoll, 3*j.live)
+	return j.size+int64(more) > max(min(journalRoll, j.limit/2), 3*j.live)
 }
 
 func (j *journal) close(remove bool) {

@@ -254,7 +254,11 @@ func (b *Buffer) writeBlocks(msgs []*message) (int, error) {
 		total += len(block)
 		n += k
 	}
-	if err := b.makeRoom(int64(total)); err != nil {
+	var account segment
+	for _, p := range parts {
+		account.note(p.msgs, p.size)
+	}
+	if err := b.makeRoom(int64(total) + account.accountSize()); err != nil {
 		return 0, err
 	}
 	if err := b.disk.check(); err != nil {

@@ -401,6 +401,9 @@ func (m *model) cutPower() {
 
 func TestAgainstModel(t *testing.T) {
 	runs := 6
+	if testing.Short() {
+		runs = 2
+	}
 	if os.Getenv("HOLDFAST_SOAK") == "1" {
 		runs = 300
 	}

@@ -50,7 +50,7 @@ func prepare(cfg Config, env Env, offline bool) (*Buffer, error) {
 		changed: make(chan struct{}, 1), kick: make(chan struct{}, 1),
 		stop: make(chan struct{}), stopped: make(chan struct{}),
 		devices: make(map[string]*device), reported: make(map[uint64]int), closing: make(map[string]int),
-		gen: newGeneration(), base: 1, next: 1, offline: offline,
+		kept: make(map[string]int), gen: newGeneration(), base: 1, next: 1, offline: offline,
 	}
 	b.journal = &journal{dir: cfg.RuntimeDir, limit: journalLimit, tmpfs: true}
 	if !offline && cfg.RuntimeDir != "" {
@@ -58,7 +58,7 @@ func prepare(cfg Config, env Env, offline bool) (*Buffer, error) {
 	}
 	if cfg.RuntimeDir == "" || !isTmpfs(cfg.RuntimeDir) {
 		b.journal.dir, b.journal.tmpfs = filepath.Join(cfg.DataDir, "journal"), false
-		b.journal.limit = min(journalLimit, max(128<<10, cfg.MaxBytes/8))
+		b.journal.limit = min(journalLimit, max(64<<10, cfg.MaxBytes/16))
 		if !offline {
 			b.warn("runtime_dir %q is not a tmpfs: the journal is on the card, which wears it", cfg.RuntimeDir)
 			_ = os.MkdirAll(b.journal.dir, 0o700)
@@ -148,11 +148,15 @@ func (b *Buffer) restoreTail(f *found) {
 		if m.rec != nil {
 			b.ring.claim(m.rec)
 		}
+		if m.kept != "" {
+			b.kept[m.kept]++
+		}
 		if !m.synced {
 			b.waiting += m.n
 		}
 	}
 	b.ring.trim()
+	b.removeUnkept()
 	b.held = count
 }
 
@@ -161,7 +165,7 @@ func (b *Buffer) restoreTail(f *found) {
 func (b *Buffer) start(f *found) {
 	b.card.Lock()
 	defer b.card.Unlock()
-	b.ballast()
+	b.prepareCard()
 	if err := b.saveHead(false); err != nil {
 		b.warn("the data directory cannot be written: %v", err)
 		b.lastCardErr = err

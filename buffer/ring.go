@@ -43,10 +43,15 @@ const ringHeader = 4 + 4 + 8 + 8 + 4
 
 var errRing = errors.New("the ring is unreadable")
 
-// openRing reads or creates the ring of this size and yields the blocks found, by
-// age. It returns errRing with a fresh ring when the old one was unreadable.
-func openRing(d *disk, size int64, rnd io.Reader, offline bool, yield func(block []byte, rec *ringRecord)) (*ring, error) {
-	r := &ring{disk: d, pages: int(size / page), at: 1, next: 1}
+// newRing is a ring of this size that has no file yet.
+func newRing(d *disk, size int64) *ring {
+	return &ring{disk: d, pages: int(size / page), at: 1, next: 1}
+}
+
+// openRing reads the ring and yields the blocks found, by age. Without a file it is one of
+// this size that has to be created. errRing: what is there is unreadable.
+func openRing(d *disk, size int64, yield func(block []byte, rec *ringRecord)) (*ring, error) {
+	r := newRing(d, size)
 	path := filepath.Join(d.root, "ring")
 	b, err := os.ReadFile(path)
 	if err == nil && len(b) > 0 {
@@ -59,10 +64,7 @@ func openRing(d *disk, size int64, rnd io.Reader, offline bool, yield func(block
 	if err != nil && !os.IsNotExist(err) {
 		return r, err
 	}
-	if offline {
-		return r, nil
-	}
-	return r, r.create(rnd)
+	return r, nil
 }
 
 // create makes a new file of zeros; what was there must be gone.

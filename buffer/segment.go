@@ -106,6 +106,22 @@ func (s *segment) block(pos uint64) int {
 	return sort.Search(len(s.Blocks), func(i int) bool { return s.Blocks[i].Last >= pos })
 }
 
+// accountSize bounds what save will write: JSON of all this.
+func (s *segment) accountSize() int64 {
+	const perBlock, perSpan, perControl, perRange = 80, 160, 130, 44
+	n := int64(page + perSpan*len(s.Devices) + perBlock*len(s.Blocks) + perRange*len(s.held))
+	for _, ref := range s.Blocks {
+		n += int64(perSpan * len(ref.Devices))
+	}
+	for _, c := range s.Controls {
+		n += int64(perControl + 21*len(c.Receipts))
+	}
+	for _, sp := range s.Devices {
+		n += int64(len(sp.Device) * (1 + len(s.Blocks)))
+	}
+	return n
+}
+
 func (s *segment) metaPath() string { return filepath.Join(s.dir, "meta") }
 
 // save writes the account beside the store, synced.

@@ -20,6 +20,7 @@ type slots struct {
 	file  *os.File
 	size  int    // of one slot
 	count uint64 // of the newest intact slot
+	need  int    // of its bytes
 	disk  *disk
 }
 
@@ -52,7 +53,7 @@ func openSlots(d *disk, path string) (*slots, []byte, error) {
 	for i := 0; i+slotHeader <= len(b) && i < 2*s.size; i += s.size {
 		body, count, ok := parseSlot(b[i:min(len(b), i+s.size)])
 		if ok && (state == nil || count > s.count) {
-			state, s.count = body, count
+			state, s.count, s.need = body, count, slotHeader+len(body)
 		}
 	}
 	if state == nil {
@@ -93,6 +94,7 @@ func (s *slots) write(body []byte) error {
 		return fmt.Errorf("write %s: %w", s.path, err)
 	}
 	s.count++
+	s.need = slotHeader + len(body)
 	return nil
 }
 
@@ -135,6 +137,15 @@ func (s *slots) create() error {
 	}
 	s.file, err = s.disk.replace(f, s.path)
 	return err
+}
+
+// growth is what must stay free for slots that may soon be too small: the longer file is
+// written beside the old one.
+func (s *slots) growth() int64 {
+	if s.need > s.size/4 {
+		return 4 * int64(s.size)
+	}
+	return 0
 }
 
 func (s *slots) close() {

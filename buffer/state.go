@@ -64,6 +64,7 @@ type Buffer struct {
 	closing        map[string]int  // epoch: held messages that close it
 	old            []EpochEnd
 	quarantine     []quarantined
+	kept           map[string]int // files of control messages, and how many in them are held
 	unsealed       []Raw
 
 	journal     *journal
@@ -75,6 +76,7 @@ type Buffer struct {
 	dueRaw    uint64 // raws up to this number are asked for
 	want      bool   // a commit is wanted now
 	bytesDisk int64  // as last measured
+	reserve   int64  // stays free of MaxBytes, as last measured
 	tailBytes int64
 
 	powered     uint64        // powered-on seconds at poweredAt
@@ -198,9 +200,7 @@ func (b *Buffer) leaveTail(m *message) {
 		b.ring.done(m.rec)
 		m.rec = nil
 	}
-	if m.kept != "" {
-		os.Remove(m.kept)
-	}
+	b.unkeep(m)
 	i := 0
 	for i < len(b.tail) && b.tail[i] == nil {
 		i++
