@@ -105,12 +105,16 @@ func (n *testNode) begin(t *testing.T, life uint64) {
 	}
 }
 
-func (n *testNode) stop() {
+func (n *testNode) stopWriter() {
 	if n.w != nil {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
 		n.w.stop(ctx)
 	}
+}
+
+func (n *testNode) stop() {
+	n.stopWriter()
 	if n.engine != nil {
 		n.engine.close()
 	}

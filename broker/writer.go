@@ -58,6 +58,7 @@ const (
 	pendingBytes = 32 << 20
 	storeTimeout = 5 * time.Second
 	settleWait   = 200 * time.Millisecond
+	openAttempts = 20
 
 	clusterTimeout = 2 * time.Second // storeTimeout in a cluster, where a leader may die with what it was sent
 )
@@ -102,42 +103,19 @@ type writer struct {
 func openWriter(ctx context.Context, s slots, cfg writerConfig) (*writer, error) {
 	w := &writer{cfg: cfg, s: s, wake: make(chan struct{}, 1), commits: make(chan *flight, 2*cfg.window), started: cfg.mono()}
 	w.room.L = &w.mu
-	first, last, _, err := s.bounds(ctx)
+	end, err := findEnd(ctx, s, cfg.node, cfg.log)
+	for range openAttempts {
+		if !errors.Is(err, errEngine) || !pause(ctx, retryPause) {
+			break
+		}
+		end, err = findEnd(ctx, s, cfg.node, cfg.log) // its leader has just moved
+	}
 	if err != nil {
 		return nil, err
 	}
-	if last < first || last == 0 {
-		w.offset = last
-		return w, nil
-	}
-	if err := w.goOn(ctx, first, last); err != nil {
-		return nil, err
-	}
+	w.number, w.lamport, w.age, w.offset = end.Number, end.Lamport, end.Age, end.slot-end.Number
 	w.stored.Store(w.number)
 	return w, nil
-}
-
-// goOn continues behind the last batch that can be read; those behind it count too.
-func (w *writer) goOn(ctx context.Context, first, last uint64) error {
-	for slot := last; slot >= first; slot-- {
-		data, err := w.s.read(ctx, slot)
-		var h Header
-		if err == nil {
-			h, err = DecodeHeader(data)
-		}
-		switch {
-		case errors.Is(err, errNoSlot) || errors.Is(err, ErrBatchDamaged):
-			w.cfg.log.Error("a batch at the end of the log cannot be read", "slot", slot, "err", err)
-			continue
-		case err != nil:
-			return fmt.Errorf("read the end of the log (slot %d): %w", slot, err)
-		case h.Node != w.cfg.node:
-			return fmt.Errorf("the log here was written by node %q, this is %q: give the node its old name or another data_dir", h.Node, w.cfg.node)
-		}
-		w.number, w.lamport, w.age, w.offset = h.Number+last-slot, h.Lamport+last-slot, h.Age, slot-h.Number
-		return nil
-	}
-	return fmt.Errorf("the log has %d batches and none of them can be read: restore data_dir from a backup, or move it away to begin anew", last-first+1)
 }
 
 // start runs the writer in a goroutine that stop waits for.
