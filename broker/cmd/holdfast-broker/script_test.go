@@ -13,6 +13,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -53,7 +55,7 @@ admin = "127.0.0.1:0"
 `), 0o600)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"broker": brokerCmd, "key": keyCmd, "publish": publishCmd, "control": controlCmd, "tail": tailCmd,
+			"broker": brokerCmd, "key": keyCmd, "publish": publishCmd, "control": controlCmd, "tail": follow("tail"), "trace": follow("client", "trace"), "until": untilCmd,
 		},
 	})
 }
@@ -273,9 +275,13 @@ func (m message) publish(ts *testscript.TestScript, neg bool) {
 	}
 }
 
-// tailCmd is "tail start NAME ARGS…", which returns once the tail misses nothing, and
-// "tail wait NAME", which leaves what it printed in the file NAME.
-func tailCmd(ts *testscript.TestScript, _ bool, args []string) {
+// follow is "tail start NAME ARGS…", which returns once the tail misses nothing, and
+// "tail wait NAME", which leaves what it printed in the file NAME; and the same for a trace.
+func follow(command ...string) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, _ bool, args []string) { followCmd(ts, command, args) }
+}
+
+func followCmd(ts *testscript.TestScript, command, args []string) {
 	n := ts.Value(brokerKey).(*node)
 	if args[0] == "wait" {
 		t := n.tails[args[1]]
@@ -290,17 +296,33 @@ func tailCmd(ts *testscript.TestScript, _ bool, args []string) {
 	exe, err := os.Executable()
 	ts.Check(err)
 	t := &tailing{read: make(chan struct{})}
-	t.cmd = &exec.Cmd{Path: exe, Args: append([]string{"holdfast-broker", "tail", "--config", "broker.toml"}, args[2:]...), Dir: ts.MkAbs("."), Stdout: &t.out, SysProcAttr: withUs}
+	t.cmd = &exec.Cmd{Path: exe, Args: slices.Concat([]string{"holdfast-broker", "--config", "broker.toml"}, command, args[2:]), Dir: ts.MkAbs("."), Stdout: &t.out, SysProcAttr: withUs}
 	pipe, err := t.cmd.StderrPipe()
 	ts.Check(err)
 	ts.Check(t.cmd.Start())
 	r := bufio.NewReader(pipe)
 	line, err := r.ReadString('\n')
 	if !strings.Contains(line, "waiting") {
-		ts.Fatalf("tail: %q, %v", line, err)
+		ts.Fatalf("%v: %q, %v", command, line, err)
 	}
 	go func() { defer close(t.read); _, _ = io.Copy(io.Discard, r) }()
 	n.tails[args[1]] = t
+}
+
+// untilCmd is "until PATTERN ARGS…": holdfast-broker ARGS, again and again, until it prints what
+// matches.
+func untilCmd(ts *testscript.TestScript, _ bool, args []string) {
+	pattern := regexp.MustCompile("(?m)" + args[0])
+	exe, err := os.Executable()
+	ts.Check(err)
+	var out []byte
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); <-time.After(20 * time.Millisecond) {
+		c := &exec.Cmd{Path: exe, Args: slices.Concat([]string{"holdfast-broker", "--config", "broker.toml"}, args[1:]), Dir: ts.MkAbs("."), SysProcAttr: withUs}
+		if out, err = c.CombinedOutput(); pattern.Match(out) {
+			return
+		}
+	}
+	ts.Fatalf("%v: no %s in %s (%v)", args[1:], pattern, out, err)
 }
 
 type tailing struct {
