@@ -111,7 +111,7 @@ func pairError(certFile, keyFile string, err error) error {
 		return fmt.Errorf("%w; cert_file and key_file under [listen] name the two files, which the broker's user must be able to read", err)
 	case strings.Contains(text, "private key does not match"):
 		return fmt.Errorf("%s is not the key of %s (the first certificate in it): %w", keyFile, certFile, err)
-	case strings.Contains(text, "key"):
+	case strings.Contains(text, "key") && !strings.Contains(text, "in certificate input"):
 		return fmt.Errorf("%s holds no usable private key (PEM, without a passphrase): %w", keyFile, err)
 	}
 	return fmt.Errorf("%s holds no usable certificate (PEM, the server's own first, then what signed it): %w", certFile, err)

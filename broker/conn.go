@@ -201,10 +201,15 @@ func (c *conn) step(ctx context.Context, first byte, body []byte, err error) err
 //
 //go:noinline
 func (c *conn) open(ctx context.Context, in *input) error {
-	first, body, err := in.next()
-	if looksProxied(in.buf[:in.to]) {
+	in.room(0)
+	n, err := in.nc.Read(in.buf)
+	if in.to = n; n == 0 && err != nil {
+		return err
+	}
+	if looksProxied(in.buf[:n]) { // a mistake that is often made; as a packet it would be waited for
 		return errors.New("a PROXY header came first: add the listener to proxy_protocol under [listen], and the proxy to trusted_proxies")
 	}
+	first, body, err := in.next()
 	if err != nil {
 		return err
 	}

@@ -139,6 +139,17 @@ func TestWebSocket(t *testing.T) {
 	eventually(t, "all sessions are connected", func() bool { return b.Gauges().Connections == 3 })
 }
 
+// upgraded asks for MQTT over WebSocket on a connection that is open already.
+func upgraded(t testing.TB, nc net.Conn) net.Conn {
+	t.Helper()
+	d := websocket.Dialer{Subprotocols: []string{"mqtt"}, NetDial: func(string, string) (net.Conn, error) { return nc, nil }}
+	ws, _, err := d.Dial("ws://127.0.0.1/mqtt", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &wsClient{Conn: nc, ws: ws, size: 50}
+}
+
 func must[T any](v T, err error) func(testing.TB) T {
 	return func(t testing.TB) T {
 		t.Helper()
