@@ -49,6 +49,10 @@ func (l *loader) dataDir(cfg Config) {
 	if cfg.DataDir == "" {
 		return
 	}
+	if info, err := os.Stat(cfg.DataDir); errors.Is(err, unix.ENOTDIR) || err == nil && !info.IsDir() {
+		l.Problem(key, "%s is not a directory; name one, or move away what is there", cfg.DataDir)
+		return
+	}
 	dir := existing(cfg.DataDir)
 	made := l.reader.name != "" && dir != cfg.DataDir // StateDirectory= of the unit will make it
 	if err := l.reader.may(dir, unix.W_OK|unix.X_OK); err != nil && !made {
@@ -88,8 +92,11 @@ func existing(dir string) string {
 	}
 }
 
-// used is what the buffer already takes of the room that max_bytes gives it.
+// used is what the buffer, if there is one, already takes of the room that max_bytes gives it.
 func used(dir string) (bytes int64) {
+	if _, err := os.Stat(filepath.Join(dir, "head")); err != nil {
+		return 0 // it may be a large directory of others
+	}
 	_ = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error { // what cannot be read is not counted
 		if err != nil {
 			return nil
@@ -155,7 +162,11 @@ func (l *loader) device(i int, d DeviceConfig) {
 		if !filepath.IsAbs(path) {
 			continue // its Check has said so
 		}
-		if why := unusable(path, l.reader); why != "" {
+		why := unusable(path, l.reader)
+		if why == "" && name == "port" {
+			why = noPort(path)
+		}
+		if why != "" {
 			l.tables[i].Problem(name, "%s", why)
 		}
 	}
@@ -178,6 +189,20 @@ func unusable(path string, who reader) string {
 		return fmt.Sprintf("%s: %v; add the agent's user to its group: usermod -aG dialout holdfast", path, err)
 	}
 	return ""
+}
+
+// noPort says why a device is no serial port, without opening it: that would raise DTR.
+// What sysfs does not know (a pseudo-terminal) is taken for one.
+func noPort(path string) string {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil {
+		return ""
+	}
+	of, err := os.Readlink(fmt.Sprintf("/sys/dev/char/%d:%d/subsystem", unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))))
+	if err != nil || filepath.Base(of) == "tty" {
+		return ""
+	}
+	return fmt.Sprintf("%s is no serial port, but a device of %q; choose one that `holdfast devices` lists", path, filepath.Base(of))
 }
 
 const probeLimit = 10 * time.Second

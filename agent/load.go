@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -105,7 +106,7 @@ func (l *loader) gateway() {
 func (l *loader) secret(key, name string, forbidden os.FileMode, mayLack bool) {
 	info, err := os.Stat(name)
 	switch {
-	case os.IsNotExist(err) && mayLack:
+	case mayLack && (os.IsNotExist(err) || errors.Is(err, unix.ENOTDIR)): // the latter is data_dir's problem
 		return
 	case err != nil:
 		l.Problem(key, "%v; create it, or correct the name", err)

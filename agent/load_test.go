@@ -296,6 +296,8 @@ func TestCheckConfigLooksAtTheMachine(t *testing.T) {
 	for _, c := range []struct{ old, new, want string }{
 		{`driver = "sim"`, serial + `"/dev/serial/by-id/none"`, `:12: device "a": port: /dev/serial/by-id/none is not there now; the agent will run and wait for it.`},
 		{`driver = "sim"`, serial + `"` + notADevice + `"`, `:12: device "a": port: ` + notADevice + ` is not a device`},
+		{`driver = "sim"`, serial + `"/dev/null"`, `:12: device "a": port: /dev/null is no serial port, but a device of "mem"`},
+		{`data_dir = "data"`, `data_dir = "` + notADevice + `"`, `:3: gateway.data_dir: ` + notADevice + ` is not a directory`},
 		{`[buffer]`, "[buffer]\nmax_bytes = \"4096TiB\"", `:5: buffer.max_bytes: 4096TiB, but`},
 		{`[buffer]`, "[signing]\nkey_file = \"" + garbage + "\"\n[buffer]", `:5: signing.key_file: ` + garbage},
 		{`runtime_dir = "run"`, `runtime_dir = ""`, `:5: warning: buffer.runtime_dir: is empty: every reading goes straight to the card`},

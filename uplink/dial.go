@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -28,8 +29,11 @@ func dial(ctx context.Context, s server, cfg Config, wall func() time.Time) (net
 		return dialWS(ctx, s, tc)
 	}
 	nc, err := new(net.Dialer).DialContext(ctx, "tcp", s.addr)
-	if err != nil || tc == nil {
-		return nc, err
+	if err != nil {
+		return nil, fmt.Errorf("%w%s", err, dialAdvice(err))
+	}
+	if tc == nil {
+		return nc, nil
 	}
 	t := tls.Client(nc, tc)
 	if err := t.HandshakeContext(ctx); err != nil {
@@ -51,7 +55,11 @@ func dialWS(ctx context.Context, s server, tc *tls.Config) (net.Conn, error) {
 		if errors.Is(err, websocket.ErrBadHandshake) && resp != nil {
 			return nil, fmt.Errorf("websocket: HTTP status %s: is %s the right path?", resp.Status, s.path)
 		}
-		return nil, fmt.Errorf("websocket: %w%s", err, tlsAdvice(err))
+		advice := ": does this port speak WebSocket?"
+		if tc != nil || !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, io.EOF) {
+			advice = tlsAdvice(err)
+		}
+		return nil, fmt.Errorf("websocket: %w%s", err, advice)
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols && c.Subprotocol() != "mqtt" {
 		_ = c.Close()
@@ -113,8 +121,22 @@ func tlsAdvice(err error) string {
 		return ": use the name in the certificate in uplink.servers"
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return ": check the server's certificate and this board's clock"
-	case errors.As(err, &record):
+	case errors.As(err, &record), errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF):
 		return ": does this port speak TLS?"
+	}
+	return dialAdvice(err)
+}
+
+// dialAdvice says what to do when there is no connection.
+func dialAdvice(err error) string {
+	var dns *net.DNSError
+	switch {
+	case errors.As(err, &dns):
+		return ": correct the name in uplink.servers, or this host's DNS"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return ": does the broker run, and listen at this port?"
+	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, context.DeadlineExceeded):
+		return ": is the network up, and no firewall between?"
 	}
 	return ""
 }

@@ -47,7 +47,7 @@ func reasonOf(code byte) reason {
 	case 0x86:
 		return reason{"bad user name or password", stop, stop, stop, "check uplink.username and uplink.password_file"}
 	case 0x87: // of a PUBLISH: the right is missing, not the message bad
-		return reason{"not authorized", stop, stop, stop, "check the server's access rules for this client and uplink.topic"}
+		return reason{"not authorized", stop, stop, stop, "check uplink.username and uplink.password_file, and the server's access rules for uplink.topic"}
 	case 0x88:
 		return reason{"server unavailable", again, again, again, ""}
 	case 0x89:

@@ -70,9 +70,14 @@ func main(tree func(*Env) *cobra.Command) int {
 
 // Run runs one command line and returns its exit code. root gets what both programs have.
 func (e *Env) Run(ctx context.Context, root *cobra.Command, args []string) int {
+	out := &output{Writer: e.Stdout}
+	e.Stdout = out
 	e.dress(root)
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		err = out.err
+	}
 	if err == nil {
 		return Done
 	}
@@ -90,6 +95,21 @@ func (e *Env) Run(ctx context.Context, root *cobra.Command, args []string) int {
 		fmt.Fprintf(e.Stderr, "See: %s --help\n", cmd.CommandPath())
 	}
 	return exit.Code
+}
+
+// output remembers that something could not be written, so that no command has to look
+// after each line.
+type output struct {
+	io.Writer
+	err error
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	n, err := o.Writer.Write(b)
+	if o.err == nil {
+		o.err = err
+	}
+	return n, err
 }
 
 // PrintJSON writes v for a program to read.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -111,6 +112,26 @@ func TestExitCodes(t *testing.T) {
 		stdout, stderr, code := try(t, strings.Fields(c.args)...)
 		if code != c.code || !strings.Contains(stdout, c.out) || !strings.Contains(stderr, c.err) || c.err == "" && stderr != "" || c.out == "" && stdout != "" {
 			t.Errorf("prog %s: exit %d, printed %q and %q; want %d, %q, %q", c.args, code, stdout, stderr, c.code, c.out, c.err)
+		}
+	}
+}
+
+// TestFullDisk: what could not be printed is not done.
+func TestFullDisk(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	for _, args := range []string{"say", "version", "man", "help", "completion bash"} {
+		e := &Env{Stdout: full, Stderr: os.Stderr, Getenv: os.Getenv}
+		root := &cobra.Command{Use: "prog"}
+		root.AddCommand(&cobra.Command{Use: "say", RunE: func(*cobra.Command, []string) error {
+			fmt.Fprintln(e.Stdout, "something")
+			return nil
+		}})
+		if code := e.Run(context.Background(), root, strings.Fields(args)); code != CouldNot {
+			t.Errorf("%s: exit %d", args, code)
 		}
 	}
 }

@@ -51,11 +51,12 @@ type parser struct {
 	doc    *Doc
 	toml   unstable.Parser
 	text   []byte
-	starts []int // offset of each line
-	table  *node // where keys go now
-	header int   // line of its header
-	lost   []int // headers that earlier rounds could not read: their keys go nowhere
-	last   int   // last line of the last good expression
+	starts []int  // offset of each line
+	table  *node  // where keys go now
+	path   string // of that table, with a dot behind it; "" at the top
+	header int    // line of its header
+	lost   []int  // headers that earlier rounds could not read: their keys go nowhere
+	last   int    // last line of the last good expression
 	syntax *Problem
 	broken [2]int // first and last line of the expression that could not be read
 }
@@ -128,14 +129,14 @@ func (p *parser) expression(n *unstable.Node) {
 	if n.Kind == unstable.KeyValue {
 		p.last = p.line(int(n.Raw.Offset+n.Raw.Length) - 1)
 		if slices.ContainsFunc(p.lost, func(line int) bool { return line > p.header && line < p.last }) {
-			p.header, p.table = p.last, newTable(0)
+			p.header, p.table, p.path = p.last, newTable(0), ""
 		}
 		p.keyValue(p.table, n)
 		return
 	}
 	keys, line := p.key(n.Key())
 	p.last, p.header = line, line
-	p.table = newTable(line) // where the keys of a bad header go: nowhere
+	p.table, p.path = newTable(line), "" // where the keys of a bad header go: nowhere
 	if len(keys) > maxDepth {
 		p.doc.add(line, "", false, "a key of %d parts; no setting has more than %d", len(keys), maxDepth)
 		return
@@ -147,6 +148,7 @@ func (p *parser) expression(n *unstable.Node) {
 		}
 	}
 	name, path := keys[len(keys)-1], strings.Join(keys, ".")
+	p.path = path + "."
 	if n.Kind == unstable.ArrayTable {
 		p.arrayTable(parent, name, path)
 	} else {
@@ -216,6 +218,10 @@ func (p *parser) keyValue(table *node, n *unstable.Node) {
 		p.doc.add(line, "", false, "a key of %d parts; no setting has more than %d", len(keys), maxDepth)
 		return
 	}
+	path := strings.Join(keys, ".")
+	if table == p.table {
+		path = p.path + path
+	}
 	for _, k := range keys[:len(keys)-1] {
 		next := table.keys[k]
 		switch {
@@ -224,14 +230,14 @@ func (p *parser) keyValue(table *node, n *unstable.Node) {
 			next.made = dotted
 			table.put(k, next)
 		case next.kind != kindTable || next.made != dotted:
-			p.doc.add(line, strings.Join(keys, "."), false, "%q is already %s, given on line %d", k, next.kind, next.line)
+			p.doc.add(line, path, false, "%q is already %s, given on line %d", k, next.kind, next.line)
 			return
 		}
 		table = next
 	}
 	name := keys[len(keys)-1]
 	if old := table.keys[name]; old != nil {
-		p.doc.add(line, strings.Join(keys, "."), false, "is already given on line %d; keep one", old.line)
+		p.doc.add(line, path, false, "is already given on line %d; keep one", old.line)
 		return
 	}
 	value := p.value(n.Value(), line, 0)
