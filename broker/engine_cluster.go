@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"context"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -153,6 +154,28 @@ func (e *engine) whyNot() error {
 		return fmt.Errorf("%w: too few of the %d nodes reach each other", errNoQuorum, len(e.cfg.cluster.Peers)+1)
 	}
 	return fmt.Errorf("%w yet: the log's replicas have no leader or do not answer", errNoQuorum)
+}
+
+// removePeer takes a server whose store is lost out of the engines' cluster, so that it counts in no
+// quorum any more and its replicas are made elsewhere.
+func (e *engine) removePeer(ctx context.Context, node, id string) error {
+	e.mu.RLock()
+	sys := e.sys
+	e.mu.RUnlock()
+	if sys == nil {
+		return errEngine
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	req, err := json.Marshal(map[string]string{"peer": hexName(node) + "-" + id})
+	if err != nil {
+		return fmt.Errorf("remove a peer: %w", err)
+	}
+	m, err := sys.RequestWithContext(ctx, server.JSApiRemoveServer, req)
+	if err != nil {
+		return fmt.Errorf("remove %s (%s) from the cluster: %w", node, id, err)
+	}
+	return apiError(m.Data)
 }
 
 // apiError is the error in an answer of the engine.

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -124,8 +125,17 @@ func (n *testNode) put(ctx context.Context, topic string) error {
 	return n.w.put(ctx, &Record{Kind: KindMessage, Topic: topic, Arrival: 1})
 }
 
-// topics is what the log of a node holds, as reader sees it.
+// topics is what the log of a node holds, as reader sees it. It waits while the log has no leader.
 func topics(ctx context.Context, reader *engine, node string) (out []string, err error) {
+	for {
+		out, err = topicsNow(ctx, reader, node)
+		if !errors.Is(err, errEngine) || !pause(ctx, retryPause) {
+			return out, err
+		}
+	}
+}
+
+func topicsNow(ctx context.Context, reader *engine, node string) (out []string, err error) {
 	s := reader.logOf(kindMessages, node)
 	first, last, _, err := s.bounds(ctx)
 	if err != nil {
@@ -152,6 +162,7 @@ func topics(ctx context.Context, reader *engine, node string) (out []string, err
 // TestThreeEngines: each node's logs are stored on all three under its own lead; the others read them,
 // hear each batch on the bus, and know each other by their beats.
 func TestThreeEngines(t *testing.T) {
+	t.Parallel()
 	nodes := startEngines(t, 3)
 	ctx, cancel := context.WithTimeout(context.Background(), 80*time.Second)
 	defer cancel()

@@ -14,6 +14,7 @@ import (
 // is of the old life, everything that was acknowledged stands before it, and the old writer stops for good.
 // The node then begins a new life, which is not fenced in the name of the old one.
 func TestFence(t *testing.T) {
+	t.Parallel()
 	nodes := startEngines(t, 3)
 	ctx, cancel := context.WithTimeout(context.Background(), 80*time.Second)
 	defer cancel()

@@ -15,6 +15,10 @@ func TestMain(m *testing.M) {
 		child(dir)
 		return
 	}
+	if config := os.Getenv("HOLDFAST_TEST_ENGINE"); config != "" {
+		engineChild(config)
+		return
+	}
 	goleak.VerifyTestMain(m)
 }
 

@@ -12,6 +12,7 @@ import (
 
 // TestBeats: three engines know of each other within a beat or two, and of a death a little later.
 func TestBeats(t *testing.T) {
+	t.Parallel()
 	nodes := startEngines(t, 3)
 	tables := []*members{}
 	ctx, cancel := context.WithCancel(context.Background())
