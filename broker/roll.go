@@ -74,8 +74,9 @@ type SessionBacklog struct {
 // SessionDetail is the body of /v1/sessions/{id}.
 type SessionDetail struct {
 	SessionInfo
-	Cursor     map[string]string `json:"cursor"` // per node's log: the position that is read next
-	End        map[string]string `json:"end"`    // per node's log: the end
+	NoSession  bool              `json:"no_session,omitempty"` // it has ended: only what was discarded is known
+	Cursor     map[string]string `json:"cursor"`               // per node's log: the position that is read next
+	End        map[string]string `json:"end"`                  // per node's log: the end
 	Subs       []SessionSub      `json:"subscribed"`
 	Packets    []SessionPacket   `json:"unfinished_packets"` // in the order in which they were sent
 	Receiving  []uint16          `json:"receiving"`          // inbound QoS 2 packet ids that are not released
@@ -358,11 +359,15 @@ func (c *Console) ListSessions(_ context.Context, q admin.SessionQuery) (any, er
 
 // ShowSession implements admin.Sessions.
 func (c *Console) ShowSession(ctx context.Context, id string) (any, error) {
-	d, found := c.b.showSession(ctx, id)
-	if !found {
+	if d, found := c.b.showSession(ctx, id); found {
+		return d, nil
+	}
+	lost, known := c.b.discards.of(id)
+	if !known {
 		return nil, errNoSession(id)
 	}
-	return d, nil
+	return SessionDetail{SessionInfo: SessionInfo{Client: id, Node: c.b.cfg.Node.Name}, NoSession: true, Discards: lost,
+		Cursor: map[string]string{}, End: c.b.tail.end().positions(), Subs: []SessionSub{}, Packets: []SessionPacket{}, Receiving: []uint16{}}, nil
 }
 
 // KickSession implements admin.Sessions.

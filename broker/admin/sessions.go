@@ -60,7 +60,7 @@ const (
 	MaxPage     = 10000
 )
 
-// Segment writes a name as one segment of a path: a client id may hold "/" or be "..".
+// Segment writes a name as the rest of a path: a client id may hold "/" or be "..".
 func Segment(name string) string {
 	if name == "." || name == ".." {
 		return strings.ReplaceAll(name, ".", "%2E")
@@ -70,11 +70,11 @@ func Segment(name string) string {
 
 func (s *Server) sessionRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("GET /v1/sessions", s.listSessions)
-	mux.HandleFunc("GET /v1/sessions/{id}", func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("GET /v1/sessions/{id...}", func(w http.ResponseWriter, r *http.Request) {
 		v, err := s.o.Sessions.ShowSession(r.Context(), r.PathValue("id"))
 		answer(w, v, err)
 	})
-	mux.HandleFunc("DELETE /v1/sessions/{id}", func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("DELETE /v1/sessions/{id...}", func(w http.ResponseWriter, r *http.Request) {
 		q, err := readQuery(r, "forget")
 		forget := q.flag("forget", &err)
 		if err != nil {
@@ -84,7 +84,7 @@ func (s *Server) sessionRoutes(mux *http.ServeMux) {
 		v, err := s.o.Sessions.KickSession(r.Context(), r.PathValue("id"), forget != nil && *forget)
 		answer(w, v, err)
 	})
-	mux.HandleFunc("GET /v1/clients/{id}/trace", func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("GET /v1/trace/{id...}", func(w http.ResponseWriter, r *http.Request) {
 		s.stream(w, r, func(ctx context.Context, emit func(any) error) error {
 			return s.o.Sessions.TraceClient(ctx, r.PathValue("id"), emit)
 		})

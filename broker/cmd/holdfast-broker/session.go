@@ -151,6 +151,11 @@ func (a *app) sessionShow() *cobra.Command {
 }
 
 func (a *app) printSession(d *broker.SessionDetail) error {
+	if d.NoSession {
+		fmt.Fprintf(a.Stdout, "client %s has no session on node %s\n", printable(d.Client), d.Node)
+		printDiscards(a.Stdout, d.Discards)
+		return nil
+	}
 	w := tabwriter.NewWriter(a.Stdout, 0, 0, 2, ' ', 0)
 	say := func(what, format string, args ...any) { fmt.Fprintf(w, what+"\t"+format+"\n", args...) }
 	say("client", "%s", printable(d.Client))

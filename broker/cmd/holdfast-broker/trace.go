@@ -45,7 +45,7 @@ Tracing costs the client nothing: lines that are not read in time are left out, 
 			err := a.ask(func(c *admin.Client) error {
 				seen := uint64(0)
 				begun := func() { fmt.Fprintf(a.Stderr, "waiting for packets of %s\n", printable(list[0])) }
-				return c.Lines(ctx, "/v1/clients/"+admin.Segment(list[0])+"/trace", begun, func(line []byte) error {
+				return c.Lines(ctx, "/v1/trace/"+admin.Segment(list[0]), begun, func(line []byte) error {
 					if err := a.printTrace(line); err != nil {
 						return err
 					}
