@@ -339,13 +339,11 @@ func (f *fleet) drain(t *testing.T, name, wait string) {
 }
 
 // arrive connects until it lands on a node that is not among those to avoid.
-func (f *fleet) arrive(t *testing.T, id string, open func() (net.Conn, error), avoid ...string) string {
+func (f *fleet) arrive(t *testing.T, id string, open func() (net.Conn, error), avoid ...string) (c *mqttClient, node string) {
 	t.Helper()
-	var node string
 	eventually(t, fmt.Sprintf("%s lands on a node other than %v", id, avoid), func() error {
 		nc, err := open()
-		c, err := connect(nc, err, id)
-		if err != nil {
+		if c, err = connect(nc, err, id); err != nil {
 			return err
 		}
 		node = f.landed(t, c)
@@ -358,7 +356,7 @@ func (f *fleet) arrive(t *testing.T, id string, open func() (net.Conn, error), a
 		t.Cleanup(func() { c.Close() })
 		return nil
 	})
-	return node
+	return c, node
 }
 
 // TestHAProxy: docs/deploy/haproxy.cfg with the real program.
@@ -443,40 +441,24 @@ func TestHAProxy(t *testing.T) {
 	}
 	first := home["client-0"]
 	f.kill(t, first)
-	second := f.arrive(t, "client-0", tcp(140), first)
-	drained := watchDrained(t, f, second)
+	c, second := f.arrive(t, "client-0", tcp(140), first)
 	f.drain(t, second, "6s") // two failed checks are noticed in 4 s
-	drained(0x9C)
-	third := f.arrive(t, "client-0", tcp(141), first, second)
-	for i := range 9 { // and whoever comes now comes there at once
-		if node := f.arrive(t, fmt.Sprintf("late-%d", i), tcp(150+i), first, second); node != third {
+	c.sentAway(t)
+	_, third := f.arrive(t, "client-0", tcp(141), first, second)
+	for i := range 9 { // and whoever comes now comes there
+		if _, node := f.arrive(t, fmt.Sprintf("late-%d", i), tcp(150+i), first, second); node != third {
 			t.Errorf("late-%d is on %s", i, node)
 		}
 	}
 }
 
-// watchDrained connects a client to a node by way of its sticky id; the result waits for the
-// DISCONNECT with a code.
-func watchDrained(t *testing.T, f *fleet, node string) func(code byte) {
+// sentAway waits for the DISCONNECT with which a drained node sends its client away.
+func (c *mqttClient) sentAway(t *testing.T) {
 	t.Helper()
-	for i := range 50 { // the balancer decides; sooner or later it decides for this node
-		nc, err := f.dial(1883, 160)
-		c, err := connect(nc, err, fmt.Sprintf("watch-%d", i))
-		if err == nil && f.landed(t, c) == node {
-			t.Cleanup(func() { c.Close() })
-			return func(code byte) {
-				kind, body, err := c.next(30 * time.Second)
-				if err != nil || kind != 14 || len(body) == 0 || body[0] != code {
-					t.Errorf("the drained node said %d %x, %v; expected DISCONNECT 0x%02X", kind, body, err, code)
-				}
-			}
-		}
-		if err == nil {
-			f.leave(t, c)
-		}
+	kind, body, err := c.next(60 * time.Second)
+	if err != nil || kind != 14 || len(body) == 0 || body[0] != 0x9C {
+		t.Errorf("the drained node said %d %x, %v; expected DISCONNECT 0x9C", kind, body, err)
 	}
-	t.Fatalf("no client came to %s", node)
-	return nil
 }
 
 // TestNginx: docs/deploy/nginx.conf with the real program.
@@ -501,8 +483,8 @@ func TestNginx(t *testing.T) {
 	home := map[int]string{} // address → node
 	for i := range 9 {
 		from := 100 + i
-		home[from] = f.arrive(t, fmt.Sprintf("client-%d", i), func() (net.Conn, error) { return f.dial(1883, from) })
-		if node := f.arrive(t, fmt.Sprintf("again-%d", i), func() (net.Conn, error) { return f.dial(1883, from) }); node != home[from] {
+		_, home[from] = f.arrive(t, fmt.Sprintf("client-%d", i), func() (net.Conn, error) { return f.dial(1883, from) })
+		if _, node := f.arrive(t, fmt.Sprintf("again-%d", i), func() (net.Conn, error) { return f.dial(1883, from) }); node != home[from] {
 			t.Errorf("address %d was on %s and is on %s", from, home[from], node)
 		}
 	}
@@ -524,7 +506,7 @@ func TestNginx(t *testing.T) {
 	tcp := func() (net.Conn, error) { return f.dial(1883, 100) }
 	first := home[100]
 	f.kill(t, first)
-	second := f.arrive(t, "client-0", tcp, first)
+	_, second := f.arrive(t, "client-0", tcp, first)
 	marked := strings.ReplaceAll(text, nodeAddr(f, second)+" max_fails=1 fail_timeout=5s;", nodeAddr(f, second)+" down;")
 	if marked == text {
 		t.Fatal("no line was marked")

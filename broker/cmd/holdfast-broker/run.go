@@ -144,6 +144,7 @@ func (d daemon) Stuck() []string { return nil }
 func (d daemon) Reload() {
 	if err := d.broker.Reload(); err != nil {
 		d.log.Error("the new TLS certificate cannot be used: the old one stays", "err", err)
+		return
 	}
 	d.log.Info("reloaded: the TLS certificate; other settings take effect when the broker starts again")
 }
