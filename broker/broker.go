@@ -61,35 +61,38 @@ type Broker struct {
 	wall func() time.Time
 	rand io.Reader
 
-	id        nodeID
-	reserve   int64
-	every     time.Duration // house
-	check     time.Duration // checkpoints
-	marks     []*mark
-	engine    *engine
-	stream    *logStream // messages
-	messages  *writer
-	state     *stateStore
-	door      *Door
-	ledger    *Ledger
-	registry  *Registry
-	retained  *retained
-	tail      *tail
-	following []*follower // the logs of all nodes; this one's comes first
-	sessions  *sessions
-	groupsMu  sync.Mutex
-	groups    map[string]*group
-	conns     connSet
-	buffers   bufferPool
-	stats     Stats
-	discards  *discards
-	tracer    *tracer
-	drainer   *drainer
-	cluster   clusterAdmin
-	version   string
-	sys       *sysTopics
-	sysEvery  time.Duration // $SYS
-	began     time.Duration // monotonic
+	id       nodeID
+	reserve  int64
+	every    time.Duration // house
+	check    time.Duration // checkpoints
+	marks    []*mark
+	engine   *engine
+	stream   *logStream // messages
+	messages *writer
+	state    *stateStore
+	door     *Door
+	ledger   *Ledger
+	registry *Registry
+	retained *retained
+	tail     *tail
+	own      *follower // of this node's messages log
+	peers    *peers    // nil: there are none
+	attempts attempts
+	departed departed
+	sessions *sessions
+	groupsMu sync.Mutex
+	groups   map[string]*group
+	conns    connSet
+	buffers  bufferPool
+	stats    Stats
+	discards *discards
+	tracer   *tracer
+	drainer  *drainer
+	cluster  clusterAdmin
+	version  string
+	sys      *sysTopics
+	sysEvery time.Duration // $SYS
+	began    time.Duration // monotonic
 
 	dirty       dirtySet
 	dirtyGroups sync.Map // *group → struct{}
@@ -164,8 +167,15 @@ func (b *Broker) open() error {
 	if err := os.MkdirAll(filepath.Join(dir, "jetstream"), 0o700); err != nil {
 		return fmt.Errorf("make data_dir: %w", err)
 	}
-	var err error
-	b.engine, err = openEngine(engineConfig{dir: dir, node: b.cfg.Node.Name, syncAlways: b.cfg.Store.Sync != SyncInterval, reserve: b.reserve}, b.log)
+	err := b.readIdentity()
+	if err == nil && !b.alone() {
+		err = b.sign() // the node's name among the others has its id in it
+	}
+	if err != nil {
+		return err
+	}
+	b.engine, err = openEngine(engineConfig{dir: dir, node: b.cfg.Node.Name, id: b.id.ID, syncAlways: b.cfg.Store.Sync != SyncInterval,
+		reserve: b.reserve, cluster: b.cfg.Cluster}, b.log)
 	if err != nil {
 		return err
 	}
@@ -182,7 +192,13 @@ func (b *Broker) open() error {
 	if err != nil {
 		return err
 	}
-	if b.state, err = loadState(b.ctx, b.cfg.Node.Name, stateStream, b.log); err != nil {
+	for _, s := range []*logStream{b.stream, stateStream} {
+		if err := s.bringHome(b.ctx); err != nil {
+			return err
+		}
+	}
+	b.state = newState(b.cfg.Node.Name, stateStream, b.alone(), b.log)
+	if _, err = b.state.load(b.ctx, stateStream); err != nil {
 		return err
 	}
 	for _, err := range b.state.damaged {
@@ -201,6 +217,7 @@ func (b *Broker) open() error {
 		return err
 	}
 	b.state.watch(registryPrefix, b.reloadDevice)
+	b.state.watch(sessionKey, b.claimed)
 	b.door = NewDoor(b.cfg.Verify, b.registry, b.log)
 	return b.recover()
 }
@@ -227,6 +244,12 @@ func (b *Broker) recover() error {
 	if err != nil {
 		return err
 	}
+	b.openTail(first)
+	if !b.alone() {
+		if err := b.joinPeers(); err != nil {
+			return err
+		}
+	}
 	from, err := b.restoreLedger()
 	if err != nil { // everything can still be counted from what the log has
 		b.damaged(0, fmt.Errorf("the ledger is rebuilt from the log; what was trimmed is not in it: %w", err))
@@ -236,7 +259,6 @@ func (b *Broker) recover() error {
 	if err := b.state.w.begin(b.ctx); err != nil {
 		return fmt.Errorf("state: %w", err)
 	}
-	b.openTail(first)
 	for _, restore := range []func() error{b.restoreRetained, b.restoreGroups, b.restoreSessions} {
 		if err := restore(); err != nil {
 			return err
@@ -249,7 +271,51 @@ func (b *Broker) recover() error {
 	if err := b.messages.begin(b.ctx); err != nil {
 		return fmt.Errorf("messages: %w", err)
 	}
+	b.background(b.own.run)
+	if b.peers != nil {
+		return b.peers.start()
+	}
 	return nil
+}
+
+// joinPeers finds the other nodes that have been here, and reads what their state logs have. It tries
+// until there are enough nodes to say so, or the broker ends.
+func (b *Broker) joinPeers() error {
+	b.peers = newPeers(b)
+	b.state.everywhere = func(ctx context.Context, batch uint64) error { return b.peers.everywhere(ctx, kindState, batch) }
+	var names []string
+	err := b.insist("find the other nodes", func() (err error) {
+		names, err = b.engine.nodes(b.ctx)
+		return err
+	})
+	for _, node := range names {
+		if err == nil && node != b.cfg.Node.Name {
+			err = b.insist("read the logs of node "+node, func() error {
+				err := b.peers.add(b.ctx, node, true)
+				if errors.Is(err, errNoStream) { // it has never begun
+					return nil
+				}
+				return err
+			})
+		}
+	}
+	return err
+}
+
+// insist tries something that needs the other nodes until it is done, or the broker ends.
+func (b *Broker) insist(what string, fn func() error) error {
+	for n := 0; ; n++ {
+		err := fn()
+		if err == nil {
+			return nil
+		}
+		if n%20 == 0 {
+			b.log.Info("waiting for the cluster", "to", what, "err", err)
+		}
+		if !pause(b.ctx, retryPause) {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+	}
 }
 
 // reloadDevice takes what another node has stored about a gateway.
@@ -269,23 +335,24 @@ func (b *Broker) openTail(first uint64) {
 	own := newTailLog(node, slotSource{b.stream, offset}, b.messages.number+1, first-min(first, offset))
 	b.tail = newTail(own, b.damaged)
 	b.tail.drop = func(name string, r *Record) { b.discards.one(discardNoRoom, name, r.Topic, Position{}) }
-	b.follow(own, func(batch *Batch) bool { return b.tail.distribute(own, batch) })
+	b.own = b.follow(own, func(batch *Batch) bool { return b.tail.distribute(own, batch) })
 }
 
 // follow makes the follower that brings a log into the tail.
-func (b *Broker) follow(l *tailLog, take func(*Batch) bool) {
+func (b *Broker) follow(l *tailLog, take func(*Batch) bool) *follower {
 	f := newFollower(l.node, l.src, l.next, take, b.log)
 	f.more = b.tail.news
 	f.lost = func(from, next uint64, err error) {
-		b.damaged(from, fmt.Errorf("the log of node %q: %w", l.node, err))
+		if !errors.Is(err, errTrimmed) {
+			b.damaged(from, fmt.Errorf("the log of node %q: %w", l.node, err))
+		}
 		b.tail.jump(l, next)
 	}
-	b.following = append(b.following, f)
-	b.background(f.run)
+	return f
 }
 
 // alone: there are no other nodes.
-func (b *Broker) alone() bool { return len(b.following) == 1 }
+func (b *Broker) alone() bool { return b.cfg.Cluster == nil }
 
 // Run serves clients until ctx ends, then stops in the order that loses nothing.
 func (b *Broker) Run(ctx context.Context) error {
@@ -316,6 +383,9 @@ const closeTimeout = 10 * time.Second
 func (b *Broker) Close() {
 	b.unready(errStopping)
 	b.stop()
+	if b.peers != nil {
+		b.peers.stop()
+	}
 	b.tasks.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
@@ -362,6 +432,11 @@ func (b *Broker) takes() error {
 	}
 	if p := b.messages.dead.Load(); p != nil {
 		return *p
+	}
+	if b.peers != nil {
+		if p := b.peers.trouble.Load(); p != nil {
+			return *p
+		}
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -23,6 +24,9 @@ type bus interface {
 }
 
 var _ bus = (*engine)(nil)
+
+// errNobody: nobody listens on a subject.
+var errNobody = errors.New("nobody listens")
 
 // busBytes is how much may wait in front of one subscription.
 const busBytes = 64 << 20
@@ -143,6 +147,9 @@ func (e *engine) request(ctx context.Context, subject string, data []byte) ([]by
 		return nil, err
 	}
 	m, err := nc.RequestWithContext(ctx, subject, data)
+	if errors.Is(err, nats.ErrNoResponders) {
+		err = errNobody
+	}
 	if err != nil {
 		return nil, fmt.Errorf("ask on %s: %w", subject, err)
 	}

@@ -290,7 +290,7 @@ func (c *conn) keepSubs(ctx context.Context) error {
 	if !kept {
 		return nil
 	}
-	return c.b.state.put(ctx, pair{key: sessionKey + s.id, value: record}, pair{key: cursorKey + s.id, value: progress})
+	return c.b.state.putEverywhere(ctx, pair{sessionKey + s.id, record, s.claim}, pair{cursorKey + s.id, progress, s.claim})
 }
 
 // unsubscribe handles an UNSUBSCRIBE.

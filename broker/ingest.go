@@ -359,7 +359,7 @@ func (b *Broker) notStored(r *Record) {
 // the log, then the tail, and after that the publishers are told.
 func (b *Broker) commit(batch *Batch) {
 	b.enterAll(batch, false)
-	b.following[0].offer(batch)
+	b.own.offer(batch)
 }
 
 func (b *Broker) enterAll(batch *Batch, replay bool) {

@@ -17,8 +17,8 @@ type nodeID struct {
 	ID   string `json:"id"` // random
 }
 
-// identify compares data_dir with what node.id says.
-func (b *Broker) identify() error {
+// readIdentity reads node.id, if there is one.
+func (b *Broker) readIdentity() error {
 	file := filepath.Join(b.cfg.Node.DataDir, "node.id")
 	data, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -33,6 +33,15 @@ func (b *Broker) identify() error {
 	if b.id.Name != b.cfg.Node.Name {
 		return fmt.Errorf("the store in %s is that of node %q, and [node] name is %q: give the node its old name, or another data_dir",
 			b.cfg.Node.DataDir, b.id.Name, b.cfg.Node.Name)
+	}
+	return nil
+}
+
+// identify compares the store of a node that runs alone with what node.id says. In a cluster the
+// streams are on other nodes too, and come back from there.
+func (b *Broker) identify() error {
+	if b.id.ID == "" || !b.alone() {
+		return nil
 	}
 	for _, kind := range []string{"messages", "state"} {
 		there, err := b.engine.has(b.ctx, kind)

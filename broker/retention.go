@@ -182,7 +182,26 @@ func (b *Broker) restoreLedger() (vector, error) {
 	if err != nil {
 		return nil, fmt.Errorf("restore the ledger: %w", err)
 	}
-	return c.UpTo, nil
+	return b.backTo(c.UpTo), nil
+}
+
+// backTo is from where on the logs are read: in another node's log from where that node has stored
+// what follows from it, or from where this one has, whichever comes first.
+func (b *Broker) backTo(from vector) vector {
+	if b.peers == nil {
+		return from
+	}
+	for _, at := range b.peers.all() {
+		var c checkpointRecord
+		upTo := cursor{Node: at.node, Batch: 1}
+		if data, ok := b.state.get(checkpointKey(at.node)); ok && json.Unmarshal(data, &c) == nil {
+			upTo = c.UpTo.of(at.node)
+		}
+		if from.past(upTo) {
+			from = from.with(upTo)
+		}
+	}
+	return from
 }
 
 // lastCheckpoint is this node's last one and under which keys its parts are.

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -16,6 +17,8 @@ type session struct {
 	b     *Broker
 	id    string
 	epoch uint64 // a clean start begins another
+	claim uint64 // its rank in the state: that of the node which has it is the highest
+	moved bool   // another node has had it last, and this one's claim is not on disk yet
 
 	conn     *conn // nil: away
 	expiry   uint32
@@ -180,11 +183,11 @@ func callAll(fns []func(error), err error) {
 func (s *session) saveRound() {
 	end := s.b.tail.end()
 	s.mu.Lock()
-	data := s.progress(end)
+	data, rank := s.progress(end), s.claim
 	waiters := s.waiters
 	s.waiters, s.dirty = nil, false
 	s.mu.Unlock()
-	err := s.b.state.putNow(pair{key: cursorKey + s.id, value: data}, func(err error) { s.saved(waiters, err) })
+	err := s.b.state.putNow(pair{key: cursorKey + s.id, value: data, rank: rank}, func(err error) { s.saved(waiters, err) })
 	if err != nil {
 		s.saved(waiters, err)
 	}
@@ -238,33 +241,58 @@ func (d *dirtySet) take() []*session {
 	return set
 }
 
-// restore makes the sessions that the state store remembers. Nobody is connected yet.
+// restoreSessions makes the sessions that the state store remembers as this node's. Nobody is
+// connected yet. Those of other nodes come when their clients do.
 func (b *Broker) restoreSessions() error {
-	err := b.state.Each(sessionKey, func(key string, value []byte) error {
-		var r sessionRecord
-		if err := json.Unmarshal(value, &r); err != nil {
-			b.log.Error("a session's record cannot be read: it begins anew", "key", key, "err", err)
-			return nil
+	for _, v := range b.state.versions(sessionKey, false) {
+		if v.node != b.cfg.Node.Name {
+			continue
 		}
-		s := b.newSession(key[len(sessionKey):], r.Epoch)
-		s.expiry, s.kept, s.goneWall, s.gone = r.Expiry, true, r.Gone, b.mono()
-		if r.Gone != 0 { // the time away counts by the wall clock, but never more than it says
-			away := max(0, time.Duration(micros(b.wall())-r.Gone)*time.Microsecond)
-			s.gone -= away
-		} else {
-			s.goneWall = micros(b.wall())
+		s, err := b.parseSession(v.key[len(sessionKey):], v.value)
+		if err != nil {
+			b.log.Error("a session's record cannot be read: it begins anew", "key", v.key, "err", err)
+			continue
 		}
-		for _, sub := range r.Subs {
-			sub.Since = sub.Since.named(b.cfg.Node.Name)
-			b.restoreSub(s, sub)
-		}
+		s.claim = v.rank
 		b.sessions.m[s.id] = s
-		return nil
-	})
-	if err != nil {
-		return err
 	}
-	return b.state.Each(cursorKey, b.restoreCursor)
+	for _, v := range b.state.versions(cursorKey, false) {
+		if v.node != b.cfg.Node.Name {
+			continue
+		}
+		s := b.sessions.m[v.key[len(cursorKey):]]
+		if s == nil { // its session ended while this was on its way
+			if err := b.state.deleteAsync(v.key, v.rank); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := b.parseCursor(s, v.value); err != nil {
+			b.log.Error("a session's cursor cannot be read: it gets what the log still has", "key", v.key, "err", err)
+		}
+	}
+	return nil
+}
+
+// parseSession makes a session of its record.
+func (b *Broker) parseSession(id string, value []byte) (*session, error) {
+	var r sessionRecord
+	if err := json.Unmarshal(value, &r); err != nil {
+		return nil, fmt.Errorf("session %q: %w", id, err)
+	}
+	s := b.newSession(id, r.Epoch)
+	s.expiry, s.kept, s.goneWall, s.gone = r.Expiry, true, r.Gone, b.mono()
+	if r.Gone != 0 { // the time away counts by the wall clock, but never more than it says
+		away := max(0, time.Duration(micros(b.wall())-r.Gone)*time.Microsecond)
+		s.gone -= away
+	} else {
+		s.goneWall = micros(b.wall())
+	}
+	for _, sub := range r.Subs {
+		sub.Since = sub.Since.named(b.cfg.Node.Name)
+		b.restoreSub(s, sub)
+	}
+	return s, nil
 }
 
 func (b *Broker) restoreSub(s *session, sub *subscription) {
@@ -275,16 +303,13 @@ func (b *Broker) restoreSub(s *session, sub *subscription) {
 	b.joinGroup(s, sub)
 }
 
-func (b *Broker) restoreCursor(key string, value []byte) error {
-	s := b.sessions.m[key[len(cursorKey):]]
-	if s == nil { // its session ended while this was on its way
-		return b.state.deleteAsync(key, 0)
-	}
+// parseCursor takes how far a session had come.
+func (b *Broker) parseCursor(s *session, value []byte) error {
 	var r cursorRecord
-	if err := json.Unmarshal(value, &r); err != nil || r.Epoch != s.epoch {
-		if err != nil {
-			b.log.Error("a session's cursor cannot be read: it gets what the log still has", "key", key, "err", err)
-		}
+	if err := json.Unmarshal(value, &r); err != nil {
+		return fmt.Errorf("cursor of session %q: %w", s.id, err)
+	}
+	if r.Epoch != s.epoch {
 		return nil
 	}
 	own, end := b.cfg.Node.Name, b.tail.end()

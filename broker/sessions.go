@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"fmt"
-	"hash/maphash"
 	"sync"
 	"time"
 
@@ -12,14 +11,13 @@ import (
 
 // sessions is all sessions by client id.
 type sessions struct {
-	mu   sync.Mutex
-	m    map[string]*session
-	seed maphash.Seed
-	ids  [64]sync.Mutex // serialise CONNECTs of one client id
+	mu    sync.Mutex
+	m     map[string]*session
+	locks map[string]*clientLock // of the client ids whose CONNECT goes on
 }
 
 func newSessions() *sessions {
-	return &sessions{m: map[string]*session{}, seed: maphash.MakeSeed()}
+	return &sessions{m: map[string]*session{}, locks: map[string]*clientLock{}}
 }
 
 func (ss *sessions) get(id string) *session {
@@ -28,9 +26,40 @@ func (ss *sessions) get(id string) *session {
 	return ss.m[id]
 }
 
+// clientLock is a lock of one client id: who holds it may wait for another node, so clients must not
+// share one.
+type clientLock struct {
+	ss   *sessions
+	id   string
+	mu   sync.Mutex
+	refs int // under ss.mu
+}
+
 // lockOf serialises what changes whose session a client id is.
-func (ss *sessions) lockOf(id string) *sync.Mutex {
-	return &ss.ids[maphash.String(ss.seed, id)%uint64(len(ss.ids))]
+func (ss *sessions) lockOf(id string) *clientLock { return &clientLock{ss: ss, id: id} }
+
+// Lock implements sync.Locker.
+func (l *clientLock) Lock() {
+	l.ss.mu.Lock()
+	own := l.ss.locks[l.id]
+	if own == nil {
+		own = &clientLock{ss: l.ss, id: l.id}
+		l.ss.locks[l.id] = own
+	}
+	own.refs++
+	l.ss.mu.Unlock()
+	own.mu.Lock()
+}
+
+// Unlock implements sync.Locker.
+func (l *clientLock) Unlock() {
+	l.ss.mu.Lock()
+	own := l.ss.locks[l.id]
+	if own.refs--; own.refs == 0 {
+		delete(l.ss.locks, l.id)
+	}
+	l.ss.mu.Unlock()
+	own.mu.Unlock()
 }
 
 func (ss *sessions) all() []*session {
@@ -55,6 +84,14 @@ func (b *Broker) attach(ctx context.Context, c *conn, k *mqtt.Connect) (s *sessi
 			return nil, false, err
 		}
 		s = b.sessions.get(k.ClientID) // it may have ended with its connection
+	}
+	if b.peers != nil {
+		if s, err = b.fetch(ctx, k.ClientID, s); err != nil {
+			return nil, false, err
+		}
+		if s != nil && s.moved {
+			s.claim = b.nextClaim(s.id)
+		}
 	}
 	if s != nil && (k.Clean || b.expired(s)) {
 		b.endSession(s)
@@ -98,7 +135,11 @@ func (b *Broker) enlist(ctx context.Context, s *session, c *conn, k *mqtt.Connec
 		s.at = end
 	}
 	s.expiry = k.SessionExpiry
-	keep := s.expiry > 0 && !s.kept
+	keep := s.expiry > 0 && !s.kept || s.moved
+	first := keep && !s.moved
+	if first {
+		s.claim = b.nextClaim(s.id)
+	}
 	s.window = window311
 	if k.Version == mqtt.V5 {
 		s.window = min(int(k.ReceiveMax), maxWindow)
@@ -117,17 +158,21 @@ func (b *Broker) enlist(ctx context.Context, s *session, c *conn, k *mqtt.Connec
 	}
 	s.mu.Unlock()
 	if keep {
-		if err := b.state.put(ctx, pair{key: sessionKey + s.id, value: record}, pair{key: cursorKey + s.id, value: progress}); err != nil {
+		store := b.state.put
+		if first { // its next node has to know of it, whatever happens to this one
+			store = b.state.putEverywhere
+		}
+		if err := store(ctx, pair{sessionKey + s.id, record, s.claim}, pair{cursorKey + s.id, progress, s.claim}); err != nil {
 			s.mu.Lock()
 			s.conn = nil
 			s.mu.Unlock()
 			return fmt.Errorf("store session %q: %w", s.id, err)
 		}
 		s.mu.Lock()
-		s.kept = true
+		s.kept, s.moved = true, false
 		s.mu.Unlock()
 	} else if s.kept {
-		_ = b.state.putAsync(pair{key: sessionKey + s.id, value: record}, nil) // only says that it is connected
+		_ = b.state.putAsync(pair{sessionKey + s.id, record, s.claim}, nil) // only says that it is connected
 	}
 	b.sessions.mu.Lock()
 	b.sessions.m[s.id] = s
@@ -179,11 +224,14 @@ func (b *Broker) detach(c *conn) {
 		g.takeBack(items)
 	}
 	if ends {
+		if !b.alone() {
+			b.departed.add(s.id)
+		}
 		b.endSession(s)
 		return
 	}
 	if kept {
-		_ = b.state.putAsync(pair{key: sessionKey + s.id, value: record}, nil) // refused only when the broker ends
+		_ = b.state.putAsync(pair{sessionKey + s.id, record, s.claim}, nil) // refused only when the broker ends
 		s.save(nil)
 	}
 }
@@ -208,8 +256,8 @@ func (b *Broker) endSession(s *session) {
 	b.sessions.mu.Unlock()
 	if kept {
 		b.countEnded(s)
-		_ = b.state.deleteAsync(sessionKey+s.id, 0)
-		_ = b.state.deleteAsync(cursorKey+s.id, 0)
+		_ = b.state.deleteAsync(sessionKey+s.id, s.claim)
+		_ = b.state.deleteAsync(cursorKey+s.id, s.claim)
 	}
 }
 

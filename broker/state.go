@@ -64,17 +64,10 @@ const (
 	stateMax   = 4 << 30 // backstop of the engine
 )
 
-func newState(node string, s *logStream, log *slog.Logger) *stateStore {
-	st := &stateStore{log: log, stream: s, slack: stateSlack, alone: true, everywhere: func(context.Context, uint64) error { return nil }}
+func newState(node string, s *logStream, alone bool, log *slog.Logger) *stateStore {
+	st := &stateStore{log: log, stream: s, slack: stateSlack, alone: alone, everywhere: func(context.Context, uint64) error { return nil }}
 	st.own = st.mapOf(node)
 	return st
-}
-
-// loadState reads the node's own state stream from its beginning.
-func loadState(ctx context.Context, node string, s *logStream, log *slog.Logger) (*stateStore, error) {
-	st := newState(node, s, log)
-	_, err := st.load(ctx, s)
-	return st, err
 }
 
 // apply enters a stored batch of the own log; it is the writer's commit.
@@ -244,10 +237,4 @@ func (st *stateStore) deleteAsync(key string, rank uint64) error {
 }
 
 // sync waits until everything handed in before is on disk.
-func (st *stateStore) sync(ctx context.Context) error {
-	done := make(chan error, 1)
-	if err := st.w.submit(entry{done: func(_ Position, err error) { done <- err }}); err != nil {
-		return err
-	}
-	return waitAll(ctx, done, 1)
-}
+func (st *stateStore) sync(ctx context.Context) error { return st.w.sync(ctx) }

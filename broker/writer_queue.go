@@ -89,6 +89,15 @@ func (w *writer) idle(ctx context.Context) error {
 	return waitAll(ctx, done, 1)
 }
 
+// sync waits until everything handed in before is stored, or refused.
+func (w *writer) sync(ctx context.Context) error {
+	done := make(chan error, 1)
+	if err := w.submit(entry{done: func(_ Position, err error) { done <- err }}); err != nil {
+		return err
+	}
+	return waitAll(ctx, done, 1)
+}
+
 // put submits a record and waits until it is on disk.
 func (w *writer) put(ctx context.Context, recs ...*Record) error {
 	done := make(chan error, len(recs))

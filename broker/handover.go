@@ -1,0 +1,404 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+)
+
+// A client that connects here may have its session, or only a connection, on another node. Every
+// node that lives is asked: it ends the connection, and gives the session away as it is then. What
+// a dead node had is in its logs.
+const (
+	takeSubject = "hf.take."
+	takeTimeout = 2 * time.Second
+	readTimeout = 10 * time.Second // for reading on to where another node's log ends
+)
+
+// Errors of a CONNECT that moves a session, for errors.Is.
+var (
+	errElsewhere = errors.New("the client is connecting to another node at this moment")
+	errUnknown   = errors.New("another node does not say whether it has the session")
+)
+
+// takeRequest asks for a client's session.
+type takeRequest struct {
+	Client string `json:"client"`
+	From   string `json:"from"`
+}
+
+// handover is what a node had of a client, as it gives it away.
+type handover struct {
+	Node    string          `json:"node"`
+	Busy    bool            `json:"busy,omitempty"` // the client connects there too, and that goes first
+	Error   string          `json:"error,omitempty"`
+	Claim   uint64          `json:"claim,omitempty"`
+	Session json.RawMessage `json:"session,omitempty"` // sessionRecord; absent: there was none to keep
+	Cursor  json.RawMessage `json:"cursor,omitempty"`
+	End     uint64          `json:"end,omitempty"` // of its messages log, if the client may have something in it that is not read everywhere
+}
+
+// attempts is the CONNECTs that ask other nodes at the moment.
+type attempts struct {
+	mu sync.Mutex
+	m  map[string]context.CancelCauseFunc
+}
+
+func (a *attempts) begin(client string, cancel context.CancelCauseFunc) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.m == nil {
+		a.m = map[string]context.CancelCauseFunc{}
+	}
+	a.m[client] = cancel
+}
+
+func (a *attempts) end(client string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.m, client)
+}
+
+// yield decides between a CONNECT here and one of the same client on another node: the one on the
+// node with the higher name goes on. It says whether that is the other.
+func (a *attempts) yield(client, own, other string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	cancel := a.m[client]
+	if cancel == nil {
+		return true
+	}
+	if other < own {
+		return false
+	}
+	cancel(errElsewhere)
+	return true
+}
+
+// listenTakes answers other nodes that want a session.
+func (p *peers) listenTakes() error {
+	return p.subscribe(takeSubject+hexName(p.b.cfg.Node.Name), 1<<16, func(m busMessage) {
+		var r takeRequest
+		if err := json.Unmarshal(m.Data, &r); err != nil {
+			p.b.log.Warn("a question of another node cannot be read", "err", err)
+			return
+		}
+		p.b.background(func(ctx context.Context) {
+			data, err := json.Marshal(p.b.giveAway(ctx, r))
+			if err == nil {
+				err = m.answer(data)
+			}
+			if err != nil {
+				p.b.log.Warn("another node gets no answer", "node", r.From, "client", r.Client, "err", err)
+			}
+		})
+	})
+}
+
+// giveAway ends what this node has of a client, for the node that has it now.
+func (b *Broker) giveAway(ctx context.Context, r takeRequest) handover {
+	out := handover{Node: b.cfg.Node.Name}
+	if !b.attempts.yield(r.Client, b.cfg.Node.Name, r.From) {
+		out.Busy = true
+		return out
+	}
+	ctx, cancel := context.WithTimeout(ctx, takeTimeout)
+	defer cancel()
+	lock := b.sessions.lockOf(r.Client)
+	lock.Lock()
+	defer lock.Unlock()
+	s := b.sessions.get(r.Client)
+	if s == nil && !b.departed.has(r.Client) {
+		return out
+	}
+	var err error
+	if s != nil {
+		err = b.takeOver(ctx, s)
+	}
+	if err == nil {
+		err = b.messages.sync(ctx) // what the client published here has its place now
+	}
+	if err != nil {
+		out.Error = err.Error()
+		return out
+	}
+	out.End = b.messages.stored.Load() + 1
+	if s = b.sessions.get(r.Client); s == nil { // it ended with its connection
+		return out
+	}
+	end := b.tail.end()
+	s.mu.Lock()
+	out.Claim, out.Session, out.Cursor = s.claim, s.record(), s.progress(end)
+	s.mu.Unlock()
+	b.dropSession(s)
+	return out
+}
+
+// dropSession forgets a session that another node has now. Nothing of it is deleted.
+func (b *Broker) dropSession(s *session) {
+	s.mu.Lock()
+	s.ended, s.kept, s.will = true, false, nil
+	s.mu.Unlock()
+	for _, g := range s.groups() {
+		b.leaveGroup(s, g)
+	}
+	b.sessions.mu.Lock()
+	if b.sessions.m[s.id] == s {
+		delete(b.sessions.m, s.id)
+	}
+	b.sessions.mu.Unlock()
+}
+
+// ask asks every node that lives for a client's session.
+func (p *peers) ask(ctx context.Context, client string) ([]handover, error) {
+	ctx, cancel := context.WithTimeout(ctx, takeTimeout)
+	defer cancel()
+	data, err := json.Marshal(takeRequest{client, p.b.cfg.Node.Name})
+	if err != nil {
+		return nil, err
+	}
+	var asked sync.WaitGroup
+	others := p.all()
+	answers, errs := make([]handover, len(others)), make([]error, len(others))
+	for i, at := range others {
+		if !p.members.alive(at.node) {
+			continue
+		}
+		asked.Go(func() {
+			var answer []byte
+			answer, errs[i] = p.b.engine.request(ctx, takeSubject+hexName(at.node), data)
+			switch {
+			case errors.Is(errs[i], errNobody): // it has just ended
+				errs[i] = nil
+			case errs[i] == nil:
+				errs[i] = json.Unmarshal(answer, &answers[i])
+			}
+		})
+	}
+	asked.Wait()
+	for i := range answers {
+		switch h := &answers[i]; {
+		case errs[i] != nil:
+			return nil, fmt.Errorf("%w: node %s: %w", errUnknown, others[i].node, errs[i])
+		case h.Busy:
+			return nil, fmt.Errorf("%w: %s", errElsewhere, h.Node)
+		case h.Error != "":
+			return nil, fmt.Errorf("%w: node %s: %s", errUnknown, h.Node, h.Error)
+		}
+	}
+	return slices.DeleteFunc(answers, func(h handover) bool { return h.Node == "" }), nil
+}
+
+// fetch brings a client's session here, if there is one: from the node that has it, from what this
+// node has (mine, which may be nil), or from what a node that is gone has saved. When it returns,
+// everything that the client sent to another node has been read here.
+func (b *Broker) fetch(ctx context.Context, id string, mine *session) (*session, error) {
+	asking, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	b.attempts.begin(id, cancel)
+	answers, err := b.peers.ask(asking, id)
+	b.attempts.end(id)
+	if cause := context.Cause(asking); errors.Is(cause, errElsewhere) {
+		err = cause
+	}
+	if err != nil {
+		return nil, err
+	}
+	ctx, stop := context.WithTimeout(ctx, readTimeout)
+	defer stop()
+	if err := b.peers.readDead(ctx); err != nil {
+		return nil, err
+	}
+	s, err := b.choose(id, mine, answers)
+	if err != nil {
+		return nil, err
+	}
+	return s, b.readOn(ctx, s, answers)
+}
+
+// choose says which of what is known of a session counts.
+func (b *Broker) choose(id string, mine *session, answers []handover) (*session, error) {
+	var best *handover
+	for i := range answers {
+		if h := &answers[i]; h.Session != nil && (best == nil || h.Claim > best.Claim) {
+			best = h
+		}
+	}
+	saved, known := b.state.version(sessionKey + id)
+	switch {
+	case best != nil && (mine == nil || best.Claim > mine.claim) && (!known || best.Claim >= saved.rank):
+		if mine != nil {
+			b.dropSession(mine)
+		}
+		return b.sessionOf(id, best.Session, best.Cursor, best.Claim)
+	case mine != nil && (!known || saved.rank <= mine.claim):
+		return mine, nil
+	}
+	if mine != nil {
+		b.dropSession(mine)
+	}
+	if !known || saved.gone {
+		return nil, nil
+	}
+	cursor, _ := b.state.get(cursorKey + id)
+	return b.sessionOf(id, saved.value, cursor, saved.rank)
+}
+
+// sessionOf makes a session of what another node had.
+func (b *Broker) sessionOf(id string, record, progress []byte, claim uint64) (*session, error) {
+	s, err := b.parseSession(id, record)
+	if err != nil {
+		return nil, err
+	}
+	s.claim, s.moved = claim, true
+	if progress != nil {
+		if err := b.parseCursor(s, progress); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// readOn reads the logs up to where the session has come, and to where the nodes' logs ended that had
+// the client, and says the latter in the own log: a client's messages are read in its order by all.
+func (b *Broker) readOn(ctx context.Context, s *session, answers []handover) error {
+	var upTo vector
+	if s != nil && s.moved {
+		s.mu.Lock()
+		upTo = s.position(b.tail.end())
+		s.mu.Unlock()
+	}
+	for _, h := range answers {
+		if h.End == 0 {
+			continue
+		}
+		end := cursor{Node: h.Node, Batch: h.End}
+		upTo = upTo.higher(vector{end})
+		if at := b.peers.get(h.Node); at != nil {
+			at.messages.upTo(h.End - 1)
+		}
+		if err := b.messages.submit(entry{rec: &Record{Kind: KindBarrier, At: Position(end)}}); err != nil {
+			return err
+		}
+	}
+	if err := b.tail.reached(ctx, upTo); err != nil {
+		return fmt.Errorf("read on to where another node had come: %w", err)
+	}
+	return nil
+}
+
+// readDead reads the logs of nodes that are gone to their ends, once for each death: what they have
+// stored last nobody announces any more.
+func (p *peers) readDead(ctx context.Context) error {
+	for _, at := range p.all() {
+		if p.members.alive(at.node) {
+			continue
+		}
+		at.deadMu.Lock()
+		err := p.readOut(ctx, at)
+		at.deadMu.Unlock()
+		if err != nil {
+			return fmt.Errorf("read what node %s has left: %w", at.node, err)
+		}
+	}
+	return nil
+}
+
+func (p *peers) readOut(ctx context.Context, at *peer) error {
+	m, _ := p.members.get(at.node)
+	if at.dead && at.deadLife == m.Incarnation {
+		return nil
+	}
+	for kind, f := range map[string]*follower{kindState: at.state, kindMessages: at.messages} {
+		_, next, _, err := slotOf(ctx, p.b.engine.logOf(kind, at.node))
+		if err != nil {
+			return err
+		}
+		f.upTo(next - 1)
+		for f.end() < next {
+			if !pause(ctx, time.Millisecond) {
+				return ctx.Err()
+			}
+		}
+	}
+	at.dead, at.deadLife = true, m.Incarnation
+	return nil
+}
+
+// claimed: another node has written about a session. If it is one of this node's, that node has it
+// now, and this one writes no more about it.
+func (b *Broker) claimed(key string) {
+	id := key[len(sessionKey):]
+	s := b.sessions.get(id)
+	if s == nil || !b.lost(s) {
+		return
+	}
+	b.background(func(ctx context.Context) {
+		lock := b.sessions.lockOf(id)
+		lock.Lock()
+		defer lock.Unlock()
+		if s := b.sessions.get(id); s != nil && b.lost(s) {
+			if err := b.takeOver(ctx, s); err != nil {
+				return
+			}
+			b.dropSession(s)
+		}
+	})
+}
+
+// lost says whether another node has the higher claim to a session.
+func (b *Broker) lost(s *session) bool {
+	v, known := b.state.version(sessionKey + s.id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return known && s.kept && v.node != b.cfg.Node.Name && v.rank >= s.claim
+}
+
+// nextClaim is the rank of a session that this node makes its own.
+func (b *Broker) nextClaim(id string) uint64 {
+	v, known := b.state.version(sessionKey + id)
+	switch {
+	case b.alone():
+		return v.rank
+	case !known:
+		return 1
+	}
+	return v.rank + 1
+}
+
+// departed remembers the clients that left without a session to keep: the next node of such a one
+// reads first what it published here.
+type departed struct {
+	mu    sync.Mutex
+	m     map[string]struct{}
+	order []string
+}
+
+const maxDeparted = 1 << 14
+
+func (d *departed) add(client string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.m == nil {
+		d.m = map[string]struct{}{}
+	}
+	if _, has := d.m[client]; has {
+		return
+	}
+	d.m[client] = struct{}{}
+	if d.order = append(d.order, client); len(d.order) > maxDeparted {
+		delete(d.m, d.order[0])
+		d.order = d.order[1:]
+	}
+}
+
+func (d *departed) has(client string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, has := d.m[client]
+	return has
+}

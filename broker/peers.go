@@ -1,0 +1,384 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// peers is the other nodes as the broker's core knows them: it follows both logs of each, says and
+// hears the beats, and knows who has read what. A broker of one node has none.
+type peers struct {
+	b       *Broker
+	members *members
+
+	mu   sync.Mutex
+	m    map[string]*peer
+	subs []*busSub
+
+	confirms confirms
+	round    map[string]uint64     // what this node had read of each state log when the round began
+	trouble  atomic.Pointer[error] // why this node should take no clients
+}
+
+// peer is one other node.
+type peer struct {
+	node            string
+	messages, state *follower
+	entered         uint64 // the last batch of its messages log that has been entered; under the follower's lock
+
+	deadMu   sync.Mutex
+	dead     bool   // its logs have been read to their ends after it died
+	deadLife uint64 // in this life of it
+}
+
+// errUnheard is why a node that has just begun takes no clients.
+var errUnheard = errors.New("the other nodes have not been heard yet")
+
+// nearBatches is how far behind another node's log a node may be and still take clients.
+const nearBatches = 256
+
+func newPeers(b *Broker) *peers {
+	p := &peers{b: b, m: map[string]*peer{}, confirms: newConfirms()}
+	p.trouble.Store(&errUnheard)
+	p.members = newMembers(b.engine, b.cfg.Node.Name, b.mono, p.beat, b.log)
+	return p
+}
+
+// slotOf finds the first and the next batch of a log, and how its slots are numbered.
+func slotOf(ctx context.Context, s slots) (first, next, offset uint64, err error) {
+	lo, last, _, err := s.bounds(ctx)
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	if last < lo || last == 0 {
+		return 1, 1, last, nil
+	}
+	for slot := last; slot >= lo; slot-- {
+		data, err := s.read(ctx, slot)
+		if err == nil {
+			if h, herr := DecodeHeader(data); herr == nil {
+				offset := slot - h.Number
+				return lo - offset, last + 1 - offset, offset, nil
+			}
+			continue
+		}
+		if !errors.Is(err, errNoSlot) && !errors.Is(err, errTrimmed) {
+			return 0, 0, 0, err
+		}
+	}
+	return 0, 0, 0, fmt.Errorf("%w: none of its %d batches can be read", errDamaged, last-lo+1)
+}
+
+// logReader reads another node's log and finds its numbers when there is something in it.
+type logReader struct {
+	s      *logStream
+	known  atomic.Bool
+	offset atomic.Uint64
+}
+
+func (r *logReader) batch(ctx context.Context, number uint64) (*Batch, error) {
+	if !r.known.Load() {
+		_, next, offset, err := slotOf(ctx, r.s)
+		if err != nil {
+			return nil, err
+		}
+		if next == 1 {
+			return nil, fmt.Errorf("read batch %d: %w: %w", number, errDamaged, errNoSlot)
+		}
+		r.offset.Store(offset)
+		r.known.Store(true)
+	}
+	return readBatch(ctx, r.s, r.offset.Load(), number)
+}
+
+// oldest is the number of the first batch that is there.
+func (r *logReader) oldest(ctx context.Context) (uint64, error) {
+	first, _, _, err := slotOf(ctx, r.s)
+	return first, err
+}
+
+// add makes the followers of a node. What its state log has now is read here. Of the messages, what
+// is there at the start is left to the replay; of a node that comes later all of it is followed.
+func (p *peers) add(ctx context.Context, node string, replay bool) error {
+	b := p.b
+	messages := &logReader{s: b.engine.logOf(kindMessages, node)}
+	state := &logReader{s: b.engine.logOf(kindState, node)}
+	first, next, _, err := slotOf(ctx, messages.s)
+	if err != nil {
+		return fmt.Errorf("open the messages of node %q: %w", node, err)
+	}
+	if !replay { // it has come while this node ran: what it has is followed from its beginning
+		next = first
+	}
+	stateFirst, stateNext, _, err := slotOf(ctx, state.s)
+	if err != nil {
+		return fmt.Errorf("open the state of node %q: %w", node, err)
+	}
+	at := &peer{node: node}
+	l := newTailLog(node, messages, next, first)
+	b.tail.addLog(l)
+	at.entered = next - 1
+	at.messages = b.follow(l, func(batch *Batch) bool { return p.takeMessages(at, l, batch) })
+	at.state = newFollower(node, state, stateFirst, func(batch *Batch) bool { return p.takeState(at, batch) }, b.log)
+	at.state.lost = func(from, next uint64, err error) {
+		if !errors.Is(err, errTrimmed) { // then a snapshot stands in its place
+			b.damaged(from, fmt.Errorf("the state of node %q: %w", node, err))
+		}
+	}
+	p.mu.Lock()
+	p.m[node] = at
+	p.mu.Unlock()
+	at.state.upTo(stateNext - 1)
+	for at.state.end() < stateNext && ctx.Err() == nil {
+		at.state.step(ctx)
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if replay {
+		return nil
+	}
+	return p.run(at)
+}
+
+// run begins to follow what a node announces.
+func (p *peers) run(at *peer) error {
+	p.b.background(at.messages.run)
+	p.b.background(at.state.run)
+	return p.listen(at)
+}
+
+// listen subscribes to what a node announces.
+func (p *peers) listen(at *peer) error {
+	for kind, f := range map[string]*follower{kindMessages: at.messages, kindState: at.state} {
+		err := p.subscribe(logSubject(kind, at.node), 1024, func(m busMessage) {
+			batch, err := DecodeBatch(m.Data)
+			if err != nil || batch.Node != at.node {
+				p.b.log.Warn("an announced batch cannot be read", "log", at.node, "kind", kind, "err", err)
+				return
+			}
+			f.offer(batch)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// subscribe is the bus's, and ends with the broker.
+func (p *peers) subscribe(subject string, limit int, fn func(busMessage)) error {
+	sub, err := p.b.engine.subscribe(subject, limit, fn)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.subs = append(p.subs, sub)
+	p.mu.Unlock()
+	return nil
+}
+
+// takeMessages enters and distributes another node's batch.
+func (p *peers) takeMessages(at *peer, l *tailLog, batch *Batch) bool {
+	b := p.b
+	b.seen(batch.Lamport)
+	if at.entered < batch.Number {
+		b.enterAll(batch, false)
+		at.entered = batch.Number
+	}
+	if !b.tail.distribute(l, batch) {
+		return false
+	}
+	p.confirms.took(p, at.node, kindMessages, batch.Number)
+	return true
+}
+
+func (p *peers) takeState(at *peer, batch *Batch) bool {
+	p.b.seen(batch.Lamport)
+	p.b.state.applyOf(batch)
+	p.confirms.took(p, at.node, kindState, batch.Number)
+	return true
+}
+
+// seen notes a Lamport clock that was read in another node's log.
+func (b *Broker) seen(clock uint64) {
+	b.messages.seen(clock)
+	b.state.w.seen(clock)
+}
+
+// start begins to hear the other nodes and to be heard.
+func (p *peers) start() error {
+	if err := errors.Join(p.confirms.listen(p), p.listenTakes()); err != nil {
+		return err
+	}
+	for _, at := range p.all() {
+		if err := p.run(at); err != nil {
+			return err
+		}
+	}
+	p.b.background(func(ctx context.Context) {
+		if err := p.members.run(ctx); err != nil {
+			p.b.log.Error("the other nodes cannot be heard", "err", err)
+		}
+	})
+	p.b.background(p.watch)
+	return nil
+}
+
+// stop ends the subscriptions. Nothing of the broker may be ended before.
+func (p *peers) stop() {
+	p.mu.Lock()
+	subs := p.subs
+	p.subs = nil
+	p.mu.Unlock()
+	for _, s := range subs {
+		s.stop()
+	}
+}
+
+// beat completes this node's beat.
+func (p *peers) beat(out *beat) {
+	b := p.b
+	out.ID, out.Version = b.id.ID, b.version
+	out.Incarnation, out.StateLife = b.messages.cfg.incarnation, b.state.w.cfg.incarnation
+	out.Messages, out.State = b.messages.stored.Load(), b.state.w.stored.Load()
+	out.Read, out.ReadSt = map[string]uint64{}, map[string]uint64{}
+	for _, at := range p.all() {
+		out.Read[at.node], out.ReadSt[at.node] = at.messages.end()-1, at.state.end()-1
+	}
+	out.Clients, out.Addrs = b.conns.clients(), []string{}
+	for _, a := range b.Addrs() {
+		out.Addrs = append(out.Addrs, a.String())
+	}
+	if err := b.Ready(); err != nil {
+		out.Why = err.Error()
+	}
+	out.Draining = b.drainer.refusal() != nil
+	out.Ready = out.Why == "" && !out.Draining
+}
+
+// all is the other nodes, in the order of their names.
+func (p *peers) all() []*peer {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make([]*peer, 0, len(p.m))
+	for _, at := range p.m {
+		out = append(out, at)
+	}
+	slices.SortFunc(out, func(a, b *peer) int { return cursor{Node: a.node}.compare(cursor{Node: b.node}) })
+	return out
+}
+
+func (p *peers) get(node string) *peer {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.m[node]
+}
+
+// watch looks at the beats until ctx ends.
+func (p *peers) watch(ctx context.Context) {
+	tick := time.NewTicker(beatEvery)
+	defer tick.Stop()
+	for {
+		news := p.members.news()
+		p.look(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-news:
+		case <-tick.C:
+		}
+	}
+}
+
+// look does what follows from the beats.
+func (p *peers) look(ctx context.Context) {
+	table := p.members.list()
+	for _, m := range table {
+		if m.Node == p.b.cfg.Node.Name || !m.Alive {
+			continue
+		}
+		at := p.get(m.Node)
+		if at == nil && m.Messages > 0 && m.State > 0 {
+			if err := p.add(ctx, m.Node, false); err != nil {
+				p.b.log.Warn("a node has come and cannot be followed yet", "node", m.Node, "err", err)
+				continue
+			}
+			p.b.log.Info("a node has come", "node", m.Node)
+			at = p.get(m.Node)
+		}
+		if at == nil {
+			continue
+		}
+		at.messages.upTo(m.Messages)
+		at.state.upTo(m.State)
+		p.confirms.beat(m.beat, p.b.cfg.Node.Name)
+	}
+	p.rounds(table)
+	if err := p.fit(table); err != nil {
+		p.trouble.Store(&err)
+	} else {
+		p.trouble.Store(nil)
+	}
+}
+
+// fit says why this node should take no clients, or nil.
+func (p *peers) fit(table []member) error {
+	if err := unreached(p.b.cfg.Node.Name, table, len(p.b.cfg.Cluster.Peers)+1); err != nil {
+		return err
+	}
+	for _, s := range []*logStream{p.b.stream, p.b.state.stream} {
+		if !s.isHome() {
+			return fmt.Errorf("this node's %s log is led by another node", s.kind)
+		}
+	}
+	for _, m := range table {
+		if !m.Alive || m.Node == p.b.cfg.Node.Name {
+			continue
+		}
+		at := p.get(m.Node)
+		if at == nil {
+			if m.Messages > 0 {
+				return fmt.Errorf("the logs of node %s are not followed yet", m.Node)
+			}
+			continue
+		}
+		if at.messages.end()+nearBatches < m.Messages || at.state.end()+nearBatches < m.State {
+			return fmt.Errorf("the logs of node %s are not read to their ends: %d and %d batches to go", m.Node,
+				m.Messages-min(m.Messages, at.messages.end()-1), m.State-min(m.State, at.state.end()-1))
+		}
+	}
+	return nil
+}
+
+// rounds ends the state's round when everybody has read what this node had read when it began.
+func (p *peers) rounds(table []member) {
+	if len(table) <= len(p.b.cfg.Cluster.Peers) { // somebody was never heard
+		return
+	}
+	now := map[string]uint64{p.b.cfg.Node.Name: p.b.state.w.stored.Load()}
+	for _, at := range p.all() {
+		now[at.node] = at.state.end() - 1
+	}
+	for _, m := range table {
+		if now[m.Node] < m.State {
+			return
+		}
+		for log, upTo := range p.round {
+			if log != m.Node && m.ReadSt[log] < upTo {
+				return
+			}
+		}
+	}
+	if p.round != nil {
+		p.b.state.mu.Lock()
+		p.b.state.round++
+		p.b.state.mu.Unlock()
+	}
+	p.round = now
+}
