@@ -39,6 +39,8 @@ type stateStore struct {
 	stream *logStream
 	own    *stateMap
 
+	compacting sync.Mutex
+
 	mu      sync.RWMutex
 	maps    []*stateMap // in the order of the nodes' names
 	written int         // bytes since the last compaction

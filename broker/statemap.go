@@ -85,6 +85,8 @@ func (m *stateMap) enter(r *Record, b *Batch) {
 	}
 	old, had := m.m[r.Topic]
 	if had && !v.beats(old) {
+		old.life = m.life // it is a copy of an older version: the node has not let go of the key
+		m.m[r.Topic] = old
 		return
 	}
 	if had && old.rank == v.rank && old.clock == v.clock { // a copy
@@ -137,6 +139,8 @@ func (st *stateStore) load(ctx context.Context, s slots) (next uint64, err error
 // compact writes everything once more and purges what was before, if that is worth it. While it
 // hands in the copy, nothing else comes in: a newer value must not be overtaken by an older one.
 func (st *stateStore) compact(ctx context.Context) error {
+	st.compacting.Lock()
+	defer st.compacting.Unlock()
 	st.mu.RLock()
 	due := st.written > st.own.live+st.slack
 	st.mu.RUnlock()
