@@ -10,7 +10,7 @@ BUILD    = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: all build demo test test-race test-386 test-arm soak fuzz cross deb image test-board bench lint clean
+.PHONY: all build demo test test-race test-386 test-arm soak suites fuzz cross deb image test-board bench lint clean
 all: build
 
 build:
@@ -44,6 +44,10 @@ test-arm:
 soak:
 	.ci/need test
 	HOLDFAST_SOAK=1 $(GO) test -count=1 -shuffle=on -timeout 6h -p 1 ./...
+
+# Suites that others wrote, against our broker; docs/conformance.md has the last result.
+suites:
+	.ci/suites
 
 # Every fuzz target, FUZZTIME each.
 FUZZTIME ?= 30s
