@@ -181,7 +181,8 @@ func openBlob(blob []byte) (uplink.Message, error) {
 }
 
 // Run takes readings and delivers them until ctx ends; then it stops the devices,
-// seals what they gave, commits it and returns, within 5 s. It returns nil then.
+// seals what they gave, commits it and returns, within 5 s. It returns nil then; if
+// something does not answer, a card that hangs above all, the error says what was not done.
 func (a *Agent) Run(ctx context.Context) error {
 	hard, abandon := context.WithCancel(context.Background())
 	defer abandon()
@@ -209,11 +210,15 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer cancel()
 	stopAll()
 	a.stopDevices()
-	a.finishSealing(abandon)
-	<-talked
+	late := a.finishSealing(abandon)
+	late = errors.Join(late, inTime("control messages", talked, stopTalking))
 	stopSending()
-	<-sent
-	return errors.Join(err, lineErr, a.close(ending))
+	if slow := inTime("the uplink", sent, stopUplink); slow != nil {
+		late = errors.Join(late, slow)
+	} else {
+		err = errors.Join(err, lineErr)
+	}
+	return errors.Join(err, late, a.close(ending))
 }
 
 // goRun runs f in the background; the channel is closed when it has returned.

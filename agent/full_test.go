@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"holdfast/devices"
 	"holdfast/uplink/wire"
 )
@@ -117,3 +119,65 @@ func TestDiskFull(t *testing.T) {
 	}
 	t.Logf("messages: %d arrived, %d dropped by receipt", arrived, dropped)
 }
+
+// TestStopOnAHangingCard: the card takes no write and does not say so. Stopping ends all
+// the same, and says what only the journal has; the next start delivers it.
+func TestStopOnAHangingCard(t *testing.T) {
+	addr := mosquitto(t)
+	cfg := testConfig(t, "127.0.0.1:1") // nobody there
+	disk := smallDisk(t, 24)
+	cfg.DataDir = filepath.Join(disk, "data")
+	_, sub := trusting(t, cfg, addr)
+	cfg.Devices = []DeviceConfig{{Name: "count", Driver: "script"}}
+	c := &counter{limit: 100}
+	a := start(t, cfg, Options{Drivers: scripted(c.run)})
+	eventually(t, "100 readings taken", func() bool { return a.Status().Devices[0].Taken == 100 })
+	freeze, err := os.Open(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer freeze.Close()
+	frozen := func(request uint) {
+		t.Helper()
+		if err := unix.IoctlSetInt(int(freeze.Fd()), request, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	frozen(fiFreeze)
+	thawed := false
+	defer func() {
+		if !thawed {
+			frozen(fiThaw)
+		}
+	}()
+	a.cancel()
+	a.cancel = nil
+	err = <-a.ended // the test's own deadline is the bound: with a hang it never comes
+	if err == nil || !strings.Contains(err.Error(), "in the journal only") {
+		t.Errorf("the card hangs, and Run says %v", err)
+	}
+	frozen(fiThaw)
+	thawed = true
+	eventually(t, "the old agent lets go of the card", func() bool {
+		b, err := New(cfg, Options{Drivers: scripted(c.run)})
+		return err == nil && b.Close() == nil
+	})
+	cfg.Uplink.Servers = []string{"mqtt://" + addr}
+	start(t, cfg, Options{Drivers: scripted(c.run)})
+	if !settled(func() bool {
+		unique, _ := sub.data(t, "count")
+		n := 0
+		for _, m := range unique {
+			n += m.header.N
+		}
+		return n >= 100
+	}) {
+		t.Error("not everything taken before was delivered")
+	}
+}
+
+// Of linux/fs.h, FIFREEZE and FITHAW.
+const (
+	fiFreeze = 0xc0045877
+	fiThaw   = 0xc0045878
+)

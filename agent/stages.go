@@ -2,18 +2,21 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"holdfast/buffer"
 	"holdfast/devices"
 )
 
-// Stopping has 5 s in all (see Run). Devices and sealing get at most these shares, the
-// uplink takes up to 1 s, and the buffer has what is left.
+// Stopping has 5 s in all (see Run). Each part gets at most its share, the uplink a little
+// more than the second that it may take, and the buffer has what is left.
 const (
 	stopWhole   = 4800 * time.Millisecond
 	stopDevices = 1200 * time.Millisecond
 	stopSealing = 1200 * time.Millisecond
+	stopTalking = 200 * time.Millisecond // also what sealing has once it was told to give up
+	stopUplink  = 1200 * time.Millisecond
 )
 
 // begin appends what must come before any new reading: the opening of the epoch, then
@@ -124,7 +127,7 @@ func waitFor(stations []*station, atMost time.Duration) {
 }
 
 // finishSealing seals what waits. What cannot be sealed in time stays in the journal.
-func (a *Agent) finishSealing(abandon func()) {
+func (a *Agent) finishSealing(abandon func()) error {
 	limit := time.AfterFunc(stopSealing, abandon)
 	defer limit.Stop()
 	a.mu.Lock()
@@ -132,5 +135,17 @@ func (a *Agent) finishSealing(abandon func()) {
 		l.end()
 	}
 	a.mu.Unlock()
-	a.sealing.Wait()
+	return inTime("sealing", goRun(a.sealing.Wait), stopSealing+stopTalking)
+}
+
+// inTime waits for a part that was told to end; one that hangs is left behind.
+func inTime(what string, done <-chan struct{}, atMost time.Duration) error {
+	limit := time.NewTimer(atMost)
+	defer limit.Stop()
+	select {
+	case <-done:
+		return nil
+	case <-limit.C:
+		return fmt.Errorf("%s did not end within %v: left behind", what, atMost)
+	}
 }

@@ -10,11 +10,13 @@ import (
 	"testing"
 )
 
+const keepSuffix = ".keep"
+
 // abandon ends a store as a killed process does, as far as one process can: its files
 // stay as they are now, which a copy keeps while Badger closes.
 func (s *store) abandon() {
 	dir := s.db.Opts().Dir
-	keep := dir + ".keep"
+	keep := dir + keepSuffix
 	_ = copyTree(dir, keep)
 	_ = s.db.Close()
 	_ = os.RemoveAll(dir)

@@ -8,7 +8,10 @@ import (
 	"time"
 )
 
-// Close commits what is in memory, marks the end as clean and frees the directory.
+// Close commits what is in memory, marks the end as clean and frees the directory. It
+// returns when ctx ends even if the card does not answer: the error says what the card may
+// not have; the journal has it, unless it says otherwise. The card's answer is then no
+// longer waited for, and the directory is freed when it comes.
 func (b *Buffer) Close(ctx context.Context) error {
 	b.mu.Lock()
 	if b.closed {
@@ -18,32 +21,61 @@ func (b *Buffer) Close(ctx context.Context) error {
 	b.closed = true
 	b.mu.Unlock()
 	close(b.stop)
+	done := make(chan error, 1)
+	go func() {
+		<-b.stopped
+		done <- b.finish()
+	}()
 	select {
-	case <-b.stopped:
+	case err := <-done:
+		if err != nil {
+			return fmt.Errorf("close buffer: %w", err)
+		}
+		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("close buffer: %w", ctx.Err())
+		return fmt.Errorf("close buffer: the card does not answer; %s: %w", b.unfinished(), ctx.Err())
 	}
+}
+
+// finish does what Close promises.
+func (b *Buffer) finish() error {
 	b.card.Lock()
 	defer b.card.Unlock()
 	err := b.commit()
 	if err == nil {
 		b.removeDone()
-		err = b.finishWriter()
 	}
+	err = errors.Join(err, b.finishWriter())
 	b.closeReader()
+	b.removeUnkept()
 	clean := err == nil
 	if serr := b.saveHead(clean); serr != nil {
 		err = errors.Join(err, serr)
 	}
 	b.mu.Lock()
-	keep := !clean || err != nil || b.rawCount > 0
-	b.mu.Unlock()
-	b.journal.close(!keep)
+	defer b.mu.Unlock()
+	b.journal.close(err == nil && b.rawCount == 0)
 	b.release()
-	if err != nil {
-		return fmt.Errorf("close buffer: %w", err)
+	return err
+}
+
+// unfinished says what is not on the card.
+func (b *Buffer) unfinished() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	messages, readings, memory := 0, 0, 0
+	for _, m := range b.unsynced() {
+		messages++
+		readings += m.n
+		if !m.journal {
+			memory++
+		}
 	}
-	return nil
+	text := fmt.Sprintf("%d messages with %d readings, and %d readings not sealed, are in the journal only", messages-memory, readings, b.rawCount)
+	if memory > 0 {
+		text += fmt.Sprintf(", and %d messages in memory only", memory)
+	}
+	return text
 }
 
 func (b *Buffer) closeReader() {

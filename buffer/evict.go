@@ -159,19 +159,17 @@ func (b *Buffer) evictTail(reason string, while func(*message) bool) error {
 	}
 	if len(kept) > 0 { // they must not hold their place in the ring
 		path, err := b.keepFile(kept)
-		if err != nil {
-			os.Remove(path)
-			return err
-		}
 		b.mu.Lock()
-		b.kept[path]++
+		b.kept[path] += 0 // if none of them is held any more, or it failed, it goes
 		for _, m := range kept {
-			if b.inTail(m.pos) == m {
+			if err == nil && b.inTail(m.pos) == m {
 				b.nowKept(m, path)
 			}
 		}
-		b.unkeep(&message{kept: path})
 		b.mu.Unlock()
+		if err != nil {
+			return err
+		}
 	}
 	var at ranges
 	var drops []Drop

@@ -48,6 +48,7 @@ func (b *Buffer) saveHead(clean bool) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.headAt = b.env.Now()
+	b.headFailed = err != nil
 	if err == nil {
 		b.headKnows(h.Acked)
 	}

@@ -20,6 +20,8 @@ const (
 	maxTail = 1 << 16
 	// headEvery is how often the head is written at least while anything changes.
 	headEvery = 10 * time.Minute
+	// retryEvery is how often a card is asked again that did not take the head.
+	retryEvery = 5 * time.Second
 	// housekeeping is how often age is looked at.
 	housekeeping = time.Minute
 )
@@ -60,6 +62,9 @@ func (b *Buffer) untilDue() time.Duration {
 	now := b.env.Now()
 	for _, m := range b.unsynced() {
 		wait = min(wait, time.Duration(m.due)-now)
+	}
+	if b.headFailed {
+		wait = min(wait, retryEvery)
 	}
 	if b.lastCardErr != nil {
 		wait = max(wait, time.Second) // the card fails: do not spin
@@ -367,7 +372,7 @@ func (b *Buffer) tidy() {
 	full := b.ring.used() > b.ring.pages*3/4 || len(b.tail) > maxTail
 	disabled := b.disabled
 	now := b.env.Now()
-	headDue := b.headDirty || now-b.headAt >= headEvery
+	headDue := b.headDirty && !b.headFailed || now-b.headAt >= headEvery || b.headFailed && now-b.headAt >= retryEvery
 	b.mu.Unlock()
 	if full && disabled == "" {
 		err := b.migrate()
@@ -378,6 +383,7 @@ func (b *Buffer) tidy() {
 	}
 	b.removeDone()
 	b.expire()
+	b.removeUnkept()
 	b.retireQuarantine()
 	if headDue {
 		err := b.saveDrops() // first: a drop is not reported again once the head knows its receipt delivered

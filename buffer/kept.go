@@ -45,16 +45,16 @@ func (b *Buffer) nowKept(m *message, path string) {
 	b.kept[path]++
 }
 
-// unkeep lets a message's file go once nothing in it is needed. mu is held.
+// unkeep lets go of a message's file, which the keeper removes once nothing in it is
+// needed. mu is held.
 func (b *Buffer) unkeep(m *message) {
-	path := m.kept
-	if m.kept = ""; path == "" {
+	if m.kept == "" {
 		return
 	}
-	if b.kept[path]--; b.kept[path] <= 0 {
-		delete(b.kept, path)
-		os.Remove(path)
+	if b.kept[m.kept]--; b.kept[m.kept] == 0 {
+		b.wake()
 	}
+	m.kept = ""
 }
 
 // rehome gives control messages a place of their own and new positions, which are taken
@@ -74,7 +74,7 @@ func (b *Buffer) rehome(msgs []*message) error {
 	path, err := b.keepFile(msgs)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.kept[path]++ // until all are looked at
+	b.kept[path] += 0 // if none of them is held any more, or it failed, it goes
 	for _, m := range msgs {
 		switch {
 		case b.inTail(m.pos) != m: // acknowledged meanwhile
@@ -85,7 +85,6 @@ func (b *Buffer) rehome(msgs []*message) error {
 			b.nowKept(m, path)
 		}
 	}
-	b.unkeep(&message{kept: path})
 	return err
 }
 
@@ -111,12 +110,18 @@ func (b *Buffer) findKept(f *found) {
 	}
 }
 
-// removeUnkept removes the files of which nothing is held.
+// removeUnkept removes the files of which nothing is held. card is held.
 func (b *Buffer) removeUnkept() {
+	b.mu.Lock()
+	var gone []string
 	for path, n := range b.kept {
-		if n == 0 && !b.offline {
-			os.Remove(path)
+		if n == 0 {
+			gone = append(gone, path)
 			delete(b.kept, path)
 		}
+	}
+	b.mu.Unlock()
+	for _, path := range gone {
+		os.Remove(path)
 	}
 }

@@ -156,7 +156,6 @@ func (b *Buffer) restoreTail(f *found) {
 		}
 	}
 	b.ring.trim()
-	b.removeUnkept()
 	b.held = count
 }
 
@@ -165,15 +164,18 @@ func (b *Buffer) restoreTail(f *found) {
 func (b *Buffer) start(f *found) {
 	b.card.Lock()
 	defer b.card.Unlock()
+	b.removeUnkept()
 	b.prepareCard()
 	if err := b.saveHead(false); err != nil {
 		b.warn("the data directory cannot be written: %v", err)
 		b.lastCardErr = err
-		if f.head != nil && f.head.Clean && b.opening.Cause != CauseKeyRotation {
+		if f.head != nil && f.head.Clean && b.epoch == f.head.Epoch {
 			// The mark stays: the next run would believe the old numbers.
-			b.devices = make(map[string]*device)
+			for _, d := range b.devices {
+				d.Numbers, d.queue = Numbers{}, nil
+			}
 			b.newEpoch(f, CauseReadOnly)
-			b.opened = false
+			b.opened, b.announced = false, false
 		}
 	} else if err := b.reserveDrops(); err != nil {
 		b.warn("no place could be reserved for what may have to be dropped: %v", err)

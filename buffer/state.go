@@ -27,6 +27,7 @@ type Buffer struct {
 	dropFile   *slots
 	dropsSaved uint64
 	headDirty  bool
+	headFailed bool          // the card did not take the last one
 	headAt     time.Duration // boot time of the last write
 	writer     *store
 	writing    *segment // the segment that writer writes
