@@ -282,6 +282,7 @@ func (b *Broker) recover() error {
 // until there are enough nodes to say so, or the broker ends.
 func (b *Broker) joinPeers() error {
 	b.peers = newPeers(b)
+	b.cluster = peerCluster{b}
 	b.state.everywhere = func(ctx context.Context, batch uint64) error { return b.peers.everywhere(ctx, kindState, batch) }
 	var names []string
 	err := b.insist("find the other nodes", func() (err error) {

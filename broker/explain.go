@@ -242,8 +242,3 @@ func nearMiss(filter, topic string) string {
 	}
 	return ""
 }
-
-// Explain implements admin.Sessions.
-func (c *Console) Explain(ctx context.Context, client, topic string) (any, error) {
-	return c.b.explain(ctx, client, topic)
-}

@@ -117,15 +117,12 @@ func (b *Broker) whyNotReady() []string {
 		}
 	}
 	add(b.drainer.refusal())
-	if p := b.notReady.Load(); p != nil {
-		add(*p)
+	taken := b.takes()
+	add(taken)
+	if err := b.messages.failure(); err != nil && !errors.Is(taken, err) {
+		add(err)
 	}
-	if b.messages != nil {
-		add(b.messages.failure())
-	}
-	if b.state != nil && b.state.w != nil {
-		add(b.state.w.failure())
-	}
+	add(b.state.w.failure())
 	if err := b.Damage(); err != nil { // it serves, but somebody has to look
 		add(fmt.Errorf("the store is damaged: %w", err))
 	}

@@ -23,6 +23,7 @@ type peers struct {
 	confirms confirms
 	round    map[string]uint64     // what this node had read of each state log when the round began
 	trouble  atomic.Pointer[error] // why this node should take no clients
+	leases   leases
 }
 
 // peer is one other node.
@@ -213,7 +214,7 @@ func (b *Broker) seen(clock uint64) {
 
 // start begins to hear the other nodes and to be heard.
 func (p *peers) start() error {
-	if err := errors.Join(p.confirms.listen(p), p.listenTakes()); err != nil {
+	if err := errors.Join(p.confirms.listen(p), p.listenTakes(), p.listenQuestions()); err != nil {
 		return err
 	}
 	for _, at := range p.all() {

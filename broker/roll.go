@@ -39,8 +39,9 @@ type SessionInfo struct {
 // SessionList is the body of /v1/sessions.
 type SessionList struct {
 	Sessions []SessionInfo `json:"sessions"`
-	Total    int           `json:"total"`          // that match, on all pages
-	Next     string        `json:"next,omitempty"` // ask for the next page with after=
+	Total    int           `json:"total"`                   // that match, on all pages
+	Next     string        `json:"next,omitempty"`          // ask for the next page with after=
+	Missing  []string      `json:"missing_nodes,omitempty"` // that did not answer: their sessions are not in here
 }
 
 // SessionSub is a subscription of a session.
@@ -352,30 +353,15 @@ func errNoSession(id string) error {
 	return &admin.Error{Status: http.StatusNotFound, Message: fmt.Sprintf("there is no session of client %q", id), Hint: "holdfast-broker session list shows those that are"}
 }
 
-// ListSessions implements admin.Sessions.
-func (c *Console) ListSessions(_ context.Context, q admin.SessionQuery) (any, error) {
-	return c.b.listSessions(q), nil
-}
-
-// ShowSession implements admin.Sessions.
-func (c *Console) ShowSession(ctx context.Context, id string) (any, error) {
-	if d, found := c.b.showSession(ctx, id); found {
+// detail is showSession, or what was discarded for a client that has no session any more.
+func (b *Broker) detail(ctx context.Context, id string) (SessionDetail, error) {
+	if d, found := b.showSession(ctx, id); found {
 		return d, nil
 	}
-	lost, known := c.b.discards.of(id)
+	lost, known := b.discards.of(id)
 	if !known {
-		return nil, errNoSession(id)
+		return SessionDetail{}, errNoSession(id)
 	}
-	return SessionDetail{SessionInfo: SessionInfo{Client: id, Node: c.b.cfg.Node.Name}, NoSession: true, Discards: lost,
-		Cursor: map[string]string{}, End: c.b.tail.end().positions(), Subs: []SessionSub{}, Packets: []SessionPacket{}, Receiving: []uint16{}}, nil
-}
-
-// KickSession implements admin.Sessions.
-func (c *Console) KickSession(ctx context.Context, id string, forget bool) (any, error) {
-	return c.b.kickSession(ctx, id, forget)
-}
-
-// TraceClient implements admin.Sessions.
-func (c *Console) TraceClient(ctx context.Context, id string, emit func(line any) error) error {
-	return c.b.Trace(ctx, id, func() error { return emit(nil) }, func(l TraceLine) error { return emit(l) })
+	return SessionDetail{SessionInfo: SessionInfo{Client: id, Node: b.cfg.Node.Name}, NoSession: true, Discards: lost,
+		Cursor: map[string]string{}, End: b.tail.end().positions(), Subs: []SessionSub{}, Packets: []SessionPacket{}, Receiving: []uint16{}}, nil
 }

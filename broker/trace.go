@@ -187,13 +187,18 @@ func (c *conn) unwatch(err error) {
 // Trace calls fn for each packet and event of a client from now on, also of one that is not
 // connected yet, until ctx ends or fn fails. begun is called when nothing is missed any more.
 func (b *Broker) Trace(ctx context.Context, client string, begun func() error, fn func(TraceLine) error) error {
+	return b.traceWith(ctx, client, func(*trace) error { return begun() }, fn)
+}
+
+// traceWith is Trace; begun may feed further lines.
+func (b *Broker) traceWith(ctx context.Context, client string, begun func(*trace) error, fn func(TraceLine) error) error {
 	r := b.tracer.begin(client)
 	defer func() {
 		b.tracer.end(client, r)
 		b.retrace(client)
 	}()
 	b.retrace(client)
-	if err := begun(); err != nil {
+	if err := begun(r); err != nil {
 		return err
 	}
 	for {

@@ -56,7 +56,7 @@ the messages it did not get, since the broker started ("session show" says which
 					if err := c.Get(cmd.Context(), "/v1/sessions?"+q.Query().Encode(), &page); err != nil {
 						return err
 					}
-					sum.Sessions, sum.Total, sum.Next = append(sum.Sessions, page.Sessions...), max(sum.Total, page.Total), page.Next
+					sum.Sessions, sum.Total, sum.Next, sum.Missing = append(sum.Sessions, page.Sessions...), max(sum.Total, page.Total), page.Next, page.Missing
 					if q.After = page.Next; !all || page.Next == "" {
 						return a.printSessions(sum)
 					}
@@ -79,6 +79,9 @@ func (a *app) printSessions(l broker.SessionList) error {
 			l.Sessions = []broker.SessionInfo{}
 		}
 		return a.PrintJSON(l)
+	}
+	if len(l.Missing) > 0 {
+		fmt.Fprintf(a.Stderr, "not in this list are the sessions of nodes that do not answer: %s\n", strings.Join(l.Missing, ", "))
 	}
 	if l.Total == 0 {
 		fmt.Fprintln(a.Stdout, "there is no such session")

@@ -1,0 +1,139 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"holdfast/broker/admin"
+)
+
+// peerCluster is the cluster for an administrator, by what the beats say.
+type peerCluster struct{ b *Broker }
+
+func (c peerCluster) name() (string, bool) {
+	v, err := c.b.engine.view()
+	return c.b.cfg.Cluster.Name, err == nil && v.leader != "" && c.b.messages.failure() == nil
+}
+
+// members is the table of the beats. A node in the engine's view that was never heard is there too.
+func (c peerCluster) members() []Member {
+	b := c.b
+	own := b.cfg.Node.Name
+	view, _ := b.engine.view() // without it the roles are not known
+	table := b.peers.members.list()
+	var out []Member
+	for _, m := range table {
+		n := Member{Name: m.Node, Listen: m.Addrs, Version: m.Version, Role: RoleVoter, Ready: m.Ready && m.Alive, NotReady: []string{}, Clients: m.Clients}
+		if m.Node == own {
+			n = b.member()
+			n.Role = RoleVoter
+			n.Address = b.cfg.Cluster.Listen
+			if a := b.cfg.Cluster.Advertise; a != "" {
+				n.Address = a
+			}
+		} else {
+			seen := b.wall().Add(-m.Age).UTC()
+			n.Seen = &seen
+			if !m.Alive {
+				n.NotReady = append(n.NotReady, fmt.Sprintf("not heard for %v", m.Age.Round(time.Second)))
+			} else if m.Why != "" {
+				n.NotReady = append(n.NotReady, m.Why)
+			}
+			n.Logs = []MemberLog{{Name: kindMessages, First: b.tail.oldest(m.Node), Last: m.Messages}, {Name: kindState, First: 1, Last: m.State}}
+			if m.Draining {
+				n.Drain = &Drain{Node: m.Node, State: DrainDraining, Connected: m.Clients}
+			}
+		}
+		lagOf(&n, table)
+		if m.Node == view.leader {
+			n.Role = RoleLeader
+		}
+		out = append(out, n)
+	}
+	for _, p := range view.peers {
+		if !slices.ContainsFunc(out, func(m Member) bool { return m.Name == p.node }) {
+			out = append(out, Member{Name: p.node, Role: RoleVoter, Listen: []string{}, NotReady: []string{"not heard since this node started"}, Logs: []MemberLog{}})
+		}
+	}
+	slices.SortFunc(out, func(a, b Member) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// lagOf says how much of a node's logs each other node that lives has still to read.
+func lagOf(n *Member, table []member) {
+	for i := range n.Logs {
+		l := &n.Logs[i]
+		l.Lag = map[string]uint64{}
+		for _, r := range table {
+			if !r.Alive || r.Node == n.Name {
+				continue
+			}
+			read := r.Read[n.Name]
+			if l.Name == kindState {
+				read = r.ReadSt[n.Name]
+			}
+			l.Lag[r.Node] = l.Last - min(l.Last, read)
+		}
+	}
+}
+
+func (c peerCluster) join(context.Context, string) error {
+	return &admin.Error{Status: http.StatusConflict, Message: "a node joins by itself",
+		Hint: "start it with [cluster] peers that name these nodes, and the same secret_file: cluster show lists it once it is heard"}
+}
+
+// leave takes a node that is not there any more, or that is empty, out of the engines' cluster.
+func (c peerCluster) leave(ctx context.Context, node string, force bool) error {
+	m, known := c.b.peers.members.get(node)
+	switch {
+	case !known:
+		return errNotMember
+	case node == c.b.cfg.Node.Name:
+		return &admin.Error{Status: http.StatusConflict, Message: "a node cannot take itself out while it runs", Hint: "drain it, stop it, and then ask another node: cluster leave " + node}
+	case m.Alive:
+		return &admin.Error{Status: http.StatusConflict, Message: "node " + node + " is alive", Hint: "drain it and stop it first, or it would join again at once"}
+	case !force && m.Clients > 0 && !m.Draining:
+		return errNotDrained
+	}
+	if err := c.b.engine.removePeer(ctx, node, m.ID); err != nil {
+		return err
+	}
+	c.b.log.Warn("a node has been taken out of the cluster", "node", node)
+	c.b.peers.members.forget(node)
+	return nil
+}
+
+// reference names where the ready nodes take clients (5.0 section 4.11: separated by a space).
+func (c peerCluster) reference() string {
+	var out []string
+	for _, m := range c.b.peers.members.list() {
+		if m.Alive && m.Ready && !m.Draining && m.Node != c.b.cfg.Node.Name && len(m.Addrs) > 0 {
+			out = append(out, m.Addrs[0])
+		}
+	}
+	return strings.Join(out, " ")
+}
+
+func (c peerCluster) other(ctx context.Context, node string, q question) (out Drain, err error) {
+	if _, known := c.b.peers.members.get(node); !known {
+		return out, errNotMember
+	}
+	err = c.b.peers.question(ctx, node, q, &out)
+	return out, err
+}
+
+func (c peerCluster) drain(ctx context.Context, node string, r admin.DrainNode) (Drain, error) {
+	return c.other(ctx, node, question{Do: askDrain, Drain: r})
+}
+
+func (c peerCluster) drainState(ctx context.Context, node string) (Drain, error) {
+	return c.other(ctx, node, question{Do: askShowDrain})
+}
+
+func (c peerCluster) undrain(ctx context.Context, node string) (Drain, error) {
+	return c.other(ctx, node, question{Do: askUndrain})
+}
