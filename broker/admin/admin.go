@@ -103,7 +103,7 @@ func (e *Error) Error() string {
 // write is set per line.
 const (
 	maxBody     = 1 << 20
-	maxHeader   = 16 << 10
+	maxHeader   = 256 << 10 // a client id of 64 KiB, escaped, is in the first line
 	readTimeout = 10 * time.Second
 	lineTimeout = 10 * time.Second // a client that does not take a line so long is cut off
 	idleTimeout = 2 * time.Minute

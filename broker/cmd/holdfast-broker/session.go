@@ -94,7 +94,7 @@ func (a *app) printSessions(l broker.SessionList) error {
 		if s.Connected {
 			state, unfinished = "connected", fmt.Sprintf("%d of %d", s.Unfinished, s.Window)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%d\t%s\n", printable(s.Client), s.Node, state, stamp(s.Since), s.Subscriptions, unfinished, behind(s), s.Discarded, expires(s))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%d\t%s\n", column(s.Client), s.Node, state, stamp(s.Since), s.Subscriptions, unfinished, behind(s), s.Discarded, expires(s))
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -130,6 +130,15 @@ func printable(s string) string {
 		return strconv.Quote(s)
 	}
 	return s
+}
+
+// column is printable for a table: one long name would widen every line.
+func column(s string) string {
+	const most = 48
+	if r := []rune(printable(s)); len(r) > most {
+		return string(r[:most-1]) + "…"
+	}
+	return printable(s)
 }
 
 func (a *app) sessionShow() *cobra.Command {
