@@ -105,7 +105,8 @@ func splitAddress(addr string) (host string, port int, err error) {
 
 // enginePeer is a member of the engines' cluster as this node's engine sees it.
 type enginePeer struct {
-	node, id string
+	node, id string // "" if this engine has not met it since its start
+	peer     string // the engines' name for it
 	offline  bool
 }
 
@@ -133,7 +134,7 @@ func (e *engine) view() (engineView, error) {
 	v.self = srv.JetStreamIsLeader()
 	for _, p := range info.Meta.Replicas {
 		node, id := splitServer(p.Name)
-		v.peers = append(v.peers, enginePeer{node, id, p.Offline})
+		v.peers = append(v.peers, enginePeer{node, id, p.Peer, p.Offline})
 	}
 	return v, nil
 }
@@ -156,9 +157,44 @@ func (e *engine) whyNot() error {
 	return fmt.Errorf("%w yet: the log's replicas have no leader or do not answer", errNoQuorum)
 }
 
+// dropOld removes this node's earlier stores from the cluster. One that is still in touch is another node
+// under this one's name. Homeless is a node whose store is so new that it has no replica yet of its own
+// log: then a peer too many that nobody of a complete cluster is must be its old store.
+func (e *engine) dropOld(ctx context.Context, homeless bool) error {
+	if !e.clustered() {
+		return nil
+	}
+	v, err := e.view()
+	if err != nil {
+		return err
+	}
+	online := map[string]bool{e.cfg.node: true, v.leader: true}
+	for _, p := range v.peers {
+		online[p.node] = online[p.node] || !p.offline
+	}
+	complete := true
+	delete(online, "")
+	for _, on := range online {
+		complete = complete && on
+	}
+	complete = complete && len(online) == len(e.cfg.cluster.Peers)+1
+	for _, p := range v.peers {
+		switch {
+		case p.node == e.cfg.node && p.id != e.cfg.id && !p.offline:
+			return fmt.Errorf("another node with the name %q is in the cluster: stop one of them, and give it a name of its own", p.node)
+		case p.node == e.cfg.node && p.id != e.cfg.id, p.node == "" && p.offline && homeless && complete:
+			if err := e.removePeer(ctx, p.peer); err != nil {
+				return err
+			}
+			e.log.Warn("this node's lost store was taken out of the cluster", "peer", p.peer, "id", p.id)
+		}
+	}
+	return nil
+}
+
 // removePeer takes a server whose store is lost out of the engines' cluster, so that it counts in no
 // quorum any more and its replicas are made elsewhere.
-func (e *engine) removePeer(ctx context.Context, node, id string) error {
+func (e *engine) removePeer(ctx context.Context, peer string) error {
 	e.mu.RLock()
 	sys := e.sys
 	e.mu.RUnlock()
@@ -167,13 +203,13 @@ func (e *engine) removePeer(ctx context.Context, node, id string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	req, err := json.Marshal(map[string]string{"peer": hexName(node) + "-" + id})
+	req, err := json.Marshal(map[string]string{"peer_id": peer})
 	if err != nil {
 		return fmt.Errorf("remove a peer: %w", err)
 	}
 	m, err := sys.RequestWithContext(ctx, server.JSApiRemoveServer, req)
 	if err != nil {
-		return fmt.Errorf("remove %s (%s) from the cluster: %w", node, id, err)
+		return fmt.Errorf("remove the lost store from the cluster: %w", err)
 	}
 	return apiError(m.Data)
 }

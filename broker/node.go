@@ -15,6 +15,8 @@ import (
 type nodeID struct {
 	Name string `json:"name"`
 	ID   string `json:"id"` // random
+
+	Cluster string `json:"cluster,omitempty"` // its name; "" for a node that runs alone
 }
 
 // readIdentity reads node.id, if there is one.

@@ -33,7 +33,10 @@ func (e *engine) open(ctx context.Context, kind string, maxBytes int64) (*logStr
 	s := e.logOf(kind, e.cfg.node)
 	said := time.Time{}
 	for {
-		err := s.ensure(ctx, maxBytes)
+		err := e.dropOld(ctx, false)
+		if err == nil {
+			err = s.ensure(ctx, maxBytes)
+		}
 		if err == nil {
 			return s, nil
 		}
@@ -132,6 +135,9 @@ func (s *logStream) isHome() bool {
 func (s *logStream) bringHome(ctx context.Context) error {
 	for !s.isHome() {
 		err := s.moveTo(ctx, s.e.serverName())
+		if errors.Is(err, errNotReplica) {
+			err = errors.Join(err, s.e.dropOld(ctx, true))
+		}
 		if err != nil {
 			s.e.log.Debug("a log does not come home yet", "log", s.kind, "err", err)
 		}
@@ -147,11 +153,17 @@ func (s *logStream) bringHome(ctx context.Context) error {
 	return nil
 }
 
+// errNotReplica: the server has no replica of the log yet.
+var errNotReplica = errors.New("it is no replica yet")
+
 // moveTo asks the leader to hand over to a server.
 func (s *logStream) moveTo(ctx context.Context, server string) error {
 	m, err := s.e.ask(ctx, "$JS.API.STREAM.LEADER.STEPDOWN."+s.name, fmt.Appendf(nil, `{"placement":{"preferred":%q}}`, server))
 	if err == nil {
 		err = apiError(m.Data)
+	}
+	if err != nil && strings.Contains(err.Error(), "not known") {
+		err = fmt.Errorf("%w: %w", errNotReplica, err)
 	}
 	if err != nil {
 		return fmt.Errorf("move the leader of %s: %w", s.name, err)
