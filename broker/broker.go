@@ -168,9 +168,6 @@ func (b *Broker) open() error {
 		return fmt.Errorf("make data_dir: %w", err)
 	}
 	err := b.readIdentity()
-	if err == nil && !b.alone() {
-		err = b.sign() // the node's name among the others has its id in it
-	}
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package broker
 
 import (
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -19,22 +18,23 @@ type nodeID struct {
 	Cluster string `json:"cluster,omitempty"` // its name; "" for a node that runs alone
 }
 
-// readIdentity reads node.id, if there is one.
-func (b *Broker) readIdentity() error {
-	file := filepath.Join(b.cfg.Node.DataDir, "node.id")
-	data, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
+// readIdentity finds out who this node is, before its engine starts.
+func (b *Broker) readIdentity() (err error) {
+	dir, name := b.cfg.Node.DataDir, b.cfg.Node.Name
+	if !b.alone() {
+		b.id, err = clusterIdentity(dir, name, b.cfg.Cluster.Name, b.random, b.log)
+		return err
+	}
+	b.id, err = readNodeID(filepath.Join(dir, "node.id"))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil
-	}
-	if err == nil {
-		err = json.Unmarshal(data, &b.id)
-	}
-	if err != nil {
-		return fmt.Errorf("read %s: %w", file, err)
-	}
-	if b.id.Name != b.cfg.Node.Name {
-		return fmt.Errorf("the store in %s is that of node %q, and [node] name is %q: give the node its old name, or another data_dir",
-			b.cfg.Node.DataDir, b.id.Name, b.cfg.Node.Name)
+	case err != nil:
+		return err
+	case b.id.Name != name:
+		return otherName(dir, b.id.Name, name)
+	case b.id.Cluster != "":
+		return fmt.Errorf("the store in %s is that of a node of cluster %q, and there is no [cluster]: put it back, or give a node that runs alone an empty data_dir", dir, b.id.Cluster)
 	}
 	return nil
 }
@@ -64,14 +64,7 @@ func (b *Broker) sign() error {
 		return nil
 	}
 	b.id = nodeID{Name: b.cfg.Node.Name, ID: hex.EncodeToString(b.random(8))}
-	data, err := json.Marshal(b.id)
-	if err != nil {
-		return fmt.Errorf("write node.id: %w", err)
-	}
-	if err := writeSynced(filepath.Join(b.cfg.Node.DataDir, "node.id"), append(data, '\n')); err != nil {
-		return fmt.Errorf("write node.id: %w", err)
-	}
-	return nil
+	return writeNodeID(filepath.Join(b.cfg.Node.DataDir, "node.id"), b.id)
 }
 
 // writeSynced writes a small file whole or not at all.
