@@ -1,10 +1,12 @@
 package broker
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"slices"
 	"strings"
+	"time"
 
 	"holdfast/systemd/settings"
 )
@@ -90,6 +92,9 @@ func (cl *ClusterConfig) checkPeers(doc *settings.Doc) {
 	}
 }
 
+// lookUp is how long a name may take to be resolved.
+const lookUp = 2 * time.Second
+
 // resolved is a host:port as IP addresses; none if it cannot be resolved.
 func resolved(addr string) []string {
 	host, port, err := net.SplitHostPort(addr)
@@ -99,7 +104,9 @@ func resolved(addr string) []string {
 	if ip := net.ParseIP(host); ip != nil {
 		return []string{net.JoinHostPort(ip.String(), port)}
 	}
-	ips, err := net.LookupHost(host)
+	ctx, cancel := context.WithTimeout(context.Background(), lookUp)
+	defer cancel()
+	ips, err := net.DefaultResolver.LookupHost(ctx, host)
 	if err != nil {
 		return nil
 	}

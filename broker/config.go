@@ -101,9 +101,6 @@ func readConfig(doc *settings.Doc) (Config, []settings.Problem) {
 // notYet refuses what the contract names and this program cannot do yet: better than
 // a setting that has no effect.
 func (c *Config) notYet(doc *settings.Doc) {
-	if doc.Has("cluster") {
-		doc.Problem("cluster", "comes with the cluster: not available yet; remove the table to run one node")
-	}
 	for i, t := range doc.Tables("auth") {
 		t.AcceptAll()
 		t.SetLabel(fmt.Sprintf("auth #%d", i+1))

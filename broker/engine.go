@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -248,6 +249,14 @@ func (l engineLog) Noticef(f string, v ...any) {
 }
 func (l engineLog) Warnf(f string, v ...any)  { l.log.Warn("storage engine: " + fmt.Sprintf(f, v...)) }
 func (l engineLog) Fatalf(f string, v ...any) { l.log.Error("storage engine: " + fmt.Sprintf(f, v...)) }
-func (l engineLog) Errorf(f string, v ...any) { l.log.Error("storage engine: " + fmt.Sprintf(f, v...)) }
+
+// Errorf: a node that cannot be reached is no error of this one.
+func (l engineLog) Errorf(f string, v ...any) {
+	if strings.Contains(f, "route") {
+		l.Warnf(f, v...)
+		return
+	}
+	l.log.Error("storage engine: " + fmt.Sprintf(f, v...))
+}
 func (l engineLog) Debugf(f string, v ...any) { l.log.Debug("storage engine: " + fmt.Sprintf(f, v...)) }
 func (l engineLog) Tracef(string, ...any)     {}
