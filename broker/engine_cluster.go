@@ -184,7 +184,7 @@ func (e *engine) dropOld(ctx context.Context, homeless bool) error {
 		case p.node == e.cfg.node && p.id != e.cfg.id && !p.offline:
 			return fmt.Errorf("another node with the name %q is in the cluster: stop one of them, and give it a name of its own", p.node)
 		case p.node == e.cfg.node && p.id != e.cfg.id, p.node == "" && p.offline && homeless && complete:
-			if err := e.removePeer(ctx, p.peer); err != nil {
+			if err := e.removeServer(ctx, map[string]string{"peer_id": p.peer}); err != nil {
 				return err
 			}
 			e.log.Warn("this node's lost store was taken out of the cluster", "peer", p.peer, "id", p.id)
@@ -193,9 +193,13 @@ func (e *engine) dropOld(ctx context.Context, homeless bool) error {
 	return nil
 }
 
-// removePeer takes a server whose store is lost out of the engines' cluster, so that it counts in no
-// quorum any more and its replicas are made elsewhere.
-func (e *engine) removePeer(ctx context.Context, peer string) error {
+// removePeer takes a node's store out of the engines' cluster, so that it counts in no quorum any more and
+// its replicas are made elsewhere.
+func (e *engine) removePeer(ctx context.Context, node, id string) error {
+	return e.removeServer(ctx, map[string]string{"peer": hexName(node) + "-" + id})
+}
+
+func (e *engine) removeServer(ctx context.Context, which map[string]string) error {
 	e.mu.RLock()
 	sys := e.sys
 	e.mu.RUnlock()
@@ -204,13 +208,13 @@ func (e *engine) removePeer(ctx context.Context, peer string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	req, err := json.Marshal(map[string]string{"peer_id": peer})
+	req, err := json.Marshal(which)
 	if err != nil {
 		return fmt.Errorf("remove a peer: %w", err)
 	}
 	m, err := sys.RequestWithContext(ctx, server.JSApiRemoveServer, req)
 	if err != nil {
-		return fmt.Errorf("remove the lost store from the cluster: %w", err)
+		return fmt.Errorf("remove %v from the cluster: %w", which, err)
 	}
 	return apiError(m.Data)
 }
