@@ -130,11 +130,11 @@ func TestTurnedAway(t *testing.T) {
 		{"endless headers", 2, "127.0.0.1", "GET /mqtt HTTP/1.1\r\nX: " + strings.Repeat("x", 2*wsHead), refusedWebSocket, "reason=websocket"},
 	} {
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(c.from)}}
+		was := b.Stats().Front.Refused[c.why].Load() // some are turned away as soon as they are accepted
 		nc, err := d.Dial("tcp", b.Addrs()[c.listener].String())
 		if err != nil {
 			t.Fatal(err)
 		}
-		was := b.Stats().Front.Refused[c.why].Load()
 		_, _ = io.WriteString(nc, c.send)
 		_ = nc.SetReadDeadline(time.Now().Add(10 * time.Second))
 		if _, err := io.Copy(io.Discard, nc); errors.Is(err, os.ErrDeadlineExceeded) {
