@@ -366,11 +366,31 @@ func (b *Broker) Run(ctx context.Context) error {
 	b.notReady.Store(nil)
 	b.log.Info("ready", "node", b.cfg.Node.Name, "listeners", b.Addrs())
 
-	<-ctx.Done()
+	err = b.untilEnd(ctx)
 	b.unready(errStopping)
 	f.close()
 	serving.Wait()
 	b.conns.endAll()
+	return err
+}
+
+// ErrFenced is why Run ends when another node has closed this one's logs, because it was silent for too
+// long. Nothing that was acknowledged is lost: a new Broker begins behind the fence.
+var ErrFenced = errForeign
+
+// untilEnd waits until ctx ends or the logs take nothing more.
+func (b *Broker) untilEnd(ctx context.Context) error {
+	w := b.messages
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-b.messages.ended:
+	case <-b.state.w.ended:
+		w = b.state.w
+	}
+	if err := w.failure(); err != nil {
+		return fmt.Errorf("node %s can write no more: %w", b.cfg.Node.Name, err)
+	}
 	return nil
 }
 

@@ -228,6 +228,7 @@ func (p *peers) start() error {
 		}
 	})
 	p.b.background(p.watch)
+	p.b.background(newGuard(p.b, p.members).run)
 	return nil
 }
 

@@ -121,7 +121,7 @@ func (e *engine) nodes(ctx context.Context) ([]string, error) {
 	}
 }
 
-// isHome says whether this node leads the stream, as its own engine sees it.
+// isHome says whether this node leads the stream, its own or another's, as its own engine sees it.
 func (s *logStream) isHome() bool {
 	if !s.e.clustered() {
 		return true

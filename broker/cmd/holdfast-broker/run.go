@@ -61,11 +61,22 @@ func (a *app) run(ctx context.Context, log *slog.Logger) (err error) {
 	defer func() { err = errors.Join(err, lock.Close()) }()
 	version := program.ThisBuild()
 	log.Info("starting", "version", version.Version, "commit", version.Commit, "config", a.config, "data_dir", cfg.Node.DataDir)
-	b, err := broker.New(cfg, broker.Options{Log: log, Version: version.Version})
+	for {
+		err := a.life(ctx, cfg, version.Version, log)
+		if !errors.Is(err, broker.ErrFenced) || ctx.Err() != nil {
+			return err
+		}
+		log.Warn("the other nodes had given this one up: it begins anew", "err", err)
+	}
+}
+
+// life is one life of the node, until it is told to stop or the other nodes have given it up.
+func (a *app) life(ctx context.Context, cfg broker.Config, version string, log *slog.Logger) error {
+	b, err := broker.New(cfg, broker.Options{Log: log, Version: version})
 	if err != nil {
 		return err
 	}
-	server, tcp, unix, err := listenAdmin(cfg, b, version.Version, log)
+	server, tcp, unix, err := listenAdmin(cfg, b, version, log)
 	if err != nil {
 		b.Close()
 		return err

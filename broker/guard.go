@@ -1,0 +1,107 @@
+package broker
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"time"
+)
+
+// guard looks after the logs while the broker runs: it brings this node's own home when another node leads
+// them, and closes those of the dead.
+type guard struct {
+	b       *Broker
+	members *members
+	started time.Duration
+	fenced  map[string]uint64 // stream → the life that has been closed
+	listed  time.Duration
+	nodes   []string // that have logs
+}
+
+const (
+	guardEvery = time.Second
+	listEvery  = 10 * time.Second
+	// unheardAfter is how long a node that has logs may be silent after this one's start before it counts as dead.
+	unheardAfter = 30 * time.Second
+)
+
+func newGuard(b *Broker, m *members) *guard {
+	return &guard{b: b, members: m, started: b.mono(), fenced: map[string]uint64{}, listed: b.mono()}
+}
+
+func (g *guard) run(ctx context.Context) {
+	tick := time.NewTicker(guardEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		g.comeHome(ctx)
+		g.fenceDead(ctx)
+	}
+}
+
+// comeHome asks for the lead of this node's own logs, once.
+func (g *guard) comeHome(ctx context.Context) {
+	for _, s := range []*logStream{g.b.stream, g.b.state.stream} {
+		if s.isHome() {
+			continue
+		}
+		if err := s.moveTo(ctx, s.e.serverName()); err != nil {
+			g.b.log.Debug("a log does not come home yet", "log", s.kind, "err", err)
+		}
+	}
+}
+
+// fenceDead closes the logs of dead nodes that this node leads now: nobody else has a quorum for them.
+func (g *guard) fenceDead(ctx context.Context) {
+	for _, m := range g.members.list() {
+		if !m.Alive && m.Node != g.members.self {
+			g.fence(ctx, kindMessages, m.Node, m.Incarnation)
+			g.fence(ctx, kindState, m.Node, m.StateLife)
+		}
+	}
+	for _, node := range g.unheard(ctx) {
+		g.fence(ctx, kindMessages, node, 0)
+		g.fence(ctx, kindState, node, 0)
+	}
+}
+
+// unheard are the nodes that have logs and have not been heard since this node's start.
+func (g *guard) unheard(ctx context.Context) (out []string) {
+	now := g.b.mono()
+	if now-g.started < unheardAfter {
+		return nil
+	}
+	if now-g.listed > listEvery {
+		nodes, err := g.b.engine.nodes(ctx)
+		if err != nil {
+			return nil // the next round asks again
+		}
+		g.nodes, g.listed = nodes, now
+	}
+	for _, node := range g.nodes {
+		if _, heard := g.members.get(node); !heard && node != g.members.self {
+			out = append(out, node)
+		}
+	}
+	return out
+}
+
+func (g *guard) fence(ctx context.Context, kind, node string, life uint64) {
+	s := g.b.engine.logOf(kind, node)
+	if done, ok := g.fenced[s.name]; ok && done == life || !s.isHome() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*clusterCall)
+	defer cancel()
+	stamp := Header{Incarnation: binary.BigEndian.Uint64(g.b.random(8)), Lamport: g.b.messages.heard.Load(), Time: micros(g.b.wall())}
+	switch _, err := g.b.engine.fence(ctx, kind, node, life, stamp); {
+	case err == nil || errors.Is(err, errNewLife):
+		g.fenced[s.name] = life
+	default:
+		g.b.log.Debug("a dead node's log is not closed yet", "err", err)
+	}
+}
