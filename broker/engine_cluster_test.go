@@ -209,6 +209,10 @@ func TestThreeEngines(t *testing.T) {
 	if topic := <-heard; topic != "from n1" {
 		t.Errorf("heard %q on the bus", topic)
 	}
+	eventually(t, "n3's replica has all of n1's log", func() bool {
+		first, last, _, err := nodes[2].logOf(kindMessages, "n1").near().bounds(ctx)
+		return err == nil && first == 1 && last == 2
+	})
 	if _, err := nodes[0].logOf(kindMessages, "n2").read(ctx, 99); err != errNoSlot {
 		t.Errorf("behind the end: %v", err)
 	}

@@ -314,7 +314,7 @@ func (p *peers) readOut(ctx context.Context, at *peer) error {
 		return nil
 	}
 	for kind, f := range map[string]*follower{kindState: at.state, kindMessages: at.messages} {
-		_, next, _, err := slotOf(ctx, p.b.engine.logOf(kind, at.node))
+		_, next, _, err := slotOf(ctx, p.b.engine.logOf(kind, at.node).near()) // the log may have no leader for 9 s yet
 		if err != nil {
 			return err
 		}

@@ -14,6 +14,7 @@ import (
 const (
 	beatEvery   = 500 * time.Millisecond
 	deadAfter   = 2500 * time.Millisecond // without a beat for so long, a node counts as dead
+	freshFor    = 1250 * time.Millisecond // for so long a beat is worth telling others
 	beatSubject = "hf.beat"
 )
 
@@ -33,7 +34,8 @@ type beat struct {
 	Ready    bool     `json:"ready"`
 	Why      string   `json:"why,omitempty"` // it is not
 	Draining bool     `json:"draining,omitempty"`
-	Hears    []string `json:"hears"`     // the nodes whose beats it has heard lately
+	Hears    []string `json:"hears"`     // the nodes whose beats it has heard within deadAfter
+	Fresh    []string `json:"fresh"`     // and within freshFor
 	Addrs    []string `json:"addresses"` // where clients reach it, for a Server Reference
 	Clients  int      `json:"clients"`
 }
@@ -90,7 +92,7 @@ func (m *members) run(ctx context.Context) error {
 // say sends a beat now, for instance because something in it has just changed that others wait for.
 func (m *members) say() {
 	b := beat{Node: m.self}
-	b.Hears = m.hears()
+	b.Hears, b.Fresh = m.hears(deadAfter), m.hears(freshFor)
 	m.fill(&b)
 	data, err := json.Marshal(b)
 	if err == nil {
@@ -162,11 +164,11 @@ func (m *members) alive(node string) bool {
 	return b.Alive || node == m.self
 }
 
-// hears are the others that were heard lately.
-func (m *members) hears() []string {
+// hears are the others that were heard within a time.
+func (m *members) hears(within time.Duration) []string {
 	out := []string{}
 	for _, b := range m.list() {
-		if b.Alive && b.Node != m.self {
+		if b.Age < within && b.Node != m.self {
 			out = append(out, b.Node)
 		}
 	}
@@ -182,12 +184,13 @@ func (m *members) forget(node string) {
 
 // unreached compares what this node reaches with what the majority of size nodes reaches: nil if nobody
 // is missing. A node that is missing something would promise what it cannot keep: others publish where it
-// does not listen.
+// does not listen. What others say counts only while it is fresh: a node that dies is not missed by all in
+// the same moment.
 func unreached(self string, table []member, size int) error {
-	hears := map[string][]string{}
+	hears, fresh := map[string][]string{}, map[string][]string{}
 	for _, b := range table {
 		if b.Alive {
-			hears[b.Node] = b.Hears
+			hears[b.Node], fresh[b.Node] = b.Hears, b.Fresh
 		}
 	}
 	mine := map[string]bool{self: true}
@@ -200,7 +203,7 @@ func unreached(self string, table []member, size int) error {
 		return fmt.Errorf("%w: reaches %d of %d nodes, itself included", errNoQuorum, len(mine), size)
 	}
 	votes := map[string]int{} // without its own for itself, which every node has that anybody hears
-	for node, others := range hears {
+	for node, others := range fresh {
 		if node == self {
 			continue
 		}

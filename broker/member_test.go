@@ -35,7 +35,7 @@ func TestBeats(t *testing.T) {
 	}()
 	knows := func(i int, want string) func() bool {
 		return func() bool {
-			heard := tables[i].hears()
+			heard := tables[i].hears(deadAfter)
 			slices.Sort(heard)
 			return strings.Join(heard, " ") == want
 		}
@@ -62,11 +62,18 @@ func TestBeats(t *testing.T) {
 
 // TestUnreached: whoever misses a node that the majority reaches is not ready, and neither is a minority.
 func TestUnreached(t *testing.T) {
-	table := func(spec string) (out []member) { // "n1:n2,n3 n2:n1 n3!:" is a table; ! is dead
+	table := func(spec string) (out []member) { // "n1:n2,n3 n2:n1 n3!:" is a table; ! is dead, n3? was heard a while ago
 		for f := range strings.FieldsSeq(spec) {
 			node, hears, _ := strings.Cut(f, ":")
 			name, dead := strings.CutSuffix(node, "!")
-			out = append(out, member{beat: beat{Node: name, Hears: strings.Split(hears, ",")}, Alive: !dead})
+			b := beat{Node: name}
+			for n := range strings.SplitSeq(hears, ",") {
+				n, stale := strings.CutSuffix(n, "?")
+				if b.Hears = append(b.Hears, n); !stale {
+					b.Fresh = append(b.Fresh, n)
+				}
+			}
+			out = append(out, member{beat: b, Alive: !dead})
 		}
 		return out
 	}
@@ -81,6 +88,8 @@ func TestUnreached(t *testing.T) {
 		{"n1: n2!:n1 n3!:n1", 3, "no quorum"},
 		{"n1:n2 n2:n1,n3 n3!:n2", 3, "does not reach n3"},
 		{"n1:n2,n3 n2:n1,n3 n3:n2", 3, "does not reach n3"}, // it does not hear n1
+		{"n1:n2 n2:n1,n3? n3!:n1,n2", 3, ""},                // n3 has just died
+		{"n1:n2?,n3 n2:n1?,n3 n3:n1?,n2", 3, ""},            // a beat is late
 		{"n1:n2 n2:n1", 2, ""},
 		{"n1: n2!:", 2, "no quorum"},
 		{"n1:", 1, ""},
