@@ -79,6 +79,8 @@ type Broker struct {
 	peers    *peers    // nil: there are none
 	attempts attempts
 	departed departed
+	wills    pendingWills
+	inbound  inboundIDs
 	sessions *sessions
 	groupsMu sync.Mutex
 	groups   map[string]*group
@@ -215,6 +217,7 @@ func (b *Broker) open() error {
 	}
 	b.state.watch(registryPrefix, b.reloadDevice)
 	b.state.watch(sessionKey, b.claimed)
+	b.state.watch(checkPrefix, b.inbound.settled(b.state))
 	b.door = NewDoor(b.cfg.Verify, b.registry, b.log)
 	return b.recover()
 }
@@ -264,6 +267,7 @@ func (b *Broker) recover() error {
 	if err := b.replay(b.ctx, from); err != nil {
 		return err
 	}
+	b.adoptWills(b.cfg.Node.Name)
 	b.messages.start()
 	if err := b.messages.begin(b.ctx); err != nil {
 		return fmt.Errorf("messages: %w", err)

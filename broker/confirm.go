@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"sync"
 	"time"
+
+	"holdfast/broker/mqtt"
 )
 
 // Who waits until others have read something asks them; who has read it answers at once. Beats say
@@ -166,4 +168,48 @@ func (p *peers) readBy(kind string, batch uint64) bool {
 		}
 	}
 	return true
+}
+
+// readQueue is the answers that wait until a batch has been read everywhere, in their order.
+type readQueue struct {
+	mu    sync.Mutex
+	batch uint64 // the highest that is waited for
+	fns   []func()
+	busy  bool
+}
+
+// whenRead calls fn when a batch of the messages log has been read by every node that is ready, if the
+// answer is a PUBREC: its client may send the PUBLISH again anywhere. What is answered otherwise, or
+// by a broker of one node, is so at once.
+func (b *Broker) whenRead(kind byte, batch uint64, fn func()) {
+	if b.peers == nil || kind != mqtt.PUBREC {
+		fn()
+		return
+	}
+	q := &b.peers.recs
+	q.mu.Lock()
+	q.fns, q.batch = append(q.fns, fn), max(q.batch, batch)
+	start := !q.busy
+	q.busy = true
+	q.mu.Unlock()
+	if start {
+		b.background(b.answerRead)
+	}
+}
+
+func (b *Broker) answerRead(ctx context.Context) {
+	q := &b.peers.recs
+	for {
+		q.mu.Lock()
+		fns, batch := q.fns, q.batch
+		q.fns = nil
+		q.busy = len(fns) > 0
+		q.mu.Unlock()
+		if len(fns) == 0 || b.peers.everywhere(ctx, kindMessages, batch) != nil {
+			return // when the broker ends, so do the connections
+		}
+		for _, fn := range fns {
+			fn()
+		}
+	}
 }

@@ -40,6 +40,8 @@ type conn struct {
 	keepAlive time.Duration
 	session   *session
 	will      *mqtt.Will
+	willKept  bool // it was put into the state
+	willRank  uint64
 	aliases   map[uint16]string
 	done      chan struct{} // closed when everything about it has ended
 	since     int64         // µs of the wall clock, for people

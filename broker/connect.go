@@ -115,49 +115,6 @@ func (c *conn) refuseTo(code byte, reason, server string) error {
 	return fmt.Errorf("connection refused: %s (0x%02X)", reason, code)
 }
 
-// leave is the end of an attached connection.
-func (c *conn) leave(err error) {
-	if w := c.will; w != nil && !errors.Is(err, errStopping) {
-		c.b.willOf(c, w)
-	}
-	c.b.detach(c)
-}
-
-// will is a will message that waits for its delay.
-type will struct {
-	b   *Broker
-	c   *conn
-	msg *mqtt.Will
-	due time.Duration
-}
-
-// willOf publishes a will, or leaves it with the session until its delay is over.
-func (b *Broker) willOf(c *conn, msg *mqtt.Will) {
-	w := &will{b: b, c: c, msg: msg, due: b.mono() + time.Duration(msg.Delay)*time.Second}
-	s := c.session
-	s.mu.Lock()
-	waits := msg.Delay > 0 && s.expiry > 0
-	if waits {
-		s.will = w
-	}
-	s.mu.Unlock()
-	if !waits {
-		w.fire()
-	}
-}
-
-// fire publishes the will, through the same door as any message of the client.
-func (w *will) fire() {
-	p := mqtt.Publish{QoS: w.msg.QoS, Retain: w.msg.Retain, Topic: w.msg.Topic, HasExpiry: w.msg.HasExpiry, Expiry: w.msg.Expiry,
-		Properties: w.msg.Properties, Payload: w.msg.Payload, Signed: w.msg.Signed}
-	r, reject := w.b.admit(w.c, &p)
-	if reject != nil {
-		w.b.log.Warn("a will was refused", "client", w.c.id, "topic", p.Topic, "reason", reject.Text)
-		return
-	}
-	w.b.publishOwn(r)
-}
-
 // Bounds of what one client may ask for.
 const (
 	maxSubs     = 4096      // subscriptions

@@ -245,7 +245,11 @@ func (b *Broker) choose(id string, mine *session, answers []handover) (*session,
 		return nil, nil
 	}
 	cursor, _ := b.state.get(cursorKey + id)
-	return b.sessionOf(id, saved.value, cursor, saved.rank)
+	s, err := b.sessionOf(id, saved.value, cursor, saved.rank)
+	if err == nil {
+		b.inbound.enter(s, saved.node)
+	}
+	return s, err
 }
 
 // sessionOf makes a session of what another node had.

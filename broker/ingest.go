@@ -33,7 +33,7 @@ func (c *conn) publish(p *mqtt.Publish) error {
 	case reject != nil:
 		return c.answer(entry{}, ackOf(p.QoS), p.ID, reject)
 	case p.QoS == 0 && !p.Retain && r.Identity == nil:
-		c.b.tail.direct(r) // QoS 0 does not wait for the disk
+		c.b.direct(r) // QoS 0 does not wait for the disk
 		return nil
 	}
 	return c.append(r, p)
@@ -212,7 +212,7 @@ func (c *conn) answerLater(kind byte, id uint16, verdict func() (again bool, rej
 		if reject != nil && c.version != mqtt.V5 {
 			err = errOriginal // 3.1.1 has no refusal
 		}
-		c.answered(kind, id, reject, err)
+		c.b.whenRead(kind, c.b.messages.stored.Load(), func() { c.answered(kind, id, reject, err) })
 	}
 	if err := c.b.messages.submit(entry{done: done}); err != nil {
 		return &mqtt.Error{Code: mqtt.ServerShuttingDown, Text: err.Error()}
@@ -330,24 +330,6 @@ func (c *conn) wasReleased() {
 	c.mu.Unlock()
 }
 
-// publishOwn puts a message into the log for which nobody waits: a will.
-func (b *Broker) publishOwn(r *Record) {
-	if r.QoS == 0 && !r.Retain && r.Identity == nil {
-		b.tail.direct(r)
-		return
-	}
-	err := b.messages.submit(entry{r, func(_ Position, err error) {
-		if err != nil {
-			b.notStored(r)
-			b.log.Error("a will was not stored", "client", r.Client, "topic", r.Topic, "err", err)
-		}
-	}})
-	if err != nil {
-		b.notStored(r)
-		b.log.Error("a will was not stored", "client", r.Client, "topic", r.Topic, "err", err)
-	}
-}
-
 // notStored counts a message that the store did not take. With QoS 1 and 2 its publisher knows.
 func (b *Broker) notStored(r *Record) {
 	if r != nil && r.Kind == KindMessage {
@@ -384,6 +366,9 @@ func (b *Broker) enter(batch *Batch, i int, replay bool) {
 	}
 	if s := b.sessions.get(r.Client); s != nil {
 		s.enterQoS2(r, at, replay)
+	}
+	if batch.Node != b.cfg.Node.Name {
+		b.inbound.add(r, at)
 	}
 }
 

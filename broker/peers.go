@@ -21,6 +21,7 @@ type peers struct {
 	subs []*busSub
 
 	confirms confirms
+	recs     readQueue
 	round    map[string]uint64     // what this node had read of each state log when the round began
 	trouble  atomic.Pointer[error] // why this node should take no clients
 	leases   leases
@@ -31,6 +32,8 @@ type peer struct {
 	node            string
 	messages, state *follower
 	entered         uint64 // the last batch of its messages log that has been entered; under the follower's lock
+
+	gone time.Duration // since when this node acts for it; 0: it does not; house only
 
 	deadMu   sync.Mutex
 	dead     bool   // its logs have been read to their ends after it died
@@ -214,7 +217,7 @@ func (b *Broker) seen(clock uint64) {
 
 // start begins to hear the other nodes and to be heard.
 func (p *peers) start() error {
-	if err := errors.Join(p.confirms.listen(p), p.listenTakes(), p.listenQuestions()); err != nil {
+	if err := errors.Join(p.confirms.listen(p), p.listenTakes(), p.listenQuestions(), p.listenLoose()); err != nil {
 		return err
 	}
 	for _, at := range p.all() {

@@ -39,6 +39,8 @@ func (b *Broker) house(ctx context.Context) {
 		}
 		b.saveDirty()
 		b.sweep()
+		b.sweepWills()
+		b.sweepOrphans(ctx)
 		b.sys.publish()
 		if err := b.checkpointIfDue(ctx, false); err != nil && ctx.Err() == nil {
 			b.log.Error("the ledger cannot be saved", "err", err)

@@ -100,7 +100,11 @@ func (b *Broker) attach(ctx context.Context, c *conn, k *mqtt.Connect) (s *sessi
 	if present = s != nil; !present {
 		s = b.newSession(k.ClientID, b.newEpoch())
 	}
-	if err := b.enlist(ctx, s, c, k); err != nil {
+	err = b.keepWill(ctx, c)
+	if err == nil {
+		err = b.enlist(ctx, s, c, k)
+	}
+	if err != nil {
 		return nil, false, err
 	}
 	return s, present, nil
@@ -265,7 +269,12 @@ func (b *Broker) endSession(s *session) {
 func (b *Broker) expired(s *session) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.conn == nil && s.expiry != mqtt.NeverExpires && b.mono()-s.gone >= time.Duration(s.expiry)*time.Second
+	return s.conn == nil && sessionOver(s.expiry, b.mono()-s.gone)
+}
+
+// sessionOver says whether a session has expired whose client has been away for so long.
+func sessionOver(expiry uint32, away time.Duration) bool {
+	return expiry != mqtt.NeverExpires && away >= time.Duration(expiry)*time.Second
 }
 
 // sweep ends sessions that have expired and fires wills whose delay is over.

@@ -1,0 +1,198 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"holdfast/broker/mqtt"
+)
+
+// A will is in the state before the client's CONNACK, so that it is published whatever ends: the
+// connection, the node, or the whole cluster. It goes from there when it has been published, or when
+// the client has left in order or come back.
+const willKey = "will/"
+
+// willRecord is a will in the state.
+type willRecord struct {
+	Will    *mqtt.Will `json:"will"`
+	Version byte       `json:"version"` // of MQTT
+	Addr    string     `json:"addr"`    // of the client
+}
+
+// will is a will message that waits for its delay.
+type will struct {
+	b    *Broker
+	c    *conn
+	msg  *mqtt.Will
+	due  time.Duration
+	rank uint64 // of its record
+}
+
+// pendingWills is the wills of clients that have no session here: their node has ended.
+type pendingWills struct {
+	mu sync.Mutex
+	m  map[string]*will
+}
+
+// add enters a will, if there is none of that client yet.
+func (p *pendingWills) add(client string, w *will) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.m == nil {
+		p.m = map[string]*will{}
+	}
+	if old := p.m[client]; old == nil || old.rank < w.rank {
+		p.m[client] = w
+	}
+}
+
+// take removes and returns those that are due.
+func (p *pendingWills) take(now time.Duration) []*will {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var due []*will
+	for client, w := range p.m {
+		if now >= w.due {
+			due = append(due, w)
+			delete(p.m, client)
+		}
+	}
+	return due
+}
+
+// keepWill stores a client's will, or forgets the one of its last connection.
+func (b *Broker) keepWill(ctx context.Context, c *conn) error {
+	key := willKey + c.id
+	v, known := b.state.version(key)
+	if c.will == nil {
+		if known && !v.gone {
+			return b.state.deleteAsync(key, v.rank)
+		}
+		return nil
+	}
+	if c.willRank = v.rank; !b.alone() {
+		c.willRank++
+	}
+	data, err := json.Marshal(willRecord{c.will, c.version, c.addr})
+	if err == nil {
+		err = b.state.put(ctx, pair{key, data, c.willRank})
+	}
+	if err != nil {
+		return fmt.Errorf("store the will of %q: %w", c.id, err)
+	}
+	c.willKept = true
+	return nil
+}
+
+// leave is the end of an attached connection.
+func (c *conn) leave(err error) {
+	switch {
+	case errors.Is(err, errStopping): // it is published when the node is back, if the client is not
+	case c.will != nil:
+		c.b.willOf(c, c.will)
+	case c.willKept:
+		_ = c.b.state.deleteAsync(willKey+c.id, c.willRank) // refused only when the broker ends
+	}
+	c.b.detach(c)
+}
+
+// willOf publishes a will, or leaves it with the session until its delay is over.
+func (b *Broker) willOf(c *conn, msg *mqtt.Will) {
+	w := &will{b: b, c: c, msg: msg, due: b.mono() + time.Duration(msg.Delay)*time.Second, rank: c.willRank}
+	s := c.session
+	s.mu.Lock()
+	waits := msg.Delay > 0 && s.expiry > 0
+	if waits {
+		s.will = w
+	}
+	s.mu.Unlock()
+	if !waits {
+		w.fire()
+	}
+}
+
+// fire publishes the will, through the same door as any message of the client.
+func (w *will) fire() {
+	p := mqtt.Publish{QoS: w.msg.QoS, Retain: w.msg.Retain, Topic: w.msg.Topic, HasExpiry: w.msg.HasExpiry, Expiry: w.msg.Expiry,
+		Properties: w.msg.Properties, Payload: w.msg.Payload, Signed: w.msg.Signed}
+	r, reject := w.b.admit(w.c, &p)
+	if reject != nil {
+		w.b.log.Warn("a will was refused", "client", w.c.id, "topic", p.Topic, "reason", reject.Text)
+		w.done()
+		return
+	}
+	if r.QoS == 0 && !r.Retain && r.Identity == nil {
+		w.b.direct(r)
+		w.done()
+		return
+	}
+	stored := func(_ Position, err error) {
+		if err != nil { // its record stays: it is published after the next start
+			w.b.notStored(r)
+			w.b.log.Error("a will was not stored", "client", r.Client, "topic", r.Topic, "err", err)
+			return
+		}
+		w.done()
+	}
+	if err := w.b.messages.submit(entry{r, stored}); err != nil {
+		stored(Position{}, err)
+	}
+}
+
+// done forgets a will that has been published.
+func (w *will) done() {
+	_ = w.b.state.w.submitNow(entry{rec: &Record{Kind: KindDelete, Topic: willKey + w.c.id, Rank: w.rank}}) // refused only when the broker ends
+}
+
+// adoptWills takes the wills of a node that has ended: this one before it began again, or another. The
+// clients have their delay to come back in, but no longer than their session has.
+func (b *Broker) adoptWills(node string) {
+	for _, v := range b.state.versions(willKey, false) {
+		if v.node != node {
+			continue
+		}
+		id := v.key[len(willKey):]
+		var r willRecord
+		if err := json.Unmarshal(v.value, &r); err != nil || r.Will == nil {
+			b.log.Error("a will cannot be read", "client", id, "err", err)
+			continue
+		}
+		delay := uint32(0)
+		if record, kept := b.state.get(sessionKey + id); kept {
+			var s sessionRecord
+			if json.Unmarshal(record, &s) == nil {
+				delay = min(r.Will.Delay, s.Expiry)
+			}
+		}
+		b.wills.add(id, &will{b: b, c: &conn{b: b, id: id, addr: r.Addr, version: r.Version}, msg: r.Will, rank: v.rank,
+			due: b.mono() + time.Duration(delay)*time.Second})
+	}
+}
+
+// sweepWills publishes adopted wills that are due, unless the client has come back meanwhile, here or
+// at another node.
+func (b *Broker) sweepWills() {
+	for _, w := range b.wills.take(b.mono()) {
+		lock := b.sessions.lockOf(w.c.id)
+		lock.Lock()
+		if v, known := b.state.version(willKey + w.c.id); known && !v.gone && v.rank == w.rank && !b.connected(w.c.id) {
+			w.fire()
+		}
+		lock.Unlock()
+	}
+}
+
+// connected says whether a client is connected to this node.
+func (b *Broker) connected(id string) bool {
+	s := b.sessions.get(id)
+	if s == nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conn != nil
+}
