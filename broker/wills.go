@@ -175,15 +175,40 @@ func (b *Broker) adoptWills(node string) {
 
 // sweepWills publishes adopted wills that are due, unless the client has come back meanwhile, here or
 // at another node.
-func (b *Broker) sweepWills() {
+func (b *Broker) sweepWills(ctx context.Context) {
 	for _, w := range b.wills.take(b.mono()) {
 		lock := b.sessions.lockOf(w.c.id)
 		lock.Lock()
-		if v, known := b.state.version(willKey + w.c.id); known && !v.gone && v.rank == w.rank && !b.connected(w.c.id) {
+		if mine, err := b.claimWill(ctx, w); err != nil {
+			b.log.Warn("a will cannot be published yet", "client", w.c.id, "err", err)
+			b.wills.add(w.c.id, w)
+		} else if mine {
 			w.fire()
 		}
 		lock.Unlock()
 	}
+}
+
+// claimWill makes a will this node's own before it is published: another may think that it acts for
+// the same node. It says whether this one does.
+func (b *Broker) claimWill(ctx context.Context, w *will) (bool, error) {
+	key := willKey + w.c.id
+	v, known := b.state.version(key)
+	if !known || v.gone || v.rank != w.rank || b.connected(w.c.id) {
+		return false, nil
+	}
+	if b.alone() {
+		return true, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, takeTimeout)
+	defer cancel()
+	if err := b.state.putEverywhere(ctx, pair{key, v.value, v.rank + 1}); err != nil {
+		w.rank = v.rank + 1 // it may have been stored
+		return false, err
+	}
+	w.rank = v.rank + 1
+	v, _ = b.state.version(key)
+	return !v.gone && v.rank == w.rank && v.node == b.cfg.Node.Name, nil
 }
 
 // connected says whether a client is connected to this node.
