@@ -129,7 +129,6 @@ func TestTurnedAway(t *testing.T) {
 		{"no HTTP", 2, "127.0.0.1", string(connectPacket("x", opts{version: mqtt.V5})) + "\r\n\r\n", refusedWebSocket, "reason=websocket"},
 		{"endless headers", 2, "127.0.0.1", "GET /mqtt HTTP/1.1\r\nX: " + strings.Repeat("x", 2*wsHead), refusedWebSocket, "reason=websocket"},
 	} {
-		was := b.Stats().Front.Refused[c.why].Load() // before it can count
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(c.from)}}
 		was := b.Stats().Front.Refused[c.why].Load() // some are turned away as soon as they are accepted
 		nc, err := d.Dial("tcp", b.Addrs()[c.listener].String())
