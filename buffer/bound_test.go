@@ -56,7 +56,7 @@ func largest(dir string, stop <-chan struct{}) func() (int64, string) {
 func TestNeverAboveMaxBytes(t *testing.T) {
 	rounds := 2
 	if os.Getenv("HOLDFAST_SOAK") == "1" {
-		rounds = 20
+		rounds = 8
 	}
 	for _, c := range []struct {
 		max     int64
@@ -145,4 +145,23 @@ func (r *rig) hammer(rnd *rand.Rand, bytes int64, devices int) {
 		}
 	}
 	r.sync()
+}
+
+// A max_bytes that was made smaller is kept without anything new being written.
+func TestSmallerMaxBytes(t *testing.T) {
+	r := newRig(t)
+	r.cfg.MaxBytes = 8 << 20
+	r.open()
+	r.hammer(rand.New(rand.NewPCG(1, 1)), 6<<20, 3)
+	if n := usage(r.cfg.DataDir); n < 4<<20 {
+		t.Fatalf("only %d bytes on the card", n)
+	}
+	r.cfg.MaxBytes = 3 << 20
+	if err := r.buf.Reload(r.cfg); err != nil {
+		t.Fatal(err)
+	}
+	r.eventually("it fits", func() bool { return usage(r.cfg.DataDir) <= r.cfg.MaxBytes })
+	if len(r.buf.Drops()) == 0 {
+		t.Fatal("and nothing says what went")
+	}
 }

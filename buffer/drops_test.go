@@ -167,3 +167,33 @@ func TestMovedMessageAndNewOne(t *testing.T) {
 		t.Fatalf("held %q", got)
 	}
 }
+
+// Control messages at the head of a ring that is full do not hold up what comes after them,
+// when segments take nothing: they move out of the ring, once.
+func TestControlMessagesDoNotBlockTheRing(t *testing.T) {
+	r := newRig(t)
+	r.cfg.MaxBytes = 1 << 20 // the ring: 64 KiB
+	r.cfg.CommitInterval = time.Hour
+	r.open()
+	r.buf.mu.Lock()
+	r.buf.disabled = errNoMemory.Error()
+	r.buf.mu.Unlock()
+	const controls = 60
+	for range controls {
+		r.appendMeta(Meta{Device: "_holdfast", Readings: 1, Control: true}, strings.Repeat("c", 900))
+		r.sync()
+	}
+	for range 200 {
+		r.append("a", strings.Repeat("m", 900))
+		r.sync()
+	}
+	left := 0
+	for _, blob := range r.all() {
+		if blob[0] == 'c' {
+			left++
+		}
+	}
+	if left != controls || len(r.buf.Drops()) != 1 || usage(r.cfg.DataDir) > r.cfg.MaxBytes {
+		t.Fatalf("%d of %d control messages, %d bytes, %+v", left, controls, usage(r.cfg.DataDir), r.buf.Drops())
+	}
+}

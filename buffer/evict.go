@@ -22,6 +22,9 @@ func (b *Buffer) shed(cause error) error {
 	limit := int64(b.ring.pages) * page / 4
 	var got int64
 	return b.evictTail(reason, func(m *message) bool {
+		if m.kept != "" {
+			return true // it holds no place
+		}
 		got += int64(messageSize(m))
 		return got <= limit || got == int64(messageSize(m))
 	})
@@ -154,22 +157,16 @@ func (b *Buffer) evictTail(reason string, while func(*message) bool) error {
 		}
 	}
 	b.mu.Unlock()
-	if len(gone) == 0 {
+	if len(gone) == 0 && (len(kept) == 0 || reason == ReasonMaxAge) {
 		return errNothing
 	}
 	if len(kept) > 0 { // they must not hold their place in the ring
-		path, err := b.keepFile(kept)
-		b.mu.Lock()
-		b.kept[path] += 0 // if none of them is held any more, or it failed, it goes
-		for _, m := range kept {
-			if err == nil && b.inTail(m.pos) == m {
-				b.nowKept(m, path)
-			}
-		}
-		b.mu.Unlock()
-		if err != nil {
+		if err := b.moveOut(kept); err != nil {
 			return err
 		}
+	}
+	if len(gone) == 0 {
+		return nil
 	}
 	var at ranges
 	var drops []Drop
@@ -181,7 +178,6 @@ func (b *Buffer) evictTail(reason string, while func(*message) bool) error {
 		drops[i].Reason = reason
 	}
 	if err := b.giveUp(drops, at, func() {
-		b.leaveFor(kept)
 		for _, m := range gone {
 			n := b.acked.add(m.pos, m.pos+1)
 			b.held -= n
@@ -194,17 +190,6 @@ func (b *Buffer) evictTail(reason string, while func(*message) bool) error {
 	}
 	b.env.Log.Warn("dropped the oldest messages", "reason", reason, "messages", len(gone))
 	return nil
-}
-
-// leaveFor frees the places in the ring of messages that have a file of their own now. mu
-// is held.
-func (b *Buffer) leaveFor(kept []*message) {
-	for _, m := range kept {
-		if b.inTail(m.pos) == m && m.rec != nil {
-			b.ring.done(m.rec)
-			m.rec = nil
-		}
-	}
 }
 
 // expire drops what is older than MaxAge, in powered-on time.

@@ -33,7 +33,8 @@ func (b *Buffer) roomToKeep(msgs []*message) error {
 	b.measure()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.bytesDisk+int64(blockSize(msgs))+2*page > b.cfg.MaxBytes {
+	over := b.bytesDisk > b.cfg.MaxBytes // it was made smaller: what goes frees more than this takes
+	if !over && b.bytesDisk+int64(blockSize(msgs))+2*page > b.cfg.MaxBytes {
 		return errFull
 	}
 	return nil
@@ -83,6 +84,31 @@ func (b *Buffer) rehome(msgs []*message) error {
 			b.noteControl(m.receipts, m.closes, -1)
 		default:
 			b.nowKept(m, path)
+		}
+	}
+	return err
+}
+
+// moveOut frees the places of control messages in the ring.
+func (b *Buffer) moveOut(msgs []*message) error {
+	path, err := b.keepFile(msgs)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.kept[path] += 0 // if none of them is held any more, or it failed, it goes
+	for _, m := range msgs {
+		if err != nil || b.inTail(m.pos) != m {
+			continue
+		}
+		b.nowKept(m, path)
+		if !m.synced {
+			b.waiting -= m.n
+			m.synced = true
+		}
+		b.journal.live -= int64(m.live)
+		m.live = 0
+		if m.rec != nil {
+			b.ring.done(m.rec)
+			m.rec = nil
 		}
 	}
 	return err

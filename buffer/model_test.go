@@ -137,7 +137,10 @@ func (m *model) checkFloor(device string, num Number) {
 // been dropped, and a Drop or a held receipt says so.
 func (m *model) check() {
 	m.t.Helper()
+	m.buf.card.Lock() // nothing moves between reading and counting
 	got := m.all()
+	counted := m.buf.Stats().Messages
+	m.buf.card.Unlock()
 	byBlob := make(map[string]bool, len(got))
 	for _, blob := range got {
 		byBlob[blob] = true
@@ -153,8 +156,9 @@ func (m *model) check() {
 		}
 		delete(m.held, i)
 	}
-	if n := m.buf.Stats().Messages; n != uint64(len(got)) {
-		m.t.Fatalf("op %d: %d messages counted, %d read", m.ops, n, len(got))
+	if counted != uint64(len(got)) {
+		m.describe()
+		m.t.Fatalf("op %d: %d messages counted, %d read", m.ops, counted, len(got))
 	}
 	if n := usage(m.cfg.DataDir); n > m.cfg.MaxBytes {
 		m.t.Fatalf("op %d: %d bytes under the data directory, max_bytes %d: %+v", m.ops, n, m.cfg.MaxBytes, m.buf.Stats())
