@@ -150,6 +150,9 @@ func (e *engine) connect(srv *server.Server, password string) error {
 		_, err = nc.Subscribe(e.inbox+".*", e.answered)
 	}
 	if err == nil {
+		_, err = nc.Subscribe(hereSubject(e.cfg.node), func(m *nats.Msg) { _ = m.Respond(nil) }) // fails only while the engine ends
+	}
+	if err == nil {
 		err = e.resubscribe(nc)
 	}
 	if err != nil {

@@ -218,6 +218,41 @@ func TestThreeEngines(t *testing.T) {
 	}
 }
 
+// TestAskedNodeDies: whoever waits for the answer of a node that dies hears so at once, not when its patience ends.
+func TestAskedNodeDies(t *testing.T) {
+	t.Parallel()
+	nodes := startEngines(t, 2)
+	asked := make(chan struct{}, 1)
+	for subject, fn := range map[string]func(busMessage){
+		"hf.silent": func(busMessage) { asked <- struct{}{} },
+		"hf.polite": func(m busMessage) { _ = m.answer([]byte("yes")) },
+	} {
+		if _, err := nodes[1].subscribe(subject, 10, fn); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 80*time.Second)
+	defer cancel()
+	for _, subject := range []string{"hf.polite", hereSubject("n2")} {
+		eventually(t, "n1 reaches n2", func() bool { _, err := nodes[0].requestOf(ctx, "n2", subject, nil); return err == nil })
+	}
+	ended := make(chan error, 1)
+	go func() {
+		for { // until the question arrives: the other subject may be known sooner
+			_, err := nodes[0].requestOf(ctx, "n2", "hf.silent", nil)
+			if !errors.Is(err, errNobody) || nodes[1].server() == nil {
+				ended <- err
+				return
+			}
+		}
+	}()
+	<-asked
+	nodes[1].engine.close()
+	if err := <-ended; !errors.Is(err, errNobody) {
+		t.Error(err)
+	}
+}
+
 // TestBusBounds: what a slow reader has no room for is dropped and counted.
 func TestBusBounds(t *testing.T) {
 	e, err := openEngine(engineConfig{dir: t.TempDir(), node: "n1"}, testLog(t))

@@ -170,7 +170,7 @@ func (p *peers) ask(ctx context.Context, client string) ([]handover, error) {
 		}
 		asked.Go(func() {
 			var answer []byte
-			answer, errs[i] = p.b.engine.request(ctx, takeSubject+hexName(at.node), data)
+			answer, errs[i] = p.b.engine.requestOf(ctx, at.node, takeSubject+hexName(at.node), data)
 			switch {
 			case errors.Is(errs[i], errNobody): // it has just ended
 				errs[i] = nil
