@@ -337,7 +337,13 @@ func (b *Broker) openTail(first uint64) {
 	own := newTailLog(node, slotSource{b.stream, offset}, b.messages.number+1, first-min(first, offset))
 	b.tail = newTail(own, b.damaged)
 	b.tail.drop = func(name string, r *Record) { b.discards.one(discardNoRoom, name, r.Topic, Position{}) }
-	b.own = b.follow(own, func(batch *Batch) bool { return b.tail.distribute(own, batch) })
+	b.own = b.follow(own, func(batch *Batch) bool {
+		done := b.tail.distribute(own, batch)
+		if !done && b.peers != nil {
+			b.peers.hurry(batch)
+		}
+		return done
+	})
 }
 
 // follow makes the follower that brings a log into the tail.

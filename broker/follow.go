@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -31,6 +32,8 @@ type follower struct {
 	known uint64            // the highest number that is stored, as far as is known
 	early map[uint64]*Batch // came before its turn
 	wake  chan struct{}
+
+	told atomic.Uint64 // known, from those who may hold another follower's lock
 }
 
 func newFollower(node string, src batchSource, next uint64, take func(*Batch) bool, log *slog.Logger) *follower {
@@ -63,6 +66,16 @@ func (f *follower) upTo(number uint64) {
 	f.mu.Unlock()
 	if behind {
 		f.kick()
+	}
+}
+
+// tell is upTo for who holds another follower's lock.
+func (f *follower) tell(number uint64) {
+	for old := f.told.Load(); old < number; old = f.told.Load() {
+		if f.told.CompareAndSwap(old, number) {
+			f.kick()
+			return
+		}
 	}
 }
 
@@ -101,6 +114,7 @@ func (f *follower) run(ctx context.Context) {
 func (f *follower) step(ctx context.Context) (waits bool) {
 	for tries := 0; ctx.Err() == nil; {
 		f.mu.Lock()
+		f.known = max(f.known, f.told.Load())
 		number, b := f.next, f.early[f.next]
 		behind := f.next <= f.known
 		f.mu.Unlock()

@@ -276,6 +276,11 @@ func (b *Broker) readOn(ctx context.Context, s *session, answers []handover) err
 		upTo = s.position(b.tail.end())
 		s.mu.Unlock()
 	}
+	for _, at := range b.peers.all() {
+		if !b.peers.members.alive(at.node) { // the client may come from there; it has been read to its end
+			answers = append(answers, handover{Node: at.node, End: at.messages.end()})
+		}
+	}
 	for _, h := range answers {
 		if h.End == 0 {
 			continue

@@ -196,10 +196,22 @@ func (p *peers) takeMessages(at *peer, l *tailLog, batch *Batch) bool {
 		at.entered = batch.Number
 	}
 	if !b.tail.distribute(l, batch) {
+		p.hurry(batch)
 		return false
 	}
 	p.confirms.took(p, at.node, kindMessages, batch.Number)
 	return true
+}
+
+// hurry: a batch waits behind a barrier. What it waits for is stored, even if nobody announces it any more.
+func (p *peers) hurry(batch *Batch) {
+	for i := range batch.Records {
+		if r := &batch.Records[i]; r.Kind == KindBarrier {
+			if at := p.get(r.At.Node); at != nil {
+				at.messages.tell(r.At.Batch - 1)
+			}
+		}
+	}
 }
 
 func (p *peers) takeState(at *peer, batch *Batch) bool {
