@@ -21,9 +21,12 @@ func TestFence(t *testing.T) {
 	n1 := nodes[0]
 	n1.begin(t, 7)
 	acked, ended := 0, make(chan error, 1)
-	first := make(chan struct{})
+	first, fenced := make(chan struct{}), make(chan struct{})
 	go func() {
 		for i := 0; ; i++ {
+			if i == 200 { // a writer that never rests is always first at the next slot
+				<-fenced
+			}
 			if err := n1.put(ctx, fmt.Sprint(i)); err != nil {
 				ended <- err
 				return
@@ -45,6 +48,7 @@ func TestFence(t *testing.T) {
 		})
 	}
 	fencing.Wait()
+	close(fenced)
 	if err := <-ended; !errors.Is(err, errForeign) {
 		t.Fatalf("the old life ended with %v", err)
 	}
