@@ -1,6 +1,7 @@
 // Command demo shows the main job on one machine with Go alone: a meter on a real
 // pseudo-terminal, the agent, the broker and a subscriber, an outage in the middle, a
-// kill -9, and at the end the count: taken, delivered, missing.
+// kill -9, and at the end the count: taken, delivered, missing. With NODES=3 the broker
+// is a cluster: its nodes are killed and emptied while the readings flow.
 //
 // It watches from outside. It imports nothing of the project, so that its verdict is
 // worth something: it knows what the meter wrote, and checks each signature that
@@ -17,7 +18,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strconv"
 	"syscall"
 )
 
@@ -39,17 +39,25 @@ func demoMain() int {
 		fmt.Fprintln(os.Stderr, "usage: demo   (make demo builds what it needs; it has no arguments)")
 		return exitUsage
 	}
-	if n := os.Getenv("NODES"); n != "" && n != "1" {
-		if _, err := strconv.Atoi(n); err != nil {
-			fmt.Fprintf(os.Stderr, "demo: NODES=%s is not a number\n", n)
-			return exitUsage
-		}
-		fmt.Fprintf(os.Stderr, "demo: NODES=%s needs the cluster, which is not built yet; run it without NODES for one node\n", n)
+	nodes, err := howMany(os.Getenv("NODES"))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "demo:", err)
 		return exitUsage
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	return exitCode(run(ctx))
+	return exitCode(run(ctx, nodes))
+}
+
+// howMany reads NODES.
+func howMany(nodes string) (int, error) {
+	switch nodes {
+	case "", "1":
+		return 1, nil
+	case "3":
+		return 3, nil
+	}
+	return 0, fmt.Errorf("NODES=%s: there is a play for one node and one for three; write NODES=1 or NODES=3", nodes)
 }
 
 // exitCode tells on standard error what kept the play from its end.
@@ -68,12 +76,12 @@ func exitCode(lost bool, err error) int {
 }
 
 // run sets the stage, plays, and says whether the verdict is against us.
-func run(ctx context.Context) (lost bool, err error) {
+func run(ctx context.Context, nodes int) (lost bool, err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return false, err
 	}
-	st, err := newStage(filepath.Dir(self))
+	st, err := newStage(filepath.Dir(self), nodes)
 	if err != nil {
 		return false, err
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/term"
 )
@@ -14,9 +15,20 @@ import (
 type view struct {
 	elapsed       time.Duration
 	broker, agent bool   // is it running?
+	nodes         []lamp // of a cluster
 	written       uint64 // readings on the wire so far
 	counts        counts // at the subscriber
 }
+
+// lamp is a node of the cluster.
+type lamp struct {
+	name  string
+	on    bool // it runs
+	ready bool
+	says  string // how it fares, who is connected to it
+}
+
+func (l lamp) words() string { return strings.TrimSpace(l.name + " " + l.says) }
 
 func (v view) buffered() uint64 {
 	if v.counts.readings > v.written {
@@ -74,9 +86,18 @@ func (p *panel) show(v view) {
 	}
 	if v.elapsed >= p.nextLine {
 		p.nextLine = v.elapsed + 5*time.Second
-		fmt.Fprintf(p.w, "  %2.0f s  taken %d  delivered %d  buffered %d  duplicates %d  signatures %d good, %d bad\n",
-			v.elapsed.Seconds(), v.written, v.counts.readings, v.buffered(), v.counts.again, v.counts.good, v.counts.bad)
+		fmt.Fprintf(p.w, "  %2.0f s  taken %d  delivered %d  buffered %d  duplicates %d  signatures %d good, %d bad%s\n",
+			v.elapsed.Seconds(), v.written, v.counts.readings, v.buffered(), v.counts.again, v.counts.good, v.counts.bad, v.nodeWords())
 	}
+}
+
+// nodeWords is the cluster in a plain line.
+func (v view) nodeWords() string {
+	var b strings.Builder
+	for i, n := range v.nodes {
+		b.WriteString([]string{"  ", ", "}[min(i, 1)] + n.words())
+	}
+	return b.String()
 }
 
 // sample keeps how many readings arrived in each second.
@@ -112,6 +133,25 @@ func (p *panel) lamp(name string, on bool) string {
 	return p.paint(red, "○") + " " + p.paint(dim, name+" is dead")
 }
 
+// nodes is a line of the picture, and no line with one broker.
+func (p *panel) nodes(nodes []lamp) []string {
+	if nodes == nil {
+		return nil
+	}
+	line := fmt.Sprintf("  %-11s", "nodes")
+	for _, n := range nodes {
+		style, sign := green, "●"
+		switch {
+		case !n.on:
+			style, sign = red, "○"
+		case !n.ready:
+			style = yellow
+		}
+		line += p.paint(style, sign) + " " + n.words() + strings.Repeat(" ", max(2, 20-utf8.RuneCountInString(n.words())))
+	}
+	return []string{line}
+}
+
 func (p *panel) draw(v view) {
 	room := max(10, min(p.width, 100)-30)
 	bar := func(n uint64, style string) string {
@@ -124,12 +164,19 @@ func (p *panel) draw(v view) {
 		return fmt.Sprintf("  %-11s%9s  %s", name, thousands(n), bar(n, style))
 	}
 	marks := strings.Repeat("■", p.number) + strings.Repeat("□", p.total-p.number)
+	broker := "broker"
+	if v.nodes != nil {
+		broker = "cluster"
+	}
 	lines := []string{
 		fmt.Sprintf("  %s  %s", p.paint(bold, "Holdfast"), p.paint(dim, fmt.Sprintf("%02d:%02d", int(v.elapsed.Minutes()), int(v.elapsed.Seconds())%60))),
 		"",
 		fmt.Sprintf("  %s  %s", p.paint(cyan, marks), clip(p.says, p.width-4-p.total)),
 		"",
-		fmt.Sprintf("  %s ─── %s ─── %s ─── %s", p.lamp("meter", true), p.lamp("agent", v.agent), p.lamp("broker", v.broker), p.lamp("subscriber", true)),
+		fmt.Sprintf("  %s ─── %s ─── %s ─── %s", p.lamp("meter", true), p.lamp("agent", v.agent), p.lamp(broker, v.broker), p.lamp("subscriber", true)),
+	}
+	lines = append(lines, p.nodes(v.nodes)...)
+	lines = append(lines,
 		"",
 		row("taken", v.written, cyan),
 		row("delivered", v.counts.readings, green),
@@ -138,7 +185,7 @@ func (p *panel) draw(v view) {
 		fmt.Sprintf("  %-11s%9s  %s", "signatures", thousands(v.counts.good), p.signatures(v.counts.bad)),
 		"",
 		fmt.Sprintf("  %s %s", p.paint(dim, "delivered per second"), p.paint(green, spark(p.rates, min(p.width, 100)-26))),
-	}
+	)
 	var b strings.Builder
 	if p.height > 0 {
 		fmt.Fprintf(&b, "\x1b[%dA", p.height)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -21,31 +22,33 @@ type actors struct {
 	*stage
 	panel  *panel
 	tally  *tally
+	sub    *subscriber
+	look   *lookout
 	meter  *feed
-	broker *child
 	agent  *child
 	begun  time.Time
 	deaths []time.Duration // when the agent was killed, and gone: pairs
 }
 
+// act is a part of the play.
+type act struct {
+	says string
+	do   func(context.Context) error
+}
+
 // play runs the whole story and returns what came of it.
 func play(ctx context.Context, st *stage, p *panel) (*verdict, error) {
-	a := &actors{stage: st, panel: p, tally: newTally(), begun: time.Now()}
+	a := &actors{stage: st, panel: p, tally: newTally(), look: newLookout(st), begun: time.Now()}
 	clients, disconnect := context.WithCancel(ctx)
 	defer disconnect()
-	for i, act := range []struct {
-		says string
-		do   func(context.Context) error
-	}{
-		{"the broker starts, the gateway's key is registered, a subscriber waits", func(ctx context.Context) error { return a.setUp(ctx, clients) }},
-		{"readings go from the wire to the subscriber", a.calm},
-		{"the broker is killed: readings stay in the agent's buffer", a.outage},
-		{"the broker is back: the backlog drains", a.comeback},
-		{"the agent is killed (kill -9) in mid-stream", a.death},
-		{"the agent is back: it finds what it had, and goes on", a.rebirth},
-		{"the meter stops; everything that was taken has to arrive", a.ending},
-	} {
-		p.act(i+1, 7, act.says)
+	setUp := func(ctx context.Context) error { return a.setUp(ctx, clients) }
+	acts := a.oneNode(setUp)
+	if len(a.nodes) > 1 {
+		go a.look.run(clients)
+		acts = a.cluster(setUp)
+	}
+	for i, act := range acts {
+		p.act(i+1, len(acts), act.says)
 		if err := act.do(ctx); err != nil {
 			if ctx.Err() != nil {
 				return nil, ctx.Err()
@@ -56,9 +59,20 @@ func play(ctx context.Context, st *stage, p *panel) (*verdict, error) {
 	return a.judge(ctx)
 }
 
+func (a *actors) oneNode(setUp func(context.Context) error) []act {
+	return []act{
+		{"the broker starts, the gateway's key is registered, a subscriber waits", setUp},
+		{"readings go from the wire to the subscriber", a.calm},
+		{"the broker is killed: readings stay in the agent's buffer", a.outage},
+		{"the broker is back: the backlog drains", a.comeback},
+		{"the agent is killed (kill -9) in mid-stream", a.death},
+		{"the agent is back: it finds what it had, and goes on", a.rebirth},
+		{"the meter stops; everything that was taken has to arrive", a.ending},
+	}
+}
+
 func (a *actors) setUp(ctx, clients context.Context) error {
-	var err error
-	if a.broker, err = a.startBroker(ctx); err != nil {
+	if err := a.startNodes(ctx, a.nodes...); err != nil {
 		return err
 	}
 	k, err := a.enroll(ctx)
@@ -69,8 +83,8 @@ func (a *actors) setUp(ctx, clients context.Context) error {
 	if err != nil {
 		return err
 	}
-	sub := &subscriber{broker: a.mqtt, topic: "gw/" + gatewayName + "/#", key: key, tally: a.tally}
-	if err := sub.subscribe(clients); err != nil {
+	a.sub = newSubscriber(a.stage, key, a.tally)
+	if err := a.sub.subscribe(clients); err != nil {
 		return err
 	}
 	if a.meter, err = a.startMeter(); err != nil {
@@ -90,16 +104,19 @@ func (a *actors) calm(ctx context.Context) error {
 }
 
 func (a *actors) outage(ctx context.Context) error {
-	a.broker.kill()
-	a.broker = nil
+	a.nodes[0].kill()
 	return a.watch(ctx, outage, nil)
 }
 
 func (a *actors) comeback(ctx context.Context) error {
-	var err error
-	if a.broker, err = a.startBroker(ctx); err != nil {
+	if err := a.startNodes(ctx, a.nodes[0]); err != nil {
 		return err
 	}
+	return a.drained(ctx)
+}
+
+// drained waits until the backlog is, and goes on for a while.
+func (a *actors) drained(ctx context.Context) error {
 	// What is under way is never nothing while the meter writes: a second's worth is.
 	if err := a.watch(ctx, drainWait, func() bool { return a.pending() < 2*rate }); err != nil {
 		return err
@@ -158,15 +175,8 @@ func (a *actors) watch(ctx context.Context, d time.Duration, until func() bool) 
 		if until != nil && until() {
 			return nil
 		}
-		for _, c := range []*child{a.broker, a.agent} {
-			if c == nil {
-				continue
-			}
-			select {
-			case <-c.done:
-				return fmt.Errorf("the %s ended by itself: %v", c.name, c.err)
-			default:
-			}
+		if err := a.gone(); err != nil {
+			return err
 		}
 		select {
 		case <-ctx.Done():
@@ -178,10 +188,29 @@ func (a *actors) watch(ctx context.Context, d time.Duration, until func() bool) 
 	}
 }
 
+// gone is who has ended by itself.
+func (a *actors) gone() error {
+	running := []*child{a.agent}
+	for _, n := range a.nodes {
+		running = append(running, n.child)
+	}
+	for _, c := range running {
+		if c == nil {
+			continue
+		}
+		select {
+		case <-c.done:
+			return fmt.Errorf("the %s ended by itself: %v", c.name, c.err)
+		default:
+		}
+	}
+	return nil
+}
+
 func (a *actors) show() {
 	c := a.tally.counts()
 	a.panel.show(view{
-		elapsed: time.Since(a.begun), broker: a.broker != nil, agent: a.agent != nil,
+		elapsed: time.Since(a.begun), broker: slices.ContainsFunc(a.nodes, (*node).runs), agent: a.agent != nil, nodes: a.lamps(),
 		written: 2 * a.meter.state().Line, counts: c,
 	})
 }

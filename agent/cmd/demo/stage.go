@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -31,16 +32,15 @@ type stage struct {
 	bin      string // where the programs are
 	dir      string // temporary; holds everything but runtime
 	runtime  string // on a tmpfs if there is one, as /run is on a board
-	mqtt     string // host:port
-	admin    string
-	status   string
+	status   string // host:port of the agent's
+	nodes    []*node
 	launcher chan func()
 
 	mu       sync.Mutex
 	children []*child
 }
 
-func newStage(bin string) (*stage, error) {
+func newStage(bin string, nodes int) (*stage, error) {
 	for _, name := range []string{"holdfast", "holdfast-broker"} {
 		if _, err := os.Stat(filepath.Join(bin, name)); err != nil {
 			return nil, fmt.Errorf("%s is missing beside this program: `make demo` builds it (%w)", name, err)
@@ -57,7 +57,16 @@ func newStage(bin string) (*stage, error) {
 			s.runtime = d
 		}
 	}
-	if err := freePorts(&s.mqtt, &s.admin, &s.status); err != nil {
+	ports := []*string{&s.status}
+	for i := range nodes {
+		n := &node{name: fmt.Sprintf("n%d", i+1), file: "broker"}
+		if nodes > 1 {
+			n.file = n.name
+		}
+		s.nodes = append(s.nodes, n)
+		ports = append(ports, &n.mqtt, &n.admin, &n.peer)
+	}
+	if err := freePorts(ports...); err != nil {
 		return nil, err
 	}
 	if err := s.writeConfigs(); err != nil {
@@ -79,10 +88,15 @@ func isTmpfs(dir string) bool {
 	return unix.Statfs(dir, &st) == nil && int64(st.Type) == unix.TMPFS_MAGIC
 }
 
-// freePorts finds loopback ports that nobody has now.
+// freePorts finds loopback ports that nobody has now, below those that the kernel gives
+// out by itself (32768 and up, ip(7)): one of them could be taken while a broker is dead.
 func freePorts(addresses ...*string) error {
 	for _, a := range addresses {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		var l net.Listener
+		err := errors.New("no port")
+		for tries := 0; err != nil && tries < 100; tries++ {
+			l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000)))
+		}
 		if err != nil {
 			return err
 		}
@@ -95,6 +109,10 @@ func freePorts(addresses ...*string) error {
 func (s *stage) path(name string) string { return filepath.Join(s.dir, name) }
 
 func (s *stage) writeConfigs() error {
+	var servers []string
+	for _, n := range s.nodes {
+		servers = append(servers, fmt.Sprintf("%q", "mqtt://"+n.mqtt))
+	}
 	agent := fmt.Sprintf(`[gateway]
 id = %q
 data_dir = %q
@@ -103,7 +121,7 @@ data_dir = %q
 runtime_dir = %q
 
 [uplink]
-servers = ["mqtt://%s"]
+servers = [%s]
 topic = "gw/{gateway}/{device}"
 
 [status]
@@ -116,23 +134,8 @@ port = %q
 baud = 115200
 pattern = '^n=(?P<n>\d+) w=(?P<weight>[0-9.]+)$'
 units = { weight = "kg" }
-`, gatewayName, s.path("agent"), s.runtime, s.mqtt, s.status, deviceName, s.path("meter"))
-	broker := fmt.Sprintf(`[node]
-name = "n1"
-data_dir = %q
-
-[listen]
-mqtt = %q
-mqtts = ""
-ws = ""
-wss = ""
-admin = %q
-
-[[verify]]
-filter = "gw/#"
-policy = "reject"
-`, s.path("broker"), s.mqtt, s.admin)
-	return errors.Join(os.WriteFile(s.path("agent.toml"), []byte(agent), 0o644), os.WriteFile(s.path("broker.toml"), []byte(broker), 0o644))
+`, gatewayName, s.path("agent"), s.runtime, strings.Join(servers, ", "), s.status, deviceName, s.path("meter"))
+	return errors.Join(os.WriteFile(s.path("agent.toml"), []byte(agent), 0o644), s.writeNodes())
 }
 
 // child is a process that this one started.
@@ -236,9 +239,13 @@ func (s *stage) endAll() {
 	}
 }
 
+// readiness is how long a process may take until it is ready. A node of a cluster waits for
+// the others, and reads what it missed.
+const readiness = 30 * time.Second
+
 // ready waits until http://addr/readyz answers 200.
 func (s *stage) ready(ctx context.Context, c *child, addr string) error {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, readiness)
 	defer cancel()
 	for {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/readyz", nil)
@@ -255,18 +262,10 @@ func (s *stage) ready(ctx context.Context, c *child, addr string) error {
 		case <-c.done:
 			return fmt.Errorf("%s ended at once: %v", c.name, c.err)
 		case <-ctx.Done():
-			return fmt.Errorf("%s was not ready within 20 s", c.name)
+			return fmt.Errorf("%s was not ready within %v", c.name, readiness)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-}
-
-func (s *stage) startBroker(ctx context.Context) (*child, error) {
-	c, err := s.start("broker", s.command("holdfast-broker", "run", "--config", s.path("broker.toml")))
-	if err != nil {
-		return nil, err
-	}
-	return c, s.ready(ctx, c, s.admin)
 }
 
 func (s *stage) startAgent() (*child, error) {
@@ -293,7 +292,7 @@ func (s *stage) enroll(ctx context.Context) (jwk, error) {
 	if err := os.WriteFile(s.path("gateway.jwk"), id.Jwk, 0o644); err != nil {
 		return key, err
 	}
-	_, err = s.tool(ctx, "holdfast-broker", "device", "add", id.Gateway, "--key", s.path("gateway.jwk"), "--config", s.path("broker.toml"))
+	_, err = s.tool(ctx, "holdfast-broker", "device", "add", id.Gateway, "--key", s.path("gateway.jwk"), "--config", s.config(s.nodes[0]))
 	return key, err
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -22,6 +23,8 @@ type verdict struct {
 	twice     uint64   // delivered again as something new
 	foreign   uint64   // delivered, but the meter never wrote it
 	tally     *tally
+	receiver  string // who the subscriber is
+	nodes     int    // whose ledgers were read
 	ledger    ledger
 	ledgerErr error
 	agentEnd  time.Duration
@@ -44,16 +47,24 @@ func (a *actors) judge(ctx context.Context) (*verdict, error) {
 	}
 	v := account(a.tally, a.meter.state().Line, wire)
 	v.full = a.meter.state().Full
-	out, err := a.tool(ctx, "holdfast-broker", "ledger", gatewayName, "--json", "--config", a.path("broker.toml"))
-	if err == nil {
-		v.ledger, err = parseLedger(out)
+	v.receiver = a.sub.words()
+	var ledgers []ledger
+	for _, n := range a.nodes {
+		out, err := a.tool(ctx, "holdfast-broker", "ledger", gatewayName, "--json", "--config", a.config(n))
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		l, perr := parseLedger(out)
+		if err = cmp.Or(err, perr); err != nil {
+			v.ledgerErr = fmt.Errorf("%s: %w", n.name, err)
+		}
+		ledgers = append(ledgers, l)
 	}
-	if ctx.Err() != nil {
-		return nil, ctx.Err()
-	}
-	v.ledgerErr = err
+	v.agree(ledgers)
 	v.agentEnd, v.agentErr = a.agent.end(5 * time.Second)
-	a.broker.end(5 * time.Second)
+	for _, n := range a.nodes {
+		n.child.end(5 * time.Second)
+	}
 	v.took = time.Since(a.begun)
 	return v, nil
 }
@@ -73,6 +84,16 @@ func account(t *tally, n uint64, wire map[uint64]bool) *verdict {
 		v.where = append(v.where, l)
 	}
 	return v
+}
+
+// agree takes the ledgers of all nodes for one if they are.
+func (v *verdict) agree(ledgers []ledger) {
+	v.ledger, v.nodes = ledgers[0], len(ledgers)
+	for i, l := range ledgers {
+		if l != v.ledger && v.ledgerErr == nil {
+			v.ledgerErr = fmt.Errorf("the nodes do not agree: n1 says %+v, n%d %+v", v.ledger, i+1, l)
+		}
+	}
 }
 
 // ledger is the broker's own account of the gateway: messages.
@@ -143,7 +164,7 @@ func (v *verdict) print(w io.Writer, color bool) {
 	row("delivered", v.delivered, "different readings at the subscriber, each checked against what the meter wrote")
 	row("missing", v.missing, where(v.where))
 	row("duplicates", c.again, "messages that came twice and are counted once (same gateway, device, epoch and seq)")
-	row("signatures", c.good, fmt.Sprintf("messages checked with Ed25519 by a subscriber of its own making; %d bad", c.bad))
+	row("signatures", c.good, fmt.Sprintf("messages checked with Ed25519 by %s; %d bad", v.receiver, c.bad))
 	row("on the wire", v.onWire, fmt.Sprintf("read from the port in the last %v before kill -9 and not yet taken", wireWindow))
 	if v.twice > 0 || v.foreign > 0 {
 		fmt.Fprintf(w, "\n  %d readings came again as new ones, %d were never written by the meter.\n", v.twice, v.foreign)
@@ -177,9 +198,12 @@ func (v *verdict) printLedger(w io.Writer) {
 		fmt.Fprintf(w, "  The broker's ledger could not be read: %v\n", v.ledgerErr)
 		return
 	}
-	l := v.ledger
-	fmt.Fprintf(w, "  The broker's ledger, in messages: received %s, duplicates %s, pending %s, missing %s, dropped %s, conflicts %s.\n",
-		thousands(l.received), thousands(l.duplicates), thousands(l.pending), thousands(l.missing), thousands(l.dropped), thousands(l.conflicts))
+	l, whose := v.ledger, "The broker's ledger"
+	if v.nodes > 1 {
+		whose = fmt.Sprintf("The ledger, the same on all %d nodes", v.nodes)
+	}
+	fmt.Fprintf(w, "  %s, in messages: received %s, duplicates %s, pending %s, missing %s, dropped %s, conflicts %s.\n",
+		whose, thousands(l.received), thousands(l.duplicates), thousands(l.pending), thousands(l.missing), thousands(l.dropped), thousands(l.conflicts))
 }
 
 // where names the first few lines.
