@@ -40,7 +40,7 @@ test-386:
 test-arm:
 	CGO_ENABLED=0 GOARCH=arm GOARM=6 $(GO) test -short -timeout 15m -exec 'qemu-arm-static -cpu arm1176' -skip TestPortSettings ./uplink/wire/ ./buffer/ ./devices/ ./devices/sim/ ./devices/serial/
 
-# The full counts of what CI runs in small: 200 kills, long loops. Hours are fine.
+# The full counts of what CI runs in small: 200 kills, 300 seeds of faults in a cluster, long loops. Hours are fine.
 soak:
 	.ci/need test
 	HOLDFAST_SOAK=1 $(GO) test -count=1 -shuffle=on -timeout 6h -p 1 ./...

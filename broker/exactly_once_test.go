@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -144,6 +145,12 @@ func (r *onceReceiver) take(m message) {
 		r.held[m.id] = true
 		r.got = append(r.got, m.payload)
 	}
+}
+
+func (r *onceReceiver) has(payload string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return payload == "0" || slices.Contains(r.got, payload)
 }
 
 func (r *onceReceiver) len() int {

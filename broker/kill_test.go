@@ -218,9 +218,21 @@ type gatherer struct {
 	seen    map[string]map[int]bool
 	last    map[string]int
 	twice   int
-	reorder []string
+	reorder []reordering
 	absent  int // CONNACKs that knew no session, after the first
 	first   bool
+}
+
+// reordering is a first arrival behind that of a later number.
+type reordering struct {
+	topic     string
+	seq, last int
+}
+
+func (r reordering) String() string { return fmt.Sprintf("%s: %d after %d", r.topic, r.seq, r.last) }
+
+func newGatherer() *gatherer {
+	return &gatherer{seen: map[string]map[int]bool{}, last: map[string]int{}, first: true}
 }
 
 func (g *gatherer) run(t *testing.T, addr string, stop <-chan struct{}) {
@@ -291,7 +303,7 @@ func (g *gatherer) note(m message) {
 	case g.seen[m.topic][seq]:
 		g.twice++
 	case seq < g.last[m.topic]:
-		g.reorder = append(g.reorder, fmt.Sprintf("%s: %d after %d", m.topic, seq, g.last[m.topic]))
+		g.reorder = append(g.reorder, reordering{m.topic, seq, g.last[m.topic]})
 	}
 	g.seen[m.topic][seq] = true
 	g.last[m.topic] = max(g.last[m.topic], seq)
@@ -326,7 +338,7 @@ func TestKillUnderLoad(t *testing.T) {
 	sub, _ := dialRaw(t, v.addr, "gatherer", opts{expiry: 3600})
 	sub.subscribe(1, "gw/#", "plain/#")
 	sub.nc.Close()
-	g := &gatherer{seen: map[string]map[int]bool{}, last: map[string]int{}, first: true}
+	g := newGatherer()
 	stop := make(chan struct{})
 	var publishing, reading sync.WaitGroup
 	for _, f := range feeders {

@@ -1,0 +1,296 @@
+package broker
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// faultNode is one holdfast-broker in a process of its own, with settings from a file.
+type faultNode struct {
+	name, addr string
+	program    string
+	config     string
+	admin      *http.Client
+	log        string // file
+
+	mu     sync.Mutex
+	cmd    *exec.Cmd
+	wanted bool // a process that ends now ends by itself
+	ended  chan struct{}
+	died   []string
+}
+
+// buildBroker makes the program as it is delivered, without the race detector that the test may have.
+func buildBroker(t *testing.T) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "holdfast-broker")
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-o", program, "./cmd/holdfast-broker")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return program
+}
+
+// faultNodes are three nodes of one cluster, on a loopback network of this run: so the addresses stay theirs
+// while a node is down.
+func faultNodes(t *testing.T, program string, seed uint64) (out []*faultNode) {
+	network := fmt.Sprintf("127.%d.%d.", 192+os.Getpid()%60, 1+seed%250)
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	secret := write("secret", "0123456789abcdef0123456789abcdef\n")
+	for i := range 3 {
+		name := fmt.Sprint("n", i+1)
+		var peers []string
+		for j := range 3 {
+			if j != i {
+				peers = append(peers, fmt.Sprintf(`"%s1%d:6222"`, network, j+1))
+			}
+		}
+		n := &faultNode{name: name, addr: fmt.Sprintf("%s1%d:1883", network, i+1), program: program, log: filepath.Join(dir, name+".log")}
+		data := filepath.Join(dir, name)
+		n.config = write(name+".toml", fmt.Sprintf("[node]\nname = %q\ndata_dir = %q\n[listen]\nmqtt = %q\nadmin = \"\"\n"+
+			"[cluster]\nname = \"faults\"\nlisten = \"%s1%d:6222\"\nsecret_file = %q\npeers = [%s]\n",
+			name, data, n.addr, network, i+1, secret, strings.Join(peers, ", ")))
+		n.admin = &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(data, "admin.sock"))
+		}}}
+		t.Cleanup(n.kill)
+		out = append(out, n)
+	}
+	return out
+}
+
+func (n *faultNode) start() error {
+	log, err := os.OpenFile(n.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd := exec.Command(n.program, "run", "--config", n.config)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	ended := make(chan struct{})
+	n.mu.Lock()
+	n.cmd, n.wanted, n.ended = cmd, true, ended
+	n.mu.Unlock()
+	go func() {
+		err := cmd.Wait()
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.wanted {
+			n.died = append(n.died, fmt.Sprintf("%s ended by itself: %v", n.name, err))
+		}
+		n.cmd = nil
+		close(ended)
+	}()
+	return nil
+}
+
+// signal sends a signal to a node that is up; fatal: it is meant to end.
+func (n *faultNode) signal(s syscall.Signal, fatal bool) (ended <-chan struct{}) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.wanted = n.wanted && !fatal
+	if n.cmd != nil {
+		_ = n.cmd.Process.Signal(s)
+	}
+	return n.ended
+}
+
+func (n *faultNode) kill() {
+	if ended := n.signal(syscall.SIGKILL, true); ended != nil {
+		<-ended
+	}
+}
+
+// stop ends a node as an administrator does. It must not take longer than systemd waits.
+func (n *faultNode) stop() error {
+	select {
+	case <-n.signal(syscall.SIGTERM, true):
+		return nil
+	case <-time.After(60 * time.Second):
+	}
+	n.signal(syscall.SIGABRT, true) // it says in its log where it hangs
+	<-n.ended
+	return fmt.Errorf("%s does not stop within 60 s of SIGTERM", n.name)
+}
+
+func (n *faultNode) get(path string) (int, []byte, error) {
+	resp, err := n.admin.Get("http://node" + path)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, body, err
+}
+
+func (n *faultNode) ready() error {
+	code, body, err := n.get("/readyz")
+	if err == nil && code != http.StatusOK {
+		err = fmt.Errorf("%s: %s", n.name, bytes.TrimSpace(body))
+	}
+	return err
+}
+
+// show is cluster show without what differs from node to node: who answers, ages, connections.
+func (n *faultNode) show() (string, error) {
+	code, body, err := n.get("/v1/cluster")
+	if err != nil || code != http.StatusOK {
+		return "", fmt.Errorf("%s: /v1/cluster: %d %w", n.name, code, err)
+	}
+	var b ClusterBody
+	if err := json.Unmarshal(body, &b); err != nil {
+		return "", err
+	}
+	out := fmt.Sprintf("%s quorum %v", b.Cluster, b.Quorum)
+	for _, m := range b.Members {
+		out += fmt.Sprintf("; %s %s ready %v %v", m.Name, m.Role, m.Ready, m.Listen)
+		for _, l := range m.Logs {
+			if l.Name == kindMessages {
+				out += fmt.Sprintf(" %s to %d lag %v", l.Name, l.Last, l.Lag)
+			}
+		}
+	}
+	return out, nil
+}
+
+// tailOf is the end of a node's log, for a failure.
+func (n *faultNode) tailOf(lines int) string {
+	data, _ := os.ReadFile(n.log)
+	all := strings.Split(strings.TrimSpace(string(data)), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// within polls until check is content, and returns how long it took.
+func within(limit time.Duration, check func() error) (time.Duration, error) {
+	begin := time.Now()
+	for {
+		err := check()
+		if err == nil {
+			return time.Since(begin), nil
+		}
+		if time.Since(begin) > limit {
+			return limit, fmt.Errorf("not within %s: %w", limit, err)
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+}
+
+func allReady(nodes []*faultNode) error {
+	for _, n := range nodes {
+		if err := n.ready(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// The kinds of faults.
+const (
+	faultKill       = "kill -9"                    // one node, started again after Down
+	faultKillReader = "kill -9 of a reader's node" // the node that has the first subscriber at that moment
+	faultKillAll    = "kill -9 of all"
+	faultPause      = "SIGSTOP" // for Down
+	faultStop       = "SIGTERM"
+	faultStopAll    = "SIGTERM of all"
+)
+
+var everyFault = []string{faultKill, faultKillReader, faultKillAll, faultPause, faultStop, faultStopAll}
+
+// faultStep is one step of a schedule.
+type faultStep struct {
+	After  time.Duration // since the one before
+	Kind   string
+	Node   int
+	Down   time.Duration
+	Settle bool // all nodes are ready again before the next one
+}
+
+func (f faultStep) String() string {
+	s := fmt.Sprintf("after %s: %s n%d for %s", f.After, f.Kind, f.Node+1, f.Down)
+	if !f.Settle {
+		s += ", and on at once"
+	}
+	return s
+}
+
+// schedule makes the faults of a seed.
+func schedule(rnd *rand.Rand, kinds []string, n int) (out []faultStep) {
+	for range n {
+		f := faultStep{Kind: kinds[rnd.IntN(len(kinds))], Node: rnd.IntN(3), After: time.Duration(200+rnd.IntN(2500)) * time.Millisecond,
+			Down: time.Duration(rnd.IntN(8000)) * time.Millisecond, Settle: rnd.IntN(4) > 0}
+		switch f.Kind {
+		case faultPause:
+			f.Down = time.Duration(1000+rnd.IntN(11000)) * time.Millisecond
+		case faultKillAll, faultStopAll:
+			f.Down = time.Duration(rnd.IntN(1000)) * time.Millisecond
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// strike carries a fault out, to the point where all processes run again.
+func strike(f faultStep, nodes []*faultNode, reader func() int) error {
+	one := nodes[f.Node : f.Node+1]
+	switch f.Kind {
+	case faultKillReader:
+		one = nodes[reader():][:1]
+	case faultKillAll, faultStopAll:
+		one = slices.Concat(nodes[f.Node:], nodes[:f.Node])
+	}
+	var wg sync.WaitGroup
+	errs := make(chan error, len(one))
+	for _, n := range one {
+		switch f.Kind {
+		case faultPause:
+			n.signal(syscall.SIGSTOP, false)
+		case faultStop, faultStopAll:
+			wg.Go(func() { errs <- n.stop() })
+		default:
+			wg.Go(n.kill)
+		}
+	}
+	wg.Wait()
+	close(errs)
+	for err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	<-time.After(f.Down)
+	for _, n := range one {
+		if f.Kind == faultPause {
+			n.signal(syscall.SIGCONT, false)
+		} else if err := n.start(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
