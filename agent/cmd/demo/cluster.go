@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// The play with three nodes, a minute and a half.
+// The play with three nodes, a little more than a minute.
 const (
 	without  = 12 * time.Second // without a node: after 4 to 9 s the others lead its logs
 	returned = 4 * time.Second  // after it is ready again
@@ -17,11 +17,11 @@ const (
 
 func (a *actors) cluster(setUp func(context.Context) error) []act {
 	return []act{
-		{"three brokers form a cluster, the gateway's key is registered, a subscriber waits", setUp},
-		{"readings go from the wire to one node, and from another to the subscriber", a.calm},
-		{"the node that has the agent is killed (kill -9): the agent goes to another", a.loseLeader},
+		{"three brokers form a cluster; the key is registered, a subscriber waits", setUp},
+		{"readings go to one node, and from another to the subscriber", a.calm},
+		{"the agent's node is killed (kill -9): the agent goes to another", a.loseLeader},
 		{"it is back: it reads what it missed before it takes anybody", a.heal},
-		{"the subscriber's node is emptied (cluster drain): its session goes on elsewhere", a.drain},
+		{"the subscriber's node is emptied (cluster drain): the session moves", a.drain},
 		{"all three nodes and the agent are killed (kill -9)", a.blackout},
 		{"all are back: the backlog drains", a.restart},
 		{"the meter stops; everything that was taken has to arrive", a.ending},

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/eclipse/paho.golang/paho"
 )
@@ -143,7 +144,8 @@ func TestLookout(t *testing.T) {
 	}
 }
 
-// TestPanelOfNodes: each node has its lamp, and one broker has none.
+// TestPanelOfNodes: each node has its lamp, and one broker has none. A line that is wider
+// than a terminal would spoil the picture.
 func TestPanelOfNodes(t *testing.T) {
 	var out bytes.Buffer
 	p := &panel{w: &out, live: true, width: 80, total: 8}
@@ -162,9 +164,15 @@ func TestPanelOfNodes(t *testing.T) {
 	if got := v.nodeWords(); got != "  n1 is dead, n2 drained, n3 ← agent → subscriber" {
 		t.Errorf("%q", got)
 	}
+	for _, busy := range []string{"not ready", "is dead"} {
+		l := p.nodes([]lamp{{name: "n1", says: busy}, {name: "n2", says: "not ready ← agent → subscriber"}, {name: "n3", says: busy}})
+		if n := utf8.RuneCountInString(l[0]); n > 80 {
+			t.Errorf("%d wide: %q", n, l[0])
+		}
+	}
 	out.Reset()
 	p.draw(view{broker: true})
-	if p.height != with-1 || strings.Contains(out.String(), "nodes") || !strings.Contains(out.String(), "● broker ") {
+	if p.height != with-1 || strings.Contains(out.String(), "n1") || !strings.Contains(out.String(), "● broker ") {
 		t.Errorf("%d lines after %d:\n%s", p.height, with, out.String())
 	}
 }

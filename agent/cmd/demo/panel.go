@@ -138,7 +138,7 @@ func (p *panel) nodes(nodes []lamp) []string {
 	if nodes == nil {
 		return nil
 	}
-	line := fmt.Sprintf("  %-11s", "nodes")
+	line := "  "
 	for _, n := range nodes {
 		style, sign := green, "●"
 		switch {
@@ -147,9 +147,9 @@ func (p *panel) nodes(nodes []lamp) []string {
 		case !n.ready:
 			style = yellow
 		}
-		line += p.paint(style, sign) + " " + n.words() + strings.Repeat(" ", max(2, 20-utf8.RuneCountInString(n.words())))
+		line += p.paint(style, sign) + " " + n.words() + strings.Repeat(" ", max(2, 18-utf8.RuneCountInString(n.words())))
 	}
-	return []string{line}
+	return []string{strings.TrimRight(line, " ")}
 }
 
 func (p *panel) draw(v view) {

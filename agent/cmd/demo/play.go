@@ -152,7 +152,11 @@ func (a *actors) ending(ctx context.Context) error {
 	case <-time.After(5 * time.Second):
 		return fmt.Errorf("the meter did not stop: %+v", a.meter.state())
 	}
-	if err := a.watch(ctx, drainWait, func() bool { return a.pending() <= 0 }); err != nil {
+	if err := a.watch(ctx, drainWait, func() bool { return a.account().missing == 0 }); err != nil {
+		return err
+	}
+	// Of the lines that were on the wire when the agent was killed some may come yet.
+	if err := a.watch(ctx, 3*time.Second, func() bool { return a.pending() <= 0 }); err != nil {
 		return err
 	}
 	// What comes late would be duplicates: let them come.

@@ -41,11 +41,7 @@ type verdict struct {
 // within wireWindow before its end. They are counted by themselves. Whatever else the
 // meter wrote must be here.
 func (a *actors) judge(ctx context.Context) (*verdict, error) {
-	wire := map[uint64]bool{}
-	for i := 0; i+1 < len(a.deaths); i += 2 {
-		maps.Copy(wire, a.meter.within(a.deaths[i]-wireWindow, a.deaths[i+1]))
-	}
-	v := account(a.tally, a.meter.state().Line, wire)
+	v := a.account()
 	v.full = a.meter.state().Full
 	v.receiver = a.sub.words()
 	var ledgers []ledger
@@ -67,6 +63,15 @@ func (a *actors) judge(ctx context.Context) (*verdict, error) {
 	}
 	v.took = time.Since(a.begun)
 	return v, nil
+}
+
+// account is what arrived so far against what the meter wrote so far.
+func (a *actors) account() *verdict {
+	wire := map[uint64]bool{}
+	for i := 0; i+1 < len(a.deaths); i += 2 {
+		maps.Copy(wire, a.meter.within(a.deaths[i]-wireWindow, a.deaths[i+1]))
+	}
+	return account(a.tally, a.meter.state().Line, wire)
 }
 
 // account compares what arrived with the lines 1 to n. wire: those that the agent may have
