@@ -108,6 +108,9 @@ func (l *loader) secret(key, name string, forbidden os.FileMode, mayLack bool) {
 	switch {
 	case mayLack && (os.IsNotExist(err) || errors.Is(err, unix.ENOTDIR)): // the latter is data_dir's problem
 		return
+	case os.IsPermission(err):
+		l.Problem(key, "%v; the agent's user must be able to enter the folders above it", err)
+		return
 	case err != nil:
 		l.Problem(key, "%v; create it, or correct the name", err)
 		return

@@ -67,7 +67,7 @@ func (u *Uplink) connect(ctx context.Context, s server, cfg Config) (*link, erro
 	case ack != nil: // the session's objection
 		return nil, fmt.Errorf("CONNACK: %w", err)
 	case errors.Is(err, context.DeadlineExceeded):
-		return nil, fmt.Errorf("no CONNACK within %v", u.tune.connect)
+		return nil, fmt.Errorf("no CONNACK within %v: does an MQTT broker listen at this port?", u.tune.connect)
 	case c.why() != nil:
 		return nil, fmt.Errorf("waiting for CONNACK: %w", c.why())
 	}

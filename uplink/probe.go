@@ -54,7 +54,7 @@ func probe(ctx context.Context, s server, cfg Config, limit time.Duration) error
 	case ack != nil && ack.ReasonCode >= 0x80 && ack.Properties != nil:
 		return errors.New(refusal("CONNACK", ack.ReasonCode, ack.Properties.ReasonString))
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("no CONNACK within %v", limit)
+		return fmt.Errorf("no CONNACK within %v: does an MQTT broker listen at this port?", limit)
 	}
 	return fmt.Errorf("CONNACK: %w: does the server speak MQTT 5?", err)
 }

@@ -1,6 +1,9 @@
 package uplink
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // verdict is what a reason code means for us.
 type verdict uint8
@@ -102,6 +105,9 @@ func reasonOf(code byte) reason {
 // refusal words what a server said: packet, code, its own words and what to do.
 func refusal(packet string, code byte, words string) string {
 	r := reasonOf(code)
+	if r.puback == stop && strings.Contains(words, "key") { // Holdfast's broker, of the signature: login and access rules are good
+		r.advice = "the broker must know the key that `holdfast identity` shows: holdfast-broker device show GATEWAY there, device add registers it"
+	}
 	s := fmt.Sprintf("%s 0x%02X %s", packet, code, r.name)
 	if words != "" {
 		s += fmt.Sprintf(" (%.200q)", words)

@@ -377,6 +377,18 @@ func TestUnpublishable(t *testing.T) {
 }
 
 // TestReasons: every code of §2.4 has a name, failures are never taken for success.
+// TestRefusedKeyIsNoRefusedLogin: a broker that does not know the key is no reason to look at the password.
+func TestRefusedKeyIsNoRefusedLogin(t *testing.T) {
+	for _, words := range []string{"signing key is not registered", "signing key is revoked"} {
+		if s := refusal("PUBACK", 0x87, words); !strings.Contains(s, words) || !strings.Contains(s, "device add") || strings.Contains(s, "password") {
+			t.Error(s)
+		}
+	}
+	if s := refusal("PUBACK", 0x87, ""); !strings.Contains(s, "uplink.password_file") {
+		t.Error(s)
+	}
+}
+
 func TestReasons(t *testing.T) {
 	for code := range 256 {
 		r := reasonOf(byte(code))
