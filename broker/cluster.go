@@ -23,13 +23,13 @@ type ClusterConfig struct {
 
 // readCluster reads [cluster], if it is there.
 func (c *Config) readCluster(doc *settings.Doc) {
-	if !doc.Has("cluster") {
-		return
-	}
 	file := struct {
 		Cluster ClusterConfig `toml:"cluster"`
 	}{ClusterConfig{Name: "holdfast", Listen: ":6222"}}
-	doc.Decode(&file)
+	doc.Decode(&file) // absent or not: a misspelled [clustr] is told what was meant
+	if !doc.Has("cluster") {
+		return
+	}
 	c.Cluster = &file.Cluster
 	cl := c.Cluster
 	if cl.SecretFile != "" {

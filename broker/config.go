@@ -144,6 +144,9 @@ func (c *Config) checkNode(doc *settings.Doc) {
 		return
 	}
 	c.Node.DataDir = doc.Path(c.Node.DataDir)
+	if info, err := os.Stat(c.Node.DataDir); err == nil && !info.IsDir() {
+		doc.Problem("node.data_dir", "%s is not a directory", c.Node.DataDir)
+	}
 }
 
 // checkName wants letters, digits, "_", "-": a node's name is part of stream names.

@@ -119,6 +119,8 @@ func TestConfigProblems(t *testing.T) {
 		{"auth", "[[auth]]\ntype = \"file\"", `broker.toml:1: auth #1: sources of users come in a later issue: not available yet`},
 		{"node name", "[node]\nname = \"a b\"", `broker.toml:2: node.name: "a b" is not a node name`},
 		{"no data_dir", "[node]\ndata_dir = \"\"", `broker.toml:2: node.data_dir: is empty`},
+		{"data_dir is a file", "[node]\ndata_dir = \"config.go\"", `config.go is not a directory`},
+		{"section misspelled", "[clustr]\nname = \"x\"", `broker.toml:1: clustr: unknown table; did you mean "cluster"?`},
 		{"no filter", "[[verify]]\npolicy = \"off\"", `broker.toml:1: verify #1: has no filter`},
 		{"bad filter", "[[verify]]\nfilter = \"a/#/b\"\npolicy = \"off\"", `broker.toml:2: verify #1: filter: "a/#/b": "#" can only be the last level`},
 		{"bad policy", "[[verify]]\nfilter = \"a\"\npolicy = \"maybe\"", `broker.toml:3: verify #1: policy: is "maybe"; write "reject", "mark" or "off"`},
