@@ -2,6 +2,7 @@ package broker
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"holdfast/broker/mqtt"
@@ -59,6 +60,11 @@ func TestClusterClients(t *testing.T) {
 		a, _ := dialRaw(t, c.up[0].addr, "mover", kept)
 		a.write(a.publishPacket("q2", "once", 4, 5, nil))
 		a.expect(mqtt.PUBREC)
+		for _, n := range c.up[1:] {
+			if !n.inbound.knows("n1", "mover", 5) {
+				t.Errorf("%s has not read what n1 answered with PUBREC", n.cfg.Node.Name)
+			}
+		}
 		b, present := dialRaw(t, c.up[1].addr, "mover", kept)
 		if !present {
 			t.Fatal("the session did not move")
@@ -106,6 +112,10 @@ func TestClusterClients(t *testing.T) {
 			t.Fatalf("got the will %s", m.topic)
 		}
 		c.stop(2)
+		at(0, "quick") // before anybody holds the node for dead
+		if p := c.up[0].peers.get("n3"); p.life() == 0 {
+			t.Error("a client was taken before what the node had left was read")
+		}
 		if m := sub.take(); m.topic != "wills/dies" || m.payload != "boo" {
 			t.Fatalf("got the will %s", m.topic)
 		}
@@ -137,4 +147,18 @@ func TestWillOfTheLastRun(t *testing.T) {
 		t.Fatalf("got %+v", m)
 	}
 	eventually(t, "it is forgotten", func() bool { _, there := b.state.get(willKey + "dies"); return !there })
+}
+
+// knows says whether a packet id of a client of another node has been read.
+func (i *inboundIDs) knows(node, client string, id uint16) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return slices.ContainsFunc(i.m[node], func(x inboundID) bool { return x.client == client && x.id == id })
+}
+
+// life is the life of a node whose logs were read to their ends after it.
+func (at *peer) life() uint64 {
+	at.deadMu.Lock()
+	defer at.deadMu.Unlock()
+	return at.deadLife
 }

@@ -180,11 +180,13 @@ func (g *group) finished(at cursor) {
 	g.b.dirtyGroups.Store(g, struct{}{})
 }
 
-// keeps: after a restart, a member still has this one to finish.
+// keeps: after a restart or a move, a member still has this one to finish.
 func (g *group) keeps(at cursor) {
 	if g == nil {
 		return
 	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	g.again = slices.DeleteFunc(g.again, func(c cursor) bool { return c == at })
 	g.out[at] = struct{}{}
 }

@@ -135,6 +135,7 @@ func (b *Broker) giveAway(ctx context.Context, r takeRequest) handover {
 	out.Claim, out.Session, out.Cursor = s.claim, s.record(), s.progress(end)
 	s.mu.Unlock()
 	b.dropSession(s)
+	b.departed.add(r.Client) // the answer may be lost: who asks next has to read on here as well
 	return out
 }
 
@@ -153,17 +154,19 @@ func (b *Broker) dropSession(s *session) {
 	b.sessions.mu.Unlock()
 }
 
-// ask asks every node that lives for a client's session.
-func (p *peers) ask(ctx context.Context, client string) ([]handover, error) {
+// ask asks every node that lives for a client's session. Silent are the nodes of which nothing is there
+// any more, though their last beat is young.
+func (p *peers) ask(ctx context.Context, client string) (answers []handover, silent map[string]bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, takeTimeout)
 	defer cancel()
 	data, err := json.Marshal(takeRequest{client, p.b.cfg.Node.Name})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var asked sync.WaitGroup
 	others := p.all()
-	answers, errs := make([]handover, len(others)), make([]error, len(others))
+	answers, silent = make([]handover, len(others)), map[string]bool{}
+	errs := make([]error, len(others))
 	for i, at := range others {
 		if !p.members.alive(at.node) {
 			continue
@@ -171,10 +174,7 @@ func (p *peers) ask(ctx context.Context, client string) ([]handover, error) {
 		asked.Go(func() {
 			var answer []byte
 			answer, errs[i] = p.b.engine.requestOf(ctx, at.node, takeSubject+hexName(at.node), data)
-			switch {
-			case errors.Is(errs[i], errNobody): // it has just ended
-				errs[i] = nil
-			case errs[i] == nil:
+			if errs[i] == nil {
 				errs[i] = json.Unmarshal(answer, &answers[i])
 			}
 		})
@@ -182,15 +182,17 @@ func (p *peers) ask(ctx context.Context, client string) ([]handover, error) {
 	asked.Wait()
 	for i := range answers {
 		switch h := &answers[i]; {
+		case errors.Is(errs[i], errNobody): // it has just ended
+			silent[others[i].node] = true
 		case errs[i] != nil:
-			return nil, fmt.Errorf("%w: node %s: %w", errUnknown, others[i].node, errs[i])
+			return nil, nil, fmt.Errorf("%w: node %s: %w", errUnknown, others[i].node, errs[i])
 		case h.Busy:
-			return nil, fmt.Errorf("%w: %s", errElsewhere, h.Node)
+			return nil, nil, fmt.Errorf("%w: %s", errElsewhere, h.Node)
 		case h.Error != "":
-			return nil, fmt.Errorf("%w: node %s: %s", errUnknown, h.Node, h.Error)
+			return nil, nil, fmt.Errorf("%w: node %s: %s", errUnknown, h.Node, h.Error)
 		}
 	}
-	return slices.DeleteFunc(answers, func(h handover) bool { return h.Node == "" }), nil
+	return slices.DeleteFunc(answers, func(h handover) bool { return h.Node == "" }), silent, nil
 }
 
 // fetch brings a client's session here, if there is one: from the node that has it, from what this
@@ -200,7 +202,7 @@ func (b *Broker) fetch(ctx context.Context, id string, mine *session) (*session,
 	asking, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	b.attempts.begin(id, cancel)
-	answers, err := b.peers.ask(asking, id)
+	answers, silent, err := b.peers.ask(asking, id)
 	b.attempts.end(id)
 	if cause := context.Cause(asking); errors.Is(cause, errElsewhere) {
 		err = cause
@@ -210,14 +212,14 @@ func (b *Broker) fetch(ctx context.Context, id string, mine *session) (*session,
 	}
 	ctx, stop := context.WithTimeout(ctx, readTimeout)
 	defer stop()
-	if err := b.peers.readDead(ctx); err != nil {
+	if err := b.peers.readDead(ctx, silent); err != nil {
 		return nil, err
 	}
 	s, err := b.choose(id, mine, answers)
 	if err != nil {
 		return nil, err
 	}
-	return s, b.readOn(ctx, s, answers)
+	return s, b.readOn(ctx, s, answers, silent)
 }
 
 // choose says which of what is known of a session counts.
@@ -269,7 +271,7 @@ func (b *Broker) sessionOf(id string, record, progress []byte, claim uint64) (*s
 
 // readOn reads the logs up to where the session has come, and to where the nodes' logs ended that had
 // the client, and says the latter in the own log: a client's messages are read in its order by all.
-func (b *Broker) readOn(ctx context.Context, s *session, answers []handover) error {
+func (b *Broker) readOn(ctx context.Context, s *session, answers []handover, silent map[string]bool) error {
 	var upTo vector
 	if s != nil && s.moved {
 		s.mu.Lock()
@@ -277,7 +279,7 @@ func (b *Broker) readOn(ctx context.Context, s *session, answers []handover) err
 		s.mu.Unlock()
 	}
 	for _, at := range b.peers.all() {
-		if !b.peers.members.alive(at.node) { // the client may come from there; it has been read to its end
+		if silent[at.node] || !b.peers.members.alive(at.node) { // the client may come from there; it has been read to its end
 			answers = append(answers, handover{Node: at.node, End: at.messages.end()})
 		}
 	}
@@ -301,10 +303,10 @@ func (b *Broker) readOn(ctx context.Context, s *session, answers []handover) err
 }
 
 // readDead reads the logs of nodes that are gone to their ends, once for each death: what they have
-// stored last nobody announces any more.
-func (p *peers) readDead(ctx context.Context) error {
+// stored last nobody announces any more. Those that are silent count as gone before their beats are old.
+func (p *peers) readDead(ctx context.Context, silent map[string]bool) error {
 	for _, at := range p.all() {
-		if p.members.alive(at.node) {
+		if !silent[at.node] && p.members.alive(at.node) {
 			continue
 		}
 		at.deadMu.Lock()
@@ -319,7 +321,7 @@ func (p *peers) readDead(ctx context.Context) error {
 
 func (p *peers) readOut(ctx context.Context, at *peer) error {
 	m, _ := p.members.get(at.node)
-	if at.dead && at.deadLife == m.Incarnation {
+	if at.dead.Load() && at.deadLife == m.Incarnation {
 		return nil
 	}
 	for kind, f := range map[string]*follower{kindState: at.state, kindMessages: at.messages} {
@@ -334,7 +336,8 @@ func (p *peers) readOut(ctx context.Context, at *peer) error {
 			}
 		}
 	}
-	at.dead, at.deadLife = true, m.Incarnation
+	at.deadLife = m.Incarnation
+	at.dead.Store(!p.members.alive(at.node))
 	return nil
 }
 
@@ -367,16 +370,14 @@ func (b *Broker) lost(s *session) bool {
 	return known && s.kept && v.node != b.cfg.Node.Name && v.rank >= s.claim
 }
 
-// nextClaim is the rank of a session that this node makes its own.
-func (b *Broker) nextClaim(id string) uint64 {
-	v, known := b.state.version(sessionKey + id)
-	switch {
-	case b.alone():
+// nextClaim is the rank of a session that this node makes its own. Had is the claim of the node that
+// has just given it away: what that node wrote may not have been read here yet.
+func (b *Broker) nextClaim(id string, had uint64) uint64 {
+	v, _ := b.state.version(sessionKey + id)
+	if b.alone() {
 		return v.rank
-	case !known:
-		return 1
 	}
-	return v.rank + 1
+	return max(v.rank, had) + 1
 }
 
 // departed remembers the clients that left without a session to keep: the next node of such a one

@@ -174,7 +174,7 @@ func (c *conn) answer(e entry, kind byte, id uint16, reject *mqtt.Error) error {
 			c.b.notStored(e.rec)
 		}
 		if id != 0 {
-			c.answered(kind, id, reject, err)
+			c.b.whenRead(kind, at.Batch, func() { c.answered(kind, id, reject, err) })
 		}
 		c.passed(-1)
 	}

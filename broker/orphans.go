@@ -21,7 +21,7 @@ func (b *Broker) sweepOrphans(ctx context.Context) {
 			continue
 		}
 		ctx, cancel := context.WithTimeout(ctx, takeTimeout)
-		err := b.peers.readDead(ctx)
+		err := b.peers.readDead(ctx, nil)
 		cancel()
 		if err != nil {
 			b.log.Warn("what a node that is gone has left cannot be read yet", "node", at.node, "err", err)

@@ -35,9 +35,9 @@ type peer struct {
 
 	gone time.Duration // since when this node acts for it; 0: it does not; house only
 
+	dead     atomic.Bool // its logs have been read to their ends after it died; not once it is heard again
 	deadMu   sync.Mutex
-	dead     bool   // its logs have been read to their ends after it died
-	deadLife uint64 // in this life of it
+	deadLife uint64 // the life of it in which they were
 }
 
 // errUnheard is why a node that has just begun takes no clients.
@@ -332,6 +332,7 @@ func (p *peers) look(ctx context.Context) {
 		if at == nil {
 			continue
 		}
+		at.dead.Store(false) // a node that was paused goes on in the same life
 		at.messages.upTo(m.Messages)
 		at.state.upTo(m.State)
 		p.confirms.beat(m.beat, p.b.cfg.Node.Name)

@@ -90,7 +90,7 @@ func (b *Broker) attach(ctx context.Context, c *conn, k *mqtt.Connect) (s *sessi
 			return nil, false, err
 		}
 		if s != nil && s.moved {
-			s.claim = b.nextClaim(s.id)
+			s.claim = b.nextClaim(s.id, s.claim)
 		}
 	}
 	if s != nil && (k.Clean || b.expired(s)) {
@@ -142,7 +142,7 @@ func (b *Broker) enlist(ctx context.Context, s *session, c *conn, k *mqtt.Connec
 	keep := s.expiry > 0 && !s.kept || s.moved
 	first := keep && !s.moved
 	if first {
-		s.claim = b.nextClaim(s.id)
+		s.claim = b.nextClaim(s.id, 0)
 	}
 	s.window = window311
 	if k.Version == mqtt.V5 {

@@ -1,0 +1,43 @@
+package broker
+
+import (
+	"log/slog"
+	"sync"
+	"testing"
+)
+
+// TestNextClaim: a claim is above what this node has read of the session, and above that of the node
+// which gave it away, whose log may not have been read so far.
+func TestNextClaim(t *testing.T) {
+	b := &Broker{cfg: Config{Node: NodeConfig{Name: "n1"}, Cluster: &ClusterConfig{}}}
+	b.state = newState("n1", nil, false, slog.New(slog.DiscardHandler))
+	b.state.apply(&Batch{Header: Header{Node: "n2", Number: 1, Lamport: 9}, Records: []Record{{Kind: KindPut, Topic: sessionKey + "x", Rank: 4}}})
+	for _, k := range []struct {
+		id        string
+		had, want uint64
+	}{{"x", 0, 5}, {"x", 4, 5}, {"x", 7, 8}, {"new", 0, 1}, {"new", 3, 4}} {
+		if got := b.nextClaim(k.id, k.had); got != k.want {
+			t.Errorf("the next claim of %s after %d is %d, and not %d", k.id, k.had, got, k.want)
+		}
+	}
+}
+
+// TestGroupKeeps: a session that comes from another node brings what it has not finished into a group
+// that is at work.
+func TestGroupKeeps(t *testing.T) {
+	g := &group{b: &Broker{}, out: map[cursor]struct{}{}}
+	var both sync.WaitGroup
+	for part := range 2 {
+		both.Go(func() {
+			for i := range 20000 {
+				at := cursor{Node: "n1", Batch: uint64(2*i + part)}
+				g.keeps(at)
+				g.finished(at)
+			}
+		})
+	}
+	both.Wait()
+	if len(g.out) > 0 {
+		t.Errorf("%d are left", len(g.out))
+	}
+}
