@@ -48,6 +48,10 @@ type Options struct {
 
 	Version string // of the program, for people
 
+	// Starting ends New, which waits for the other nodes of a cluster for as long as it has to. It does not end the
+	// broker. nil: never.
+	Starting context.Context
+
 	// For tests.
 	reserve int64         // free bytes to leave on the disk, instead of diskReserve
 	hurry   time.Duration // house, checkpoints and $SYS this often
@@ -132,12 +136,20 @@ func New(cfg Config, o Options) (*Broker, error) {
 	if o.reserve != 0 {
 		b.reserve = o.reserve
 	}
+	if o.Starting == nil {
+		o.Starting = context.Background()
+	}
 	if o.hurry > 0 {
 		b.every, b.check, b.sysEvery = o.hurry, o.hurry, o.hurry
 	}
 	b.ctx, b.stop = context.WithCancel(context.Background())
 	b.unready(errors.New("the broker starts"))
-	if err := b.open(); err != nil {
+	begun := context.AfterFunc(o.Starting, b.stop)
+	err := b.open()
+	if !begun() {
+		err = errors.Join(o.Starting.Err(), err)
+	}
+	if err != nil {
 		b.Close()
 		return nil, err
 	}
@@ -387,6 +399,10 @@ func (b *Broker) Run(ctx context.Context) error {
 // ErrFenced is why Run ends when another node has closed this one's logs, because it was silent for too
 // long. Nothing that was acknowledged is lost: a new Broker begins behind the fence.
 var ErrFenced = errForeign
+
+// ErrNoAnswer is why New gives up when the storage engine does not answer. In a cluster that may pass: a log has no
+// leader while its nodes come and go.
+var ErrNoAnswer = errEngine
 
 // untilEnd waits until ctx ends or the logs take nothing more.
 func (b *Broker) untilEnd(ctx context.Context) error {

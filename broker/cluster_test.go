@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -251,3 +252,28 @@ func TestSessionOutlivesItsNode(t *testing.T) {
 	publish(40, 50)
 	expect(40, 50)
 }
+
+// TestStartEnds: a node that waits for the others can be told to stop.
+func TestStartEnds(t *testing.T) {
+	c := startNodes(t, 3)
+	ctx, cancel := context.WithCancel(t.Context())
+	waits := make(chan struct{})
+	var once sync.Once
+	log := slog.New(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
+		if strings.Contains(string(p), "waiting for the cluster") {
+			once.Do(func() { close(waits) })
+		}
+		return len(p), nil
+	}), nil))
+	go func() {
+		<-waits
+		cancel()
+	}()
+	if b, err := New(c.cfgs[0], Options{Log: log, Starting: ctx}); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, %v", b, err)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }

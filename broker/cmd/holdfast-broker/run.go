@@ -63,16 +63,27 @@ func (a *app) run(ctx context.Context, log *slog.Logger) (err error) {
 	log.Info("starting", "version", version.Version, "commit", version.Commit, "config", a.config, "data_dir", cfg.Node.DataDir)
 	for {
 		err := a.life(ctx, cfg, version.Version, log)
-		if !errors.Is(err, broker.ErrFenced) || ctx.Err() != nil {
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil && errors.Is(err, context.Canceled):
+			log.Info("stopped before it was ready", "err", err)
+			return nil
+		case ctx.Err() != nil:
+			return err
+		case errors.Is(err, broker.ErrFenced):
+			log.Warn("the other nodes had given this one up: it begins anew", "err", err)
+		case cfg.Cluster != nil && errors.Is(err, broker.ErrNoAnswer):
+			log.Warn("the cluster does not answer yet: the node begins anew", "err", err)
+		default:
 			return err
 		}
-		log.Warn("the other nodes had given this one up: it begins anew", "err", err)
 	}
 }
 
 // life is one life of the node, until it is told to stop or the other nodes have given it up.
 func (a *app) life(ctx context.Context, cfg broker.Config, version string, log *slog.Logger) error {
-	b, err := broker.New(cfg, broker.Options{Log: log, Version: version})
+	b, err := broker.New(cfg, broker.Options{Log: log, Version: version, Starting: ctx})
 	if err != nil {
 		return err
 	}
