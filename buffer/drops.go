@@ -147,10 +147,19 @@ func (b *Buffer) forgetDrops(ids []uint64) {
 }
 
 // Drops returns the ranges given up that no held message reports. A message with
-// Meta.Receipts reports what the last call returned.
+// Meta.Receipts reports what the last call returned. It returns none while receipts for
+// maxDrops wait to be delivered: they are never dropped, and what is given up meanwhile
+// goes on fewer ranges.
 func (b *Buffer) Drops() []Drop {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	waiting := len(b.reported)
+	for _, q := range b.quarantine {
+		waiting -= len(q.receipts)
+	}
+	if waiting >= maxDrops {
+		return nil
+	}
 	b.joinShown()
 	b.shown = make(map[uint64]bool)
 	var out []Drop

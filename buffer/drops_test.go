@@ -14,7 +14,12 @@ func (r *rig) dropOne() error {
 	r.buf.card.Lock()
 	defer r.buf.card.Unlock()
 	n := 0
-	return r.buf.evictTail(ReasonMaxBytes, func(*message) bool { n++; return n == 1 })
+	return r.buf.evictTail(ReasonMaxBytes, func(m *message) bool {
+		if !m.control {
+			n++
+		}
+		return n <= 1
+	})
 }
 
 // What is dropped while a receipt is being signed is not taken for reported by it.
@@ -195,5 +200,25 @@ func TestControlMessagesDoNotBlockTheRing(t *testing.T) {
 	}
 	if left != controls || len(r.buf.Drops()) != 1 || usage(r.cfg.DataDir) > r.cfg.MaxBytes {
 		t.Fatalf("%d of %d control messages, %d bytes, %+v", left, controls, usage(r.cfg.DataDir), r.buf.Drops())
+	}
+}
+
+// Receipts that nobody acknowledges do not pile up, however much is dropped meanwhile.
+func TestReceiptsWaitForReceipts(t *testing.T) {
+	r := newRig(t)
+	r.cfg.CommitInterval = time.Hour
+	r.open()
+	for range 3 * maxDrops {
+		r.append("a", "message")
+		r.append("b", "message")
+		if err := r.dropOne(); err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range r.buf.Drops() {
+			r.appendMeta(Meta{Device: "_holdfast", Readings: 1, Control: true, Receipts: []uint64{d.ID}}, "receipt")
+		}
+	}
+	if n := r.buf.Stats().Drops; n > 2*maxDrops {
+		t.Fatalf("%d ranges", n)
 	}
 }
