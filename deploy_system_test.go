@@ -515,7 +515,7 @@ func TestNginx(t *testing.T) {
 	if out, err := exec.Command(path, "-c", config, "-s", "reload").CombinedOutput(); err != nil {
 		t.Fatalf("nginx -s reload: %v\n%s", err, out)
 	}
-	f.arrive(t, "client-1", tcp, first, second)
+	f.arrive(t, "late", tcp, first, second) // not an id of above: those are still connected, and the nodes are no cluster
 }
 
 // nodeAddr is where a node listens for MQTT.
