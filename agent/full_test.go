@@ -76,48 +76,57 @@ func TestDiskFull(t *testing.T) {
 	if err := a.Reload(next); err != nil {
 		t.Fatal(err)
 	}
-	// Each number arrived or is in a receipt. It may be both: what was on its way when its place was
-	// given up. Received beats dropped.
-	account := func() (arrived, dropped uint64, gaps []uint64) {
-		unique, _ := sub.data(t, "count")
-		have, given := map[uint64]bool{}, map[uint64]bool{}
-		var last, total, counted uint64
-		for _, m := range unique {
-			have[m.header.Seq] = true
-			counted += uint64(m.header.N)
-			last, total = max(last, m.header.Seq), max(total, m.header.Total)
-		}
-		for _, body := range controls[wire.Drop](t, sub, wire.TypeDrop) {
-			for _, r := range body.Ranges {
-				counted += r.Readings
-				for seq := r.First; seq <= r.Last; seq++ {
-					given[seq] = true
-				}
-			}
-		}
-		for seq := uint64(1); seq <= last; seq++ {
-			switch {
-			case have[seq]:
-				arrived++
-			case given[seq]:
-				dropped++
-			default:
-				gaps = append(gaps, seq)
-			}
-		}
-		if total != readings || counted < readings {
-			gaps = append(gaps, last+1)
-		}
-		return arrived, dropped, gaps
-	}
-	if !settled(func() bool { _, _, gaps := account(); return len(gaps) == 0 }) {
+	var got account
+	if !settled(func() bool { got = accountOf(t, sub, "count"); return len(got.gaps) == 0 && got.total == readings }) {
 		t.Error("not everything is accounted for")
 	}
-	arrived, dropped, gaps := account()
-	if len(gaps) > 0 || arrived == 0 || dropped == 0 {
-		t.Errorf("messages: %d arrived, %d dropped by receipt, neither: %v", arrived, dropped, gaps)
+	if len(got.gaps) > 0 || got.total != readings || got.counted < readings || got.arrived == 0 || got.dropped == 0 {
+		t.Errorf("messages: %+v", got)
 	}
-	t.Logf("messages: %d arrived, %d dropped by receipt", arrived, dropped)
+	t.Logf("messages: %d arrived, %d dropped by receipt", got.arrived, got.dropped)
+}
+
+// account is what became of the messages of one device: each number arrived or is in a receipt. It may be both:
+// what was on its way when its place was given up. Received beats dropped.
+type account struct {
+	arrived, dropped int      // messages
+	gaps             []uint64 // numbers of which there is neither
+	total            uint64   // readings, as the last message says
+	counted          uint64   // readings that arrived or are in a receipt; those in both count twice
+}
+
+func accountOf(t *testing.T, sub *subscriber, device string) (a account) {
+	t.Helper()
+	unique, _ := sub.data(t, device)
+	have, given := map[uint64]bool{}, map[uint64]bool{}
+	var last uint64
+	for _, m := range unique {
+		have[m.header.Seq] = true
+		a.counted += uint64(m.header.N)
+		last, a.total = max(last, m.header.Seq), max(a.total, m.header.Total)
+	}
+	for _, body := range controls[wire.Drop](t, sub, wire.TypeDrop) {
+		for _, r := range body.Ranges {
+			if r.Device != device {
+				continue
+			}
+			a.counted += r.Readings
+			for seq := r.First; seq <= r.Last; seq++ {
+				given[seq] = true
+			}
+		}
+	}
+	for seq := uint64(1); seq <= last; seq++ {
+		switch {
+		case have[seq]:
+			a.arrived++
+		case given[seq]:
+			a.dropped++
+		default:
+			a.gaps = append(a.gaps, seq)
+		}
+	}
+	return a
 }
 
 // TestStopOnAHangingCard: the card takes no write and does not say so. Stopping ends all

@@ -154,11 +154,55 @@ func TestKillLedger(t *testing.T) {
 	killTest(t, ledgerBroker(t), "flapping", 5)
 }
 
+// TestKillFull: the same while the card is full and the oldest is dropped: each number arrives or is in a receipt.
+func TestKillFull(t *testing.T) {
+	t.Parallel()
+	broker := killMosquitto(t)
+	px := newProxy(t, broker.addr)
+	cfg := testConfig(t, px.addr)
+	cfg.Buffer.CommitInterval = 100 * time.Millisecond
+	cfg.Buffer.MaxBytes = 1 << 20
+	_, sub := trusting(t, cfg, broker.addr)
+	names := []string{"a", "b", "c"}
+	rng := rand.New(rand.NewPCG(11, 7))
+	dir := t.TempDir()
+	var plans []killPlan
+	for cycle := range full(200, 20) {
+		plan := killPlan{Config: cfg, Devices: names, Cycle: cycle, Taken: dir, Seed: rng.Uint64()}
+		plans = append(plans, plan)
+		runAndKill(t, plan, px, "down", rng)
+	}
+	px.set(false)
+	a := start(t, cfg, Options{})
+	eventually(t, "the backlog and its receipts are delivered", func() bool {
+		first, next := a.buffer.Bounds()
+		return first == next && a.Status().Buffer.Drops == 0
+	})
+	a.stop()
+	dropped := 0
+	for _, name := range names {
+		taken := uint64(totalTaken(t, plans, name))
+		var got account
+		if !settled(func() bool { got = accountOf(t, sub, name); return len(got.gaps) == 0 && got.total >= taken }) {
+			t.Errorf("%s: of %d readings: %+v", name, taken, got)
+		}
+		if got.counted < taken {
+			t.Errorf("%s: %d readings taken, %d arrived or are in a receipt", name, taken, got.counted)
+		}
+		dropped += got.dropped
+	}
+	if dropped == 0 {
+		t.Error("nothing was dropped: this test proves nothing")
+	}
+	t.Logf("full: %d kills, %d messages arrived, %d dropped by receipt", len(plans), len(sub.all()), dropped)
+}
+
 func killTest(t *testing.T, broker killBroker, line string, seed uint64) {
 	keys := &anyKey{}
 	px := newProxy(t, broker.addr)
 	cfg := testConfig(t, px.addr)
 	cfg.Buffer.CommitInterval = 300 * time.Millisecond
+	cfg.Buffer.MaxBytes = 1 << 30 // a fast machine must not fill it: that is TestKillFull
 	id, err := OpenIdentity(cfg, nil)
 	if err != nil {
 		t.Fatal(err)
