@@ -61,7 +61,7 @@ type Config struct {
 	DataDir        string        // on the card
 	RuntimeDir     string        // on tmpfs; "" or not a tmpfs: the journal is kept under DataDir
 	MaxBytes       int64         // everything of the buffer's under DataDir, in disk blocks
-	MaxAge         time.Duration // powered-on time; 0: no limit
+	MaxAge         time.Duration // powered-on time; 0: no limit. A segment (at most 8 MiB) goes whole, when its youngest message is so old
 	WhenFull       string        // WhenFullDropOldest (also ""), WhenFullDropNewest, WhenFullBlock
 	CommitInterval time.Duration // 0: each message synced before it can be read
 	CommitCount    int           // readings; 0: no limit

@@ -168,6 +168,16 @@ func (r *rig) sync() {
 	}
 }
 
+// migrate moves all that waits into a segment, as the keeper does when the ring is full.
+func (r *rig) migrate() {
+	r.t.Helper()
+	r.buf.card.Lock()
+	defer r.buf.card.Unlock()
+	if err := r.buf.migrate(); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
 func (r *rig) eventually(what string, ok func() bool) {
 	r.t.Helper()
 	for end := time.Now().Add(2 * time.Minute); !ok(); { // emulated, on one slow core
