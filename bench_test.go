@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"holdfast/buffer"
+	"holdfast/systemd/freeport"
 	"holdfast/uplink"
 	"holdfast/uplink/wire"
 )
@@ -289,15 +290,6 @@ func connack(b *testing.B, r *bufio.Reader) int {
 	return 60000
 }
 
-func freePort(b *testing.B) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // started runs a program until the benchmark ends and waits until addr answers.
 func started(b *testing.B, addr, name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(name, args...)
@@ -324,7 +316,7 @@ func started(b *testing.B, addr, name string, args ...string) *exec.Cmd {
 }
 
 func startMosquitto(b *testing.B, secure bool) endpoint {
-	dir, at := b.TempDir(), endpoint{addr: freePort(b)}
+	dir, at := b.TempDir(), endpoint{addr: freeport.Addr(b)}
 	_, port, _ := net.SplitHostPort(at.addr)
 	conf := "listener " + port + " 127.0.0.1\nallow_anonymous true\nmax_inflight_messages 1000\nmax_queued_messages 0\npersistence false\nset_tcp_nodelay true\n"
 	if secure {
@@ -340,10 +332,10 @@ func startMosquitto(b *testing.B, secure bool) endpoint {
 }
 
 func startBroker(b *testing.B, _ bool) endpoint {
-	dir, at := b.TempDir(), endpoint{addr: freePort(b)}
+	dir, at := b.TempDir(), endpoint{addr: freeport.Addr(b)}
 	bin := built(b, "holdfast-broker", "./broker/cmd/holdfast-broker")
 	file := filepath.Join(dir, "broker.toml")
-	conf := fmt.Sprintf("[node]\nname = \"n1\"\ndata_dir = %q\n[listen]\nmqtt = %q\nadmin = %q\n[store]\nmax_bytes = \"4GiB\"\n[[verify]]\nfilter = \"#\"\npolicy = \"off\"\n", filepath.Join(dir, "data"), at.addr, freePort(b))
+	conf := fmt.Sprintf("[node]\nname = \"n1\"\ndata_dir = %q\n[listen]\nmqtt = %q\nadmin = %q\n[store]\nmax_bytes = \"4GiB\"\n[[verify]]\nfilter = \"#\"\npolicy = \"off\"\n", filepath.Join(dir, "data"), at.addr, freeport.Addr(b))
 	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
 		b.Fatal(err)
 	}

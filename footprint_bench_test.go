@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"holdfast/systemd/freeport"
 )
 
 // BenchmarkFootprint measures the built agent from outside: its memory at 50 readings/s with a prompt broker, its
@@ -48,7 +50,7 @@ func benchBacklog(b *testing.B) {
 	bin := built(b, "holdfast", "./agent/cmd/holdfast")
 	for b.Loop() {
 		dir := b.TempDir()
-		a := startGateway(b, bin, dir, freePort(b), fmt.Sprintf("interval = \"40us\"\nlimit = %d", n), 1)
+		a := startGateway(b, bin, dir, freeport.Addr(b), fmt.Sprintf("interval = \"40us\"\nlimit = %d", n), 1)
 		var worst memory
 		for s := a.status(b); s.Buffer.Messages < uint64(n); s = a.status(b) {
 			worst = worst.max(memoryOf(b, a.cmd.Process.Pid))
@@ -57,7 +59,7 @@ func benchBacklog(b *testing.B) {
 		full := memoryOf(b, a.cmd.Process.Pid)
 		a.stop(b)
 		began := time.Now()
-		a = startGateway(b, bin, dir, freePort(b), "interval = \"1s\"", 20)
+		a = startGateway(b, bin, dir, freeport.Addr(b), "interval = \"1s\"", 20)
 		readyAfter := time.Since(began)
 		<-time.After(5 * time.Second)
 		idle, s := memoryOf(b, a.cmd.Process.Pid), a.status(b)
@@ -121,7 +123,7 @@ func startGateway(b *testing.B, bin, dir, server, device string, batch int) *gat
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { os.RemoveAll(run) })
-	listen := freePort(b)
+	listen := freeport.Addr(b)
 	conf := fmt.Sprintf("[gateway]\nid = \"gw-bench\"\ndata_dir = %q\n[buffer]\nruntime_dir = %q\nmax_bytes = \"4GiB\"\nbatch_count = %d\n[uplink]\nservers = [\"mqtt://%s\"]\n[status]\nlisten = %q\n[[device]]\nname = \"sim\"\ndriver = \"sim\"\n%s\n",
 		filepath.Join(dir, "data"), run, batch, server, listen, device)
 	g := &gateway{run: run, conf: filepath.Join(dir, "agent.toml"), statusURL: "http://" + listen}

@@ -67,6 +67,7 @@ var allowed = map[string][]string{
 	"uplink/wire":      {},
 	"boards":           {},
 	"systemd":          {},
+	"systemd/freeport": {},
 	"systemd/program":  {"systemd", "systemd/settings"},
 	"systemd/settings": {},
 }

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"holdfast/systemd/freeport"
 )
 
 // TestWireToSubscriber is the whole path as a stranger sees it: bytes on a serial line, two programs, an ordinary MQTT
@@ -92,7 +94,8 @@ func startSystem(t *testing.T) *system {
 	t.Cleanup(func() { os.RemoveAll(run) })
 	wire, slave := openPTY(t)
 	s.wire = wire
-	mqtt, admin, status := loopbackPort(t), loopbackPort(t), loopbackPort(t)
+	ports := freeport.Addrs(t, 3)
+	mqtt, admin, status := ports[0], ports[1], ports[2]
 	_, s.mqttPort, _ = net.SplitHostPort(mqtt)
 
 	s.brokerConfig = s.write(t, "broker.toml", fmt.Sprintf(`
@@ -226,15 +229,6 @@ func eventually(t *testing.T, what string, check func() error) {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-}
-
-func loopbackPort(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // openPTY returns the master end of a pseudo-terminal and the name of its line.

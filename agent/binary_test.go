@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -16,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"holdfast/systemd/freeport"
 )
 
 // These tests run the program itself, as it is shipped, on a pseudo-terminal.
@@ -55,7 +56,7 @@ func buildOnce(name, pkg string, env ...string) func() (string, error) {
 func ledgerBroker(t *testing.T) killBroker {
 	t.Helper()
 	program, dir := built(t, buildBroker), t.TempDir()
-	addr, admin := freeAddr(t), freeAddr(t)
+	addr, admin := freeport.Addr(t), freeport.Addr(t)
 	config := filepath.Join(dir, "broker.toml")
 	text := fmt.Sprintf("[node]\nname = \"n1\"\ndata_dir = %q\n[listen]\nmqtt = %q\nws = \"\"\nadmin = %q\n[[verify]]\nfilter = \"gw/#\"\npolicy = \"reject\"\n", filepath.Join(dir, "data"), addr, admin)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
@@ -95,16 +96,6 @@ func ledgerBroker(t *testing.T) killBroker {
 		}
 	}
 	return killBroker{addr, 1024, register, check}
-}
-
-func freeAddr(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // gateway is a configured program that can be started and killed.

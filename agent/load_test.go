@@ -2,7 +2,6 @@ package agent
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"holdfast/devices/catalog"
+	"holdfast/systemd/freeport"
 	"holdfast/systemd/settings"
 	"holdfast/uplink"
 )
@@ -311,14 +311,7 @@ func TestCheckConfigLooksAtTheMachine(t *testing.T) {
 }
 
 func TestCheckConfigOnline(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	addr := freeport.Addr(t)
 	_, problems := CheckConfig(t.Context(), write(t, strings.Replace(goodConfig, "127.0.0.1:1883", addr, 1)), true)
 	if len(settings.Errors(problems)) != 1 || !strings.Contains(fmt.Sprint(problems), ":7: uplink.servers[0]: mqtt://"+addr) {
 		t.Errorf("nobody listens: %v", problems)

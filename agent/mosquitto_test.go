@@ -13,6 +13,7 @@ import (
 
 	"github.com/eclipse/paho.golang/paho"
 
+	"holdfast/systemd/freeport"
 	"holdfast/uplink/wire"
 )
 
@@ -26,7 +27,7 @@ func mosquitto(t testing.TB) string {
 			t.Fatal("this test needs the Debian package mosquitto")
 		}
 	}
-	addr := freeAddr(t)
+	addr := freeport.Addr(t)
 	conf := filepath.Join(t.TempDir(), "mosquitto.conf")
 	_, port, _ := net.SplitHostPort(addr)
 	text := fmt.Sprintf("listener %s 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n", port)

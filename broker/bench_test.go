@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"holdfast/broker/mqtt"
+	"holdfast/systemd/freeport"
 	"holdfast/uplink/wire"
 )
 
@@ -175,12 +176,7 @@ func mosquitto(b testing.TB) string {
 	if err != nil {
 		b.Fatal("mosquitto is missing: apt-get install mosquitto")
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
+	addr := freeport.Addr(b)
 	_, port, _ := strings.Cut(addr, ":")
 	conf := b.TempDir() + "/mosquitto.conf"
 	text := fmt.Sprintf("listener %s 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 0\n", port)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +13,7 @@ import (
 	"testing"
 
 	"holdfast/broker/mqtt"
+	"holdfast/systemd/freeport"
 )
 
 // nodes is several brokers in one process.
@@ -31,15 +31,7 @@ func startNodes(t testing.TB, n int) *nodes {
 	if err := os.WriteFile(secret, []byte("0123456789abcdef0123456789abcdef\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var addrs []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close() // only when all are chosen
-		addrs = append(addrs, l.Addr().String())
-	}
+	addrs := freeport.Addrs(t, n)
 	for i := range n {
 		cfg := testConfig(t.TempDir())
 		cfg.Node.Name = fmt.Sprint("n", i+1)

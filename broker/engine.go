@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -61,6 +60,7 @@ type engine struct {
 const (
 	engineMaxPayload = 8 << 20 // the longest batch; a packet is at most 1 MiB by default
 	engineStart      = 60 * time.Second
+	engineLook       = 100 * time.Millisecond // how soon a start that failed is noticed
 	engineCall       = 10 * time.Second
 	clusterCall      = 2 * time.Second // a hung node must not hold up what another can answer
 )
@@ -95,9 +95,14 @@ func (e *engine) start() error {
 	if err != nil {
 		return fmt.Errorf("configure the storage engine: %w", err)
 	}
-	srv.SetLoggerV2(engineLog{e.log}, false, false, false)
+	log := &engineLog{log: e.log, failed: make(chan error, 1)}
+	srv.SetLoggerV2(log, false, false, false)
 	srv.Start()
-	if err := e.connect(srv, password); err != nil {
+	err = e.await(srv, log)
+	if err == nil {
+		err = e.connect(srv, password)
+	}
+	if err != nil {
 		srv.Shutdown()
 		srv.WaitForShutdown()
 		return err
@@ -122,13 +127,24 @@ func (e *engine) options() *server.Options {
 	}
 }
 
-func (e *engine) connect(srv *server.Server, password string) error {
-	if !srv.ReadyForConnections(engineStart) {
-		return fmt.Errorf("start the storage engine in %s: not ready after %s; its own log lines say why", e.cfg.dir, engineStart)
+// await returns once the engine takes connections, or has said why it never will.
+func (e *engine) await(srv *server.Server, log *engineLog) error {
+	for end := time.Now().Add(engineStart); !srv.ReadyForConnections(engineLook); {
+		if err := log.failure(); err != nil {
+			return fmt.Errorf("start the storage engine in %s: %w", e.cfg.dir, err)
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("start the storage engine in %s: not ready after %s; its own log lines say why", e.cfg.dir, engineStart)
+		}
 	}
+	log.began()
 	if !srv.JetStreamEnabled() {
 		return fmt.Errorf("start the storage engine in %s: it refused its store; its own log lines say why", e.cfg.dir)
 	}
+	return nil
+}
+
+func (e *engine) connect(srv *server.Server, password string) error {
 	user := ""
 	if e.clustered() {
 		user = plainUser
@@ -243,30 +259,3 @@ func (e *engine) ask(ctx context.Context, subject string, data []byte) (*nats.Ms
 	}
 	return m, err
 }
-
-// engineLog hands the engine's own log lines on.
-type engineLog struct{ log *slog.Logger }
-
-func (l engineLog) Noticef(f string, v ...any) {
-	l.log.Debug("storage engine: " + fmt.Sprintf(f, v...))
-}
-
-// Warnf: the password that it warns of is made for the process and stays in it.
-func (l engineLog) Warnf(f string, v ...any) {
-	if !strings.HasPrefix(f, "Plaintext passwords") {
-		l.log.Warn("storage engine: " + fmt.Sprintf(f, v...))
-	}
-}
-
-func (l engineLog) Fatalf(f string, v ...any) { l.log.Error("storage engine: " + fmt.Sprintf(f, v...)) }
-
-// Errorf: a node that cannot be reached is no error of this one.
-func (l engineLog) Errorf(f string, v ...any) {
-	if strings.Contains(f, "route") || strings.Contains(f, "TLS") || strings.Contains(f, "flushing") {
-		l.Warnf(f, v...)
-		return
-	}
-	l.log.Error("storage engine: " + fmt.Sprintf(f, v...))
-}
-func (l engineLog) Debugf(f string, v ...any) { l.log.Debug("storage engine: " + fmt.Sprintf(f, v...)) }
-func (l engineLog) Tracef(string, ...any)     {}

@@ -12,21 +12,9 @@ import (
 	"strings"
 	"testing"
 	"time"
-)
 
-// ports are free addresses of the loopback.
-func ports(t testing.TB, n int) (addrs []string) {
-	t.Helper()
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close() // only when all are chosen
-		addrs = append(addrs, l.Addr().String())
-	}
-	return addrs
-}
+	"holdfast/systemd/freeport"
+)
 
 // clusterConfigs are the settings of n nodes on the loopback that know each other.
 func clusterConfigs(t testing.TB, n int) (cfgs []engineConfig) {
@@ -35,7 +23,7 @@ func clusterConfigs(t testing.TB, n int) (cfgs []engineConfig) {
 	if err := os.WriteFile(secret, []byte("0123456789abcdef0123456789abcdef\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	addrs := ports(t, n)
+	addrs := freeport.Addrs(t, n)
 	for i, addr := range addrs {
 		peers := slices.Delete(slices.Clone(addrs), i, i+1)
 		cfgs = append(cfgs, engineConfig{dir: t.TempDir(), node: fmt.Sprintf("n%d", i+1), id: "a1", syncAlways: true,
@@ -287,5 +275,25 @@ func TestBusBounds(t *testing.T) {
 	}
 	if _, err := e.request(ctx, "hf.nobody", nil); err == nil {
 		t.Error("nobody answers, and there is no error")
+	}
+}
+
+// TestEngineAddressTaken: a node whose address is another program's says so at once, with the address.
+func TestEngineAddressTaken(t *testing.T) {
+	cfg := clusterConfigs(t, 3)[0]
+	l, err := net.Listen("tcp", cfg.cluster.Listen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	e, err := openEngine(cfg, testLog(t))
+	if err == nil {
+		e.close()
+		t.Fatal("it starts")
+	}
+	for _, want := range []string{"[cluster] listen: ", cfg.cluster.Listen, "address already in use", "ss -ltnp"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not in %q", want, err)
+		}
 	}
 }

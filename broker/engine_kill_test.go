@@ -150,7 +150,8 @@ func (c *childProc) start() {
 	}
 	c.cmd = exec.Command(os.Args[0])
 	c.cmd.Env = append(os.Environ(), "HOLDFAST_TEST_ENGINE="+string(config))
-	c.cmd.Stderr = &childLog{c}
+	log := &childLog{c: c}
+	c.cmd.Stderr = log
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
 		c.t.Fatal(err)
 	}
@@ -164,13 +165,28 @@ func (c *childProc) start() {
 	c.out = json.NewDecoder(out)
 	var r reply
 	if err := c.out.Decode(&r); err != nil || r.Text != "open" {
-		c.t.Fatalf("%s does not open: %+v, %v", c.cfg.Node, r, err)
+		_ = c.cmd.Process.Kill()
+		_ = c.cmd.Wait() // its log is whole then
+		c.cmd = nil
+		c.t.Fatalf("%s does not open: %+v, %v; its log ends with\n%s", c.cfg.Node, r, err, strings.Join(log.last, ""))
 	}
 }
 
-type childLog struct{ c *childProc }
+// childLog keeps the last lines that a child logged as warnings or errors: the reason, if it does not open.
+type childLog struct {
+	c    *childProc
+	mu   sync.Mutex
+	last []string
+}
 
 func (l *childLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	for line := range strings.Lines(string(p)) {
+		if !strings.Contains(line, "level=INFO") && !strings.Contains(line, "level=DEBUG") { // a panic's lines, too
+			l.last = append(l.last[max(0, len(l.last)-19):], line)
+		}
+	}
+	l.mu.Unlock()
 	if os.Getenv("HOLDFAST_TEST_LOG") != "" {
 		fmt.Fprintf(os.Stderr, "%s: %s", l.c.cfg.Node, p)
 	}

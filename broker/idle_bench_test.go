@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"holdfast/broker/mqtt"
+	"holdfast/systemd/freeport"
 )
 
 // BenchmarkIdle: what a connected client that says nothing costs a broker in a process of its
@@ -82,7 +83,7 @@ func idle(b *testing.B, n int, o opts) {
 }
 
 func idleBroker(b *testing.B) (addr string, pid int) {
-	addr = freeAddr(b)
+	addr = freeport.Addr(b)
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "HOLDFAST_TEST_BROKER="+b.TempDir(), "HOLDFAST_TEST_LISTEN="+addr)
 	cmd.Stderr = os.Stderr
@@ -98,15 +99,6 @@ func idleBroker(b *testing.B) (addr string, pid int) {
 		return err == nil && ack.body[1] == 0
 	})
 	return addr, cmd.Process.Pid
-}
-
-func freeAddr(t testing.TB) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // dialIdle connects clients from..to-1, 64 at a time; those with a session subscribe.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +17,7 @@ import (
 	"time"
 
 	"holdfast/broker/mqtt"
+	"holdfast/systemd/freeport"
 	"holdfast/uplink/wire"
 )
 
@@ -73,12 +73,7 @@ type victim struct {
 }
 
 func newVictim(t *testing.T) *victim {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	v := &victim{t: t, dir: t.TempDir(), addr: l.Addr().String()}
-	l.Close()
+	v := &victim{t: t, dir: t.TempDir(), addr: freeport.Addr(t)}
 	t.Cleanup(v.kill)
 	return v
 }

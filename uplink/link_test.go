@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/eclipse/paho.golang/packets"
+
+	"holdfast/systemd/freeport"
 )
 
 // TestConnect: what CONNECT says.
@@ -63,7 +65,7 @@ func TestRefusedLogin(t *testing.T) {
 // TestServersInTurn: a closed port, one that refuses, one that speaks something else,
 // one without QoS 1: the fifth takes it.
 func TestServersInTurn(t *testing.T) {
-	closed := fmt.Sprintf("mqtt://127.0.0.1:%d", freePort(t))
+	closed := fmt.Sprintf("mqtt://127.0.0.1:%d", freeport.Port(t))
 	banned := newScripted(t)
 	banned.connack = func(_ int, _ *packets.Connect, a *packets.Connack) { a.ReasonCode = 0x8A }
 	foreign := newScripted(t)

@@ -11,9 +11,10 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
+
+	"holdfast/systemd/freeport"
 )
 
 // mosquitto is a broker of Debian's package mosquitto on a loopback port.
@@ -29,7 +30,7 @@ type mosquitto struct {
 func newMosquitto(t testing.TB, global, listener string) *mosquitto {
 	t.Helper()
 	dir := t.TempDir()
-	port := freePort(t)
+	port := freeport.Port(t)
 	m := &mosquitto{t: t, dir: dir, addr: fmt.Sprintf("127.0.0.1:%d", port)}
 	conf := fmt.Sprintf("user root\n%s\nlistener %d 127.0.0.1\n%s\nallow_anonymous true\n", global, port, listener)
 	// user: as root it would become one that cannot read the test's files.
@@ -73,24 +74,6 @@ func (m *mosquitto) kill() {
 		_ = m.cmd.Wait()
 		m.cmd = nil
 	}
-}
-
-var lastPort atomic.Int32
-
-// freePort is a port outside the range from which the kernel takes ports for clients
-// and for listeners on port 0: nobody else gets it between here and its use.
-func freePort(t testing.TB) int {
-	t.Helper()
-	for range 1000 {
-		port := 10000 + (os.Getpid()*97+int(lastPort.Add(1)))%20000
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil {
-			l.Close()
-			return port
-		}
-	}
-	t.Fatal("no free port")
-	return 0
 }
 
 // quick are durations for tests.

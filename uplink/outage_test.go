@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/eclipse/paho.golang/packets"
+
+	"holdfast/systemd/freeport"
 )
 
 // rounds is how often a fault is repeated: a few in CI, the full count with
@@ -201,7 +203,7 @@ func TestTransports(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			// A mosquitto 2.0.11 with nothing but WebSocket listeners does not start.
-			plain := fmt.Sprintf("max_inflight_messages 100\nlistener %d 127.0.0.1", freePort(t))
+			plain := fmt.Sprintf("max_inflight_messages 100\nlistener %d 127.0.0.1", freeport.Port(t))
 			m := newMosquitto(t, plain, c.listener)
 			m.start()
 			t.Cleanup(func() { m.kill() })

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/eclipse/paho.golang/packets"
+
+	"holdfast/systemd/freeport"
 )
 
 const patient = 20 * time.Second
@@ -391,7 +393,7 @@ func TestFinishStuck(t *testing.T) {
 		u.stop()
 	})
 	t.Run("waiting", func(t *testing.T) {
-		u := run(t, Config{Servers: []string{fmt.Sprintf("mqtt://127.0.0.1:%d", freePort(t))}}, Options{Source: newSource(numbered)}, tune)
+		u := run(t, Config{Servers: []string{fmt.Sprintf("mqtt://127.0.0.1:%d", freeport.Port(t))}}, Options{Source: newSource(numbered)}, tune)
 		eventually(t, patient, "waits", func() bool { return u.Status().NextTry > 0 })
 		u.stop()
 	})

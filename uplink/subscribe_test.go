@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"holdfast/systemd/freeport"
 )
 
 // publish has mosquitto_pub publish a retained message: it comes whenever the
@@ -29,7 +31,7 @@ func TestSubscribe(t *testing.T) {
 		"-D", "publish", "user-property", "k", "v1", "-D", "publish", "user-property", "k", "v2")
 	publish(t, m, "gw/b", "2")
 	publish(t, m, "other", "3")
-	dead := fmt.Sprintf("mqtt://127.0.0.1:%d", freePort(t))
+	dead := fmt.Sprintf("mqtt://127.0.0.1:%d", freeport.Port(t))
 	got := map[string]Message{}
 	err := Subscribe(context.Background(), Config{ClientID: "s", Servers: []string{dead, "mqtt://" + m.addr}}, "gw/#", func(m Message) bool {
 		got[m.Topic] = m

@@ -19,12 +19,13 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"holdfast/systemd/freeport"
 )
 
 func TestMain(m *testing.M) {
@@ -41,25 +42,13 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
-		Setup:               setup(),
+		Setup:               setup(t),
 		Cmds:                commands(),
 	})
 }
 
 // setup gives each script a tmpfs of its own and two ports that no other script has.
-func setup() func(*testscript.Env) error {
-	var next atomic.Int32
-	// Below the ports that the kernel gives to clients (ip_local_port_range).
-	next.Store(20000 + int32(os.Getpid()%10000))
-	port := func() (string, error) {
-		for range 1000 {
-			n := strconv.Itoa(int(next.Add(1)))
-			if l, err := net.Listen("tcp", "127.0.0.1:"+n); err == nil {
-				return n, l.Close()
-			}
-		}
-		return "", errors.New("no free port between 20000 and 32000")
-	}
+func setup(t *testing.T) func(*testscript.Env) error {
 	return func(e *testscript.Env) error {
 		ram, err := os.MkdirTemp("/dev/shm", "holdfast-cli-")
 		if err != nil {
@@ -68,11 +57,7 @@ func setup() func(*testscript.Env) error {
 		e.Defer(func() { os.RemoveAll(ram) })
 		e.Setenv("RAM", ram)
 		for _, name := range []string{"PORT", "STATUS"} {
-			p, err := port()
-			if err != nil {
-				return err
-			}
-			e.Setenv(name, p)
+			e.Setenv(name, strconv.Itoa(freeport.Port(t)))
 		}
 		return nil
 	}

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/systemd/freeport"
 	"holdfast/systemd/program"
 	"holdfast/uplink/wire"
 )
@@ -262,12 +263,7 @@ func TestVerifyWrongUse(t *testing.T) {
 
 // TestVerifyLive subscribes at a real broker, to which others published.
 func TestVerifyLive(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := fmt.Sprint(l.Addr().(*net.TCPAddr).Port)
-	l.Close()
+	port := fmt.Sprint(freeport.Port(t))
 	bin, err := exec.LookPath("mosquitto")
 	if err != nil {
 		if bin, err = exec.LookPath("/usr/sbin/mosquitto"); err != nil {

@@ -1,0 +1,75 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+)
+
+// engineLog hands the engine's own log lines on. While it starts, what it calls fatal is not logged: it is
+// the answer of whoever started it. The engine itself would only never be ready.
+type engineLog struct {
+	log    *slog.Logger
+	failed chan error // the first fatal error; full once the engine runs
+}
+
+var errBegan = errors.New("it has begun")
+
+// failure is what has failed so far.
+func (l *engineLog) failure() error {
+	select {
+	case err := <-l.failed:
+		return err
+	default:
+		return nil
+	}
+}
+
+// began: from now on nobody waits for a failure.
+func (l *engineLog) began() {
+	select {
+	case l.failed <- errBegan:
+	default:
+	}
+}
+
+func (l *engineLog) Fatalf(f string, v ...any) {
+	err := fmt.Errorf(f, v...)
+	for _, a := range v {
+		var op *net.OpError
+		if cause, _ := a.(error); errors.As(cause, &op) && op.Op == "listen" {
+			err = fmt.Errorf("[cluster] listen: %w", listenError(op))
+		}
+	}
+	select {
+	case l.failed <- err:
+	default:
+		l.log.Error("storage engine: " + err.Error())
+	}
+}
+
+func (l *engineLog) Noticef(f string, v ...any) {
+	l.log.Debug("storage engine: " + fmt.Sprintf(f, v...))
+}
+
+// Warnf: the password that it warns of is made for the process and stays in it.
+func (l *engineLog) Warnf(f string, v ...any) {
+	if !strings.HasPrefix(f, "Plaintext passwords") {
+		l.log.Warn("storage engine: " + fmt.Sprintf(f, v...))
+	}
+}
+
+// Errorf: a node that cannot be reached is no error of this one.
+func (l *engineLog) Errorf(f string, v ...any) {
+	if strings.Contains(f, "route") || strings.Contains(f, "TLS") || strings.Contains(f, "flushing") {
+		l.Warnf(f, v...)
+		return
+	}
+	l.log.Error("storage engine: " + fmt.Sprintf(f, v...))
+}
+func (l *engineLog) Debugf(f string, v ...any) {
+	l.log.Debug("storage engine: " + fmt.Sprintf(f, v...))
+}
+func (l *engineLog) Tracef(string, ...any) {}
