@@ -61,7 +61,8 @@ var allowed = map[string][]string{
 	"broker/cmd":       {"broker", "broker/...", "uplink/wire", "systemd/program", "systemd/settings"},
 	"devices":          {},
 	"devices/catalog":  {"devices", "devices/..."},
-	"devices/":         {"devices"}, // a driver knows the contract and nothing else
+	"devices/":         {"devices", "devices/tty"}, // a driver knows the contract, serial ports and nothing else
+	"devices/tty":      {"devices"},
 	"buffer":           {},
 	"uplink":           {},
 	"uplink/wire":      {},
@@ -123,7 +124,7 @@ var soleUsers = map[string][]string{
 	"github.com/mochi-mqtt/server/v2":     {"broker", "broker/mqtt"},
 	"github.com/dgraph-io/badger/v4":      {"buffer"},
 	"github.com/eclipse/paho.golang":      {"uplink", "agent/cmd/holdfast", "agent/cmd/demo"},
-	"go.bug.st/serial":                    {"devices/serial"},
+	"go.bug.st/serial":                    {"devices/tty"},
 	"github.com/prometheus/client_golang": {"agent", "broker"},
 	"github.com/pelletier/go-toml/v2":     {"systemd/settings"},
 	"github.com/fxamacker/cbor/v2":        {"uplink/wire"},

@@ -19,14 +19,14 @@ func TestContract(t *testing.T) {
 			n := 0
 			feed := func() {
 				n++
-				l.send(fmt.Sprintf("n=%d w=%d.5\n", n, n))
+				l.Send(fmt.Sprintf("n=%d w=%d.5\n", n, n))
 			}
 			return drivertest.Fixture{
-				Settings: scale(l), Step: maxWait, Feed: feed, Lose: l.unplug, Return: l.plug,
+				Settings: scale(l), Step: maxWait, Feed: feed, Lose: l.Unplug, Return: l.Plug,
 				Flood: func(stop func() bool) {
 					for !stop() {
 						// As much as the kernel takes: then the sender waits, not we.
-						if _, err := unix.Write(l.fd, []byte("n=7 w=1.5\n")); err != nil {
+						if _, err := unix.Write(l.Fd, []byte("n=7 w=1.5\n")); err != nil {
 							return
 						}
 					}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"holdfast/devices"
+	"holdfast/devices/tty"
 )
 
 const (
@@ -72,9 +73,9 @@ func (r *run) nextWait() time.Duration {
 
 // portDown tells that the port cannot be used.
 func (r *run) portDown(err error) {
-	reason := portFailed
-	if e := (*portError)(nil); errors.As(err, &e) {
-		reason = e.reason
+	reason := tty.Failed
+	if e := (*tty.Error)(nil); errors.As(err, &e) {
+		reason = e.Reason
 	}
 	if r.tell(reason, r.clock.Now()) {
 		r.log.Warn("no readings: the port cannot be used; trying again until it can", "reason", reason, "err", err)
@@ -111,7 +112,7 @@ type chunk struct {
 
 // read passes on what the port brings until it fails or stop is closed. A stop ends
 // it within readWait, as long as somebody takes from out.
-func read(p *port, clock devices.Clock, out chan<- chunk, stop <-chan struct{}) {
+func read(p *tty.Port, clock devices.Clock, out chan<- chunk, stop <-chan struct{}) {
 	defer close(out)
 	buf := make([]byte, readSize)
 	for {
@@ -139,12 +140,12 @@ func read(p *port, clock devices.Clock, out chan<- chunk, stop <-chan struct{}) 
 // has ended; then the port is closed, the reader gone, and every whole line that the
 // reader had is with the sink.
 func (r *run) session(ctx context.Context) error {
-	p, note, err := openPort(r.port, r.mode)
+	p, note, err := tty.Open(r.port, r.mode)
 	if err != nil {
 		return err
 	}
 	s := r.begin(p)
-	r.log.Info("port open", "baud", r.mode.baud)
+	r.log.Info("port open", "baud", r.mode.Baud)
 	if note != "" {
 		r.log.Warn(note)
 	}
@@ -166,7 +167,7 @@ func (r *run) session(ctx context.Context) error {
 // session is what is known of a port since it was opened.
 type session struct {
 	*run
-	guard   guard
+	port    *tty.Port
 	split   splitter
 	opened  devices.Instant
 	fed     bool // a byte came
@@ -174,17 +175,17 @@ type session struct {
 	lines   uint64
 	last    devices.Instant // when a line was last taken, or the port opened
 	misfits bool            // lines came since then, but none that fits
-	counted lineErrors
+	counted tty.LineErrors
 	counts  bool // the port counts its receiver's errors
 }
 
-func (r *run) begin(p *port) *session {
+func (r *run) begin(p *tty.Port) *session {
 	now := r.clock.Now()
 	s := &session{
-		run: r, guard: p.guard, opened: now, last: now,
+		run: r, port: p, opened: now, last: now,
 		split: splitter{delimiter: r.delimiter, trimCR: r.trimCR, max: r.maxLine},
 	}
-	s.counted, s.counts = s.guard.lineErrors()
+	s.counted, s.counts = s.port.LineErrors()
 	return s
 }
 
@@ -245,7 +246,7 @@ func (s *session) bytes(c chunk) {
 		return
 	}
 	if !s.fed {
-		s.fed, s.quiet = true, c.at-s.opened >= s.mode.gap()
+		s.fed, s.quiet = true, c.at-s.opened >= gap(s.mode)
 		s.wait = 0
 	}
 	s.sink.Count("bytes", uint64(len(c.data)))
@@ -254,8 +255,8 @@ func (s *session) bytes(c chunk) {
 
 // gap is a pause that no sender makes within a line: 20 characters of 11 bits, and
 // never less than the latency timers of USB adapters (FTDI: 16 ms) with room to spare.
-func (m mode) gap() time.Duration {
-	return max(100*time.Millisecond, 220*time.Second/time.Duration(m.baud))
+func gap(m tty.Mode) time.Duration {
+	return max(100*time.Millisecond, 220*time.Second/time.Duration(m.Baud))
 }
 
 func (s *session) line(data []byte, long bool, at devices.Instant) {
@@ -329,15 +330,15 @@ func excerpt(data []byte) string {
 
 // lookAtErrors counts what the receiver saw since the last look.
 func (s *session) lookAtErrors() {
-	now, ok := s.guard.lineErrors()
+	now, ok := s.port.LineErrors()
 	if !ok {
 		return
 	}
 	for counter, n := range map[string]uint32{
-		"framing_errors": now.frame - s.counted.frame,
-		"parity_errors":  now.parity - s.counted.parity,
-		"breaks":         now.brk - s.counted.brk,
-		"overruns":       now.overrun - s.counted.overrun + now.dropped - s.counted.dropped,
+		"framing_errors": now.Frame - s.counted.Frame,
+		"parity_errors":  now.Parity - s.counted.Parity,
+		"breaks":         now.Break - s.counted.Break,
+		"overruns":       now.Overrun - s.counted.Overrun + now.Dropped - s.counted.Dropped,
 	} {
 		if n > 0 {
 			s.sink.Count(counter, uint64(n))

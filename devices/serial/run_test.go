@@ -37,7 +37,7 @@ func (b *bench) wantCount(counter string, n uint64) {
 
 func scale(l *line) *Settings {
 	s := defaults()
-	s.Port = l.path
+	s.Port = l.Path
 	s.Pattern = `^n=(?P<n>\d+) w=(?P<weight>[0-9.]+)$`
 	s.Units = map[string]string{"weight": "kg"}
 	return s
@@ -76,10 +76,10 @@ func (b *bench) equal(got []devices.Reading, want ...string) {
 func TestLinesBecomeReadings(t *testing.T) {
 	l := newLine(t)
 	b := start(t, scale(l))
-	l.send("n=1 w=12.50\r\nn=2 w=")
+	l.Send("n=1 w=12.50\r\nn=2 w=")
 	b.equal(b.want(2), "n=1", "weight=12.5kg")
 	b.Clock.Advance(time.Second)
-	l.send("0.4\nhello\nn=3 w=1\n")
+	l.Send("0.4\nhello\nn=3 w=1\n")
 	b.equal(b.want(6)[2:], "n=2", "weight=0.4kg", "n=3", "weight=1kg")
 	b.wantCount("lines_unmatched", 1)
 	b.wantCount("lines_ok", 3)
@@ -92,10 +92,10 @@ func TestLinesBecomeReadings(t *testing.T) {
 func TestVanishAndReturn(t *testing.T) {
 	l := newLine(t)
 	b := start(t, scale(l))
-	l.send("n=1 w=1\nn=2")
+	l.Send("n=1 w=1\nn=2")
 	b.want(2)
 	b.wantCount("bytes", 11)
-	l.unplug()
+	l.Unplug()
 	b.equal(b.want(4)[2:], "n= bad:port-lost", "weight=kg bad:port-lost")
 	b.wantCount("lines_torn", 1)
 	// For a minute nothing new is told; then it is told again.
@@ -104,7 +104,7 @@ func TestVanishAndReturn(t *testing.T) {
 	if since := told[0].At - time.Hour; since < time.Minute || since > time.Minute+2*maxWait {
 		t.Errorf("told again after %v, want a minute", since)
 	}
-	l.plug()
-	l.send("n=3 w=3\n")
+	l.Plug()
+	l.Send("n=3 w=3\n")
 	b.equal(b.drive(8)[6:], "n=3", "weight=3kg")
 }

@@ -11,8 +11,7 @@
 // been cut by the opening of the port is marked uncertain, a number that does not fit
 // a float64 exactly stays text.
 //
-// The decoding (decode.go, value.go) is pure; tty.go is the only file that knows
-// about terminals.
+// The decoding (decode.go, value.go) is pure; package tty knows about terminals.
 package serial
 
 import (

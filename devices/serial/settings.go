@@ -2,7 +2,6 @@ package serial
 
 import (
 	"fmt"
-	"path/filepath"
 	"regexp"
 	"regexp/syntax"
 	"slices"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"holdfast/devices"
+	"holdfast/devices/tty"
 )
 
 // Settings is the driver's part of a [[device]] table; docs/drivers/serial-line.md
@@ -51,7 +51,7 @@ func (s *Settings) Check() []devices.Problem {
 // plan is settings that have been understood.
 type plan struct {
 	port        string
-	mode        mode
+	mode        tty.Mode
 	delimiter   []byte
 	trimCR      bool
 	maxLine     int
@@ -76,9 +76,10 @@ func (c *checker) warn(key, format string, args ...any) {
 
 func (s *Settings) compile() (*plan, []devices.Problem) {
 	c := &checker{s: s}
-	c.port()
+	mode, problems := tty.ParseMode(s.Baud, s.Frame)
+	c.problems = append(tty.CheckPath(s.Port), problems...)
 	p := &plan{
-		port: s.Port, mode: c.mode(), delimiter: []byte(s.Delimiter), trimCR: s.Delimiter == "\n", maxLine: s.MaxLine,
+		port: s.Port, mode: mode, delimiter: []byte(s.Delimiter), trimCR: s.Delimiter == "\n", maxLine: s.MaxLine,
 		firstLine: s.FirstLine, staleAfter: s.StaleAfter, reportEvery: s.ReportEvery,
 	}
 	if s.Delimiter == "" || len(s.Delimiter) > 16 {
@@ -99,43 +100,6 @@ func (s *Settings) compile() (*plan, []devices.Problem) {
 	}
 	p.decode = c.decoder()
 	return p, c.problems
-}
-
-// A numbered name is given out in the order of plugging.
-var numbered = regexp.MustCompile(`^/dev/tty(USB|ACM)[0-9]+$`)
-
-func (c *checker) port() {
-	switch p := c.s.Port; {
-	case p == "":
-		c.bad("port", "missing: name the serial port (`holdfast devices` lists them)")
-	case !filepath.IsAbs(p):
-		c.bad("port", "%q is not an absolute path such as /dev/serial/by-id/usb-…", p)
-	case numbered.MatchString(p):
-		c.warn("port", "%s is numbered in the order of plugging and may name another device tomorrow: use its name under /dev/serial/by-id (`holdfast devices` shows it)", p)
-	}
-}
-
-// The rates that termios names (asm-generic/termbits.h); others may work too.
-var usualRates = []int{
-	50, 75, 110, 134, 150, 200, 300, 600, 1200, 1800, 2400, 4800, 9600, 19200, 38400, 57600, 115200, 230400, 460800,
-	500000, 576000, 921600, 1000000, 1152000, 1500000, 2000000, 2500000, 3000000, 3500000, 4000000,
-}
-
-func (c *checker) mode() mode {
-	m := mode{baud: uint32(max(0, c.s.Baud))}
-	switch {
-	case c.s.Baud < 50 || c.s.Baud > 4000000:
-		c.bad("baud", "want 50 to 4000000 bits per second, not %d", c.s.Baud)
-	case !slices.Contains(usualRates, c.s.Baud):
-		c.warn("baud", "%d is an unusual rate (9600, 19200, 38400, 57600 and 115200 are common): not every port can do it", c.s.Baud)
-	}
-	f := strings.ToUpper(c.s.Frame)
-	if len(f) != 3 || f[0] < '5' || f[0] > '8' || !strings.Contains("NEO", f[1:2]) || f[2] != '1' && f[2] != '2' {
-		c.bad("frame", `%q: want data bits 5-8, parity N, E or O, stop bits 1 or 2, such as "8N1" or "7E1"`, c.s.Frame)
-		return m
-	}
-	m.dataBits, m.parity, m.stopBits = f[0]-'0', f[1], f[2]-'0'
-	return m
 }
 
 func (c *checker) decoder() decoder {

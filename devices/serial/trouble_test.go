@@ -1,11 +1,9 @@
 package serial
 
 import (
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -39,21 +37,21 @@ func TestFirstLine(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l := newLine(t)
-			c.s.Port = l.path
+			c.s.Port = l.Path
 			b := start(t, c.s)
 			if c.quiet {
 				// The stale timer is set after the port was opened.
 				b.Clock.WaitTimer(t.Context(), time.Minute)
 				b.Clock.Advance(200 * time.Millisecond)
 			}
-			l.send(c.first)
+			l.Send(c.first)
 			b.Wait(t, "first line", func(_ []devices.Reading, counts map[string]uint64) bool {
 				return counts["lines_ok"]+counts["lines_torn"]+counts["lines_unmatched"] == 1
 			})
 			if strings.HasPrefix(c.s.Pattern, "^w=") {
-				l.send("w=")
+				l.Send("w=")
 			}
-			l.send("34\n")
+			l.Send("34\n")
 			b.equal(b.want(len(c.want)), c.want...)
 			for k, v := range c.counts {
 				b.wantCount(k, v)
@@ -67,10 +65,10 @@ func TestFirstLine(t *testing.T) {
 func TestGarbage(t *testing.T) {
 	l := newLine(t)
 	b := start(t, scale(l))
-	l.send("n=1 w=1\n")
+	l.Send("n=1 w=1\n")
 	b.want(2)
 	long := strings.Repeat("x", 1500) + "\n"
-	l.send(long + long + "n=\xff\n" + "chatter\n" + "n=\xfe\n" + "n=2 w=2\n" + long)
+	l.Send(long + long + "n=\xff\n" + "chatter\n" + "n=\xfe\n" + "n=2 w=2\n" + long)
 	b.wantCount("lines_ok", 2)
 	b.wantCount("lines_too_long", 3)
 	b.wantCount("lines_undecodable", 2)
@@ -86,10 +84,10 @@ func TestEndlessLine(t *testing.T) {
 	block := strings.Repeat("0123456789abcdef", 256)
 	sent := uint64(0)
 	for range 200 {
-		l.send(block)
+		l.Send(block)
 		sent += uint64(len(block))
 	}
-	l.send("\nn=2 w=2\n")
+	l.Send("\nn=2 w=2\n")
 	b.wantCount("lines_ok", 1)
 	b.wantCount("bytes", sent+9)
 	b.equal(b.want(2)[0:], "n=2", "weight=2kg")
@@ -101,7 +99,7 @@ func TestStale(t *testing.T) {
 	s.StaleAfter, s.ReportEvery = 30*time.Second, 2*time.Minute
 	b := start(t, s)
 	b.Step = 2 * time.Minute
-	l.send("n=1 w=1\n")
+	l.Send("n=1 w=1\n")
 	t0 := b.want(2)[0].At
 	r := b.drive(4)
 	b.equal(r[2:], "n= bad:stale", "weight=kg bad:stale")
@@ -113,7 +111,7 @@ func TestStale(t *testing.T) {
 		t.Errorf("told again after %v, want 2m", d)
 	}
 	// It comes alive, with lines that do not fit: they are the reason then.
-	l.send("n=2 w=2\nbanner\n")
+	l.Send("n=2 w=2\nbanner\n")
 	b.wantCount("lines_unmatched", 1)
 	n := len(b.Readings())
 	b.equal(b.drive(n + 2)[n:n+2], "n= bad:unmatched", "weight=kg bad:unmatched")
@@ -121,52 +119,24 @@ func TestStale(t *testing.T) {
 
 func TestNotThereAtFirst(t *testing.T) {
 	l := newLine(t)
-	l.unplug()
+	l.Unplug()
 	b := start(t, scale(l))
 	b.equal(b.want(2), "n= bad:port-lost", "weight=kg bad:port-lost")
-	l.plug()
-	l.send("n=1 w=1\n")
+	l.Plug()
+	l.Send("n=1 w=1\n")
 	b.equal(b.drive(4)[2:], "n=1", "weight=1kg")
 }
 
 func TestBusyPort(t *testing.T) {
 	l := newLine(t)
 	first := start(t, scale(l))
-	l.send("n=1 w=1\n")
+	l.Send("n=1 w=1\n")
 	first.want(2)
 	second := start(t, scale(l))
 	second.equal(second.want(2), "n= bad:port-busy", "weight=kg bad:port-busy")
 	first.Stop()
-	l.send("n=2 w=2\n")
+	l.Send("n=2 w=2\n")
 	second.equal(second.drive(4)[2:], "n=2", "weight=2kg")
-}
-
-func TestPathsThatAreNoPorts(t *testing.T) {
-	dir := t.TempDir()
-	file := filepath.Join(dir, "file")
-	if err := os.WriteFile(file, nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	for path, reason := range map[string]string{file: portWrong, "/dev/null": portWrong, filepath.Join(dir, "none"): portLost, dir: portFailed} {
-		_, _, err := openPort(path, mode{baud: 9600, dataBits: 8, parity: 'N', stopBits: 1})
-		var e *portError
-		if !errors.As(err, &e) || e.reason != reason {
-			t.Errorf("%s: %v, want %s", path, err, reason)
-		}
-	}
-}
-
-func TestExplainOpen(t *testing.T) {
-	for errno, want := range map[unix.Errno][2]string{
-		unix.EACCES: {portDenied, "dialout"}, unix.EPERM: {portDenied, "dialout"}, unix.EBUSY: {portBusy, "another program"},
-		unix.ENOENT: {portLost, ""}, unix.ENXIO: {portLost, ""}, unix.ENODEV: {portLost, ""}, unix.EIO: {portLost, ""}, unix.EMFILE: {portFailed, ""},
-	} {
-		err := explainOpen("/dev/x", errno)
-		var e *portError
-		if !errors.As(err, &e) || e.reason != want[0] || !strings.Contains(err.Error(), want[1]) {
-			t.Errorf("%v: %v (%s), want %s and %q", errno, err, e.reason, want[0], want[1])
-		}
-	}
 }
 
 // TestThousandReturns: the port vanishes and comes back, with whole and half lines in
@@ -186,7 +156,7 @@ func TestThousandReturns(t *testing.T) {
 	for cycle := range cycles {
 		for range rng.IntN(3) + 1 {
 			sent++
-			l.send(fmt.Sprintf("n=%d w=%d\n", sent, sent%100))
+			l.Send(fmt.Sprintf("n=%d w=%d\n", sent, sent%100))
 		}
 		b.Drive("lines", func(_ []devices.Reading, c map[string]uint64) bool { return c["lines_ok"] == sent })
 		// The port is open whenever this is looked at.
@@ -198,17 +168,17 @@ func TestThousandReturns(t *testing.T) {
 		if rng.IntN(2) == 0 {
 			half := "n=99999999 w="
 			before := b.Counts()["bytes"]
-			l.send(half)
+			l.Send(half)
 			b.wantCount("bytes", before+uint64(len(half)))
 		}
 		told := len(b.Readings())
-		l.unplug()
+		l.Unplug()
 		b.Drive("word of the loss", func(r []devices.Reading, _ map[string]uint64) bool {
 			return len(r) > told && r[len(r)-1].Reason == portLost
 		})
 		b.Forget()
 		sent = 0
-		l.plug()
+		l.Plug()
 	}
 }
 
@@ -222,7 +192,7 @@ func TestStopKeepsWhatWasRead(t *testing.T) {
 		sent := ""
 		for n := 1; n < 50; n++ {
 			line := fmt.Sprintf("n=%d w=1\n", n)
-			l.send(line)
+			l.Send(line)
 			sent += line
 			if n == 1 {
 				b.Wait(t, "Emit", func(_ []devices.Reading, c map[string]uint64) bool { return c["bytes"] > 0 })
@@ -234,6 +204,39 @@ func TestStopKeepsWhatWasRead(t *testing.T) {
 		if whole := strings.Count(sent[:c["bytes"]], "\n"); c["lines_ok"] != uint64(whole) {
 			t.Errorf("%d lines of the %d that were read", c["lines_ok"], whole)
 		}
-		l.unplug()
+		l.Unplug()
+	}
+}
+
+// TestThief: another program that reads the same port takes bytes, but neither ends the
+// session nor keeps a stop waiting.
+func TestThief(t *testing.T) {
+	l := newLine(t)
+	b := start(t, scale(l))
+	l.Send("n=1 w=1\n")
+	b.want(2)
+	thief, err := os.OpenFile(l.Path, os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for buf := make([]byte, 64); ; {
+			if _, err := thief.Read(buf); err != nil {
+				return
+			}
+		}
+	}()
+	for n := range 3000 {
+		l.Send(fmt.Sprintf("n=%d w=1\n", n))
+	}
+	b.Stop()
+	thief.Close()
+	<-done
+	for _, r := range b.Readings() {
+		if r.Reason == portLost || r.Reason == portFailed {
+			t.Fatalf("the port was given up: %v", r)
+		}
 	}
 }

@@ -1,9 +1,10 @@
-package serial
+package tty
 
 import (
 	"errors"
-	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -11,9 +12,9 @@ import (
 	"holdfast/devices/drivertest"
 )
 
-func openTest(t *testing.T, path string, baud uint32) *port {
+func openTest(t *testing.T, path string, baud uint32) *Port {
 	t.Helper()
-	p, _, err := openPort(path, mode{baud: baud, dataBits: 8, parity: 'N', stopBits: 1})
+	p, _, err := Open(path, Mode{Baud: baud, DataBits: 8, Parity: 'N', StopBits: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -24,30 +25,30 @@ func openTest(t *testing.T, path string, baud uint32) *port {
 // DTR at the end, and on a pseudo-terminal no mark that would outlive a killed process.
 func TestPortSettings(t *testing.T) {
 	drivertest.NoLeak(t)
-	l := newLine(t)
+	l := drivertest.NewLine(t)
 	// As a real port begins.
-	before, err := unix.IoctlGetTermios(l.fd, unix.TCGETS)
+	before, err := unix.IoctlGetTermios(l.Fd, unix.TCGETS)
 	if err != nil {
 		t.Fatal(err)
 	}
 	before.Cflag |= unix.HUPCL | unix.CRTSCTS
 	before.Iflag |= unix.IXON | unix.ICRNL
 	before.Lflag |= unix.ICANON | unix.ECHO
-	if err := unix.IoctlSetTermios(l.fd, unix.TCSETS, before); err != nil {
+	if err := unix.IoctlSetTermios(l.Fd, unix.TCSETS, before); err != nil {
 		t.Fatal(err)
 	}
 	for _, baud := range []uint32{9600, 12345, 115200} {
-		p := openTest(t, l.path, baud)
+		p := openTest(t, l.Path, baud)
 		got, err := unix.IoctlGetTermios(int(p.guard), unix.TCGETS2)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if got.Ospeed != baud || got.Ispeed != baud {
-			t.Errorf("%d baud: set to %d and %d", baud, got.Ospeed, got.Ispeed)
+			t.Errorf("%d Baud: set to %d and %d", baud, got.Ospeed, got.Ispeed)
 		}
 		if got.Cflag&(unix.CRTSCTS|unix.HUPCL) != 0 || got.Cflag&unix.CLOCAL == 0 || got.Lflag&(unix.ICANON|unix.ECHO|unix.ISIG) != 0 ||
 			got.Iflag&(unix.IXON|unix.IXOFF|unix.ICRNL|unix.ISTRIP) != 0 {
-			t.Errorf("%d baud: not raw: %+v", baud, got)
+			t.Errorf("%d Baud: not raw: %+v", baud, got)
 		}
 		exclusive, err := unix.IoctlGetInt(int(p.guard), unix.TIOCGEXCL)
 		if err != nil || exclusive != 0 {
@@ -59,9 +60,9 @@ func TestPortSettings(t *testing.T) {
 
 // TestModes: each frame is asked of the library as it is written.
 func TestModes(t *testing.T) {
-	l := newLine(t)
-	for _, m := range []mode{{9600, 7, 'E', 1}, {9600, 8, 'O', 2}, {300, 5, 'N', 1}} {
-		p, note, err := openPort(l.path, m)
+	l := drivertest.NewLine(t)
+	for _, m := range []Mode{{9600, 7, 'E', 1}, {9600, 8, 'O', 2}, {300, 5, 'N', 1}} {
+		p, note, err := Open(l.Path, m)
 		if err != nil || note != "" {
 			t.Errorf("%+v: %q, %v", m, note, err)
 			continue
@@ -69,7 +70,7 @@ func TestModes(t *testing.T) {
 		// A pseudo-terminal keeps no data bits and no parity sense but these.
 		got, err := unix.IoctlGetTermios(int(p.guard), unix.TCGETS)
 		if err != nil || got.Cflag&unix.CSTOPB != m.frame()&unix.CSTOPB || got.Cflag&unix.PARODD != m.frame()&unix.PARODD ||
-			got.Iflag&unix.INPCK != 0 != (m.parity != 'N') {
+			got.Iflag&unix.INPCK != 0 != (m.Parity != 'N') {
 			t.Errorf("%+v: cflag %o, iflag %o, %v", m, got.Cflag, got.Iflag, err)
 		}
 		p.Close()
@@ -79,8 +80,8 @@ func TestModes(t *testing.T) {
 // TestReadTimeoutAndLoss: silence is no error, a loss is one.
 func TestReadTimeoutAndLoss(t *testing.T) {
 	drivertest.NoLeak(t)
-	l := newLine(t)
-	p := openTest(t, l.path, 9600)
+	l := drivertest.NewLine(t)
+	p := openTest(t, l.Path, 9600)
 	defer p.Close()
 	buf := make([]byte, 16)
 	if n, err := p.Read(buf); n != 0 || err != nil {
@@ -89,10 +90,10 @@ func TestReadTimeoutAndLoss(t *testing.T) {
 	if p.guard.gone() {
 		t.Error("gone, says a port that is there")
 	}
-	l.unplug()
+	l.Unplug()
 	n, err := p.Read(buf)
-	var e *portError
-	if n != 0 || !errors.As(err, &e) || e.reason != portLost {
+	var e *Error
+	if n != 0 || !errors.As(err, &e) || e.Reason != Lost {
 		t.Errorf("loss: %d, %v", n, err)
 	}
 	if !p.guard.gone() {
@@ -100,43 +101,10 @@ func TestReadTimeoutAndLoss(t *testing.T) {
 	}
 }
 
-// TestThief: another program that reads the same port takes bytes, but neither ends the
-// session nor keeps a stop waiting.
-func TestThief(t *testing.T) {
-	l := newLine(t)
-	b := start(t, scale(l))
-	l.send("n=1 w=1\n")
-	b.want(2)
-	thief, err := os.OpenFile(l.path, os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for buf := make([]byte, 64); ; {
-			if _, err := thief.Read(buf); err != nil {
-				return
-			}
-		}
-	}()
-	for n := range 3000 {
-		l.send(fmt.Sprintf("n=%d w=1\n", n))
-	}
-	b.Stop()
-	thief.Close()
-	<-done
-	for _, r := range b.Readings() {
-		if r.Reason == portLost || r.Reason == portFailed {
-			t.Fatalf("the port was given up: %v", r)
-		}
-	}
-}
-
 // TestManyDescriptors: where the library's select cannot go, the port is refused.
 func TestManyDescriptors(t *testing.T) {
 	drivertest.NoLeak(t)
-	l := newLine(t)
+	l := drivertest.NewLine(t)
 	var open []int
 	defer func() {
 		for _, fd := range open {
@@ -144,15 +112,15 @@ func TestManyDescriptors(t *testing.T) {
 		}
 	}()
 	for last := 0; last <= maxDescriptor; {
-		fd, err := unix.FcntlInt(uintptr(l.fd), unix.F_DUPFD_CLOEXEC, 0)
+		fd, err := unix.FcntlInt(uintptr(l.Fd), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
 			t.Fatalf("this test needs %d descriptors (ulimit -n): %v", maxDescriptor+2, err)
 		}
 		open, last = append(open, fd), fd
 	}
-	_, _, err := openPort(l.path, mode{baud: 9600, dataBits: 8, parity: 'N', stopBits: 1})
-	var e *portError
-	if !errors.As(err, &e) || e.reason != portFailed || !errors.Is(err, unix.EMFILE) {
+	_, _, err := Open(l.Path, Mode{Baud: 9600, DataBits: 8, Parity: 'N', StopBits: 1})
+	var e *Error
+	if !errors.As(err, &e) || e.Reason != Failed || !errors.Is(err, unix.EMFILE) {
 		t.Errorf("opened, or: %v", err)
 	}
 }
@@ -160,10 +128,38 @@ func TestManyDescriptors(t *testing.T) {
 // TestLibraryError: what the library refuses after the guard was taken gives both back.
 func TestLibraryError(t *testing.T) {
 	drivertest.NoLeak(t)
-	l := newLine(t)
-	if _, _, err := openPort(l.path, mode{baud: 9600, dataBits: 9, parity: 'N', stopBits: 1}); err == nil {
+	l := drivertest.NewLine(t)
+	if _, _, err := Open(l.Path, Mode{Baud: 9600, DataBits: 9, Parity: 'N', StopBits: 1}); err == nil {
 		t.Error("9 data bits")
 	}
-	p := openTest(t, l.path, 9600) // not busy
+	p := openTest(t, l.Path, 9600) // not busy
 	p.Close()
+}
+
+func TestPathsThatAreNoPorts(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for path, reason := range map[string]string{file: NotAPort, "/dev/null": NotAPort, filepath.Join(dir, "none"): Lost, dir: Failed} {
+		_, _, err := Open(path, Mode{Baud: 9600, DataBits: 8, Parity: 'N', StopBits: 1})
+		var e *Error
+		if !errors.As(err, &e) || e.Reason != reason {
+			t.Errorf("%s: %v, want %s", path, err, reason)
+		}
+	}
+}
+
+func TestExplainOpen(t *testing.T) {
+	for errno, want := range map[unix.Errno][2]string{
+		unix.EACCES: {Denied, "dialout"}, unix.EPERM: {Denied, "dialout"}, unix.EBUSY: {Busy, "another program"},
+		unix.ENOENT: {Lost, ""}, unix.ENXIO: {Lost, ""}, unix.ENODEV: {Lost, ""}, unix.EIO: {Lost, ""}, unix.EMFILE: {Failed, ""},
+	} {
+		err := explainOpen("/dev/x", errno)
+		var e *Error
+		if !errors.As(err, &e) || e.Reason != want[0] || !strings.Contains(err.Error(), want[1]) {
+			t.Errorf("%v: %v (%s), want %s and %q", errno, err, e.Reason, want[0], want[1])
+		}
+	}
 }
