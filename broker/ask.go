@@ -31,6 +31,7 @@ const (
 	askDrain     = "drain"
 	askShowDrain = "show-drain"
 	askUndrain   = "undrain"
+	askAgain     = "duplicates"
 )
 
 // question is what one node asks another.
@@ -39,6 +40,7 @@ type question struct {
 	Do     string             `json:"do"`
 	Client string             `json:"client,omitempty"`
 	Topic  string             `json:"topic,omitempty"`
+	Of     string             `json:"of,omitempty"` // a gateway; "": all
 	Query  admin.SessionQuery `json:"query"`
 	Forget bool               `json:"forget,omitempty"`
 	Drain  admin.DrainNode    `json:"drain"`
@@ -117,6 +119,8 @@ func (b *Broker) answerTo(ctx context.Context, q question) (any, error) {
 		return b.drainer.state(), nil
 	case askUndrain:
 		return b.drainer.undo(), nil
+	case askAgain:
+		return b.ledger.again(q.Of), nil
 	}
 	return nil, &admin.Error{Status: http.StatusNotImplemented, Message: fmt.Sprintf("node %s does not know the question %q", b.cfg.Node.Name, q.Do),
 		Hint: "it runs another version: ask that node itself"}

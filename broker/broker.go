@@ -126,7 +126,7 @@ const diskReserve = 64 << 20
 // New opens the store in cfg.Node.DataDir. It serves nobody until Run; a Broker that is not run
 // must be closed.
 func New(cfg Config, o Options) (*Broker, error) {
-	b := &Broker{cfg: cfg, log: o.Log, mono: o.Now, wall: o.Wall, rand: o.Rand, ledger: NewLedger(), retained: newRetained(),
+	b := &Broker{cfg: cfg, log: o.Log, mono: o.Now, wall: o.Wall, rand: o.Rand, ledger: NewLedger(cfg.Node.Name), retained: newRetained(),
 		sessions: newSessions(), groups: map[string]*group{}, conns: connSet{m: map[*conn]struct{}{}}}
 	b.defaults()
 	b.discards, b.tracer, b.drainer = newDiscards(b.wall), newTracer(b.cfg.Node.Name, b.wall), newDrainer(b)

@@ -99,8 +99,8 @@ func (c *Console) RevokeDevice(ctx context.Context, gateway, kid string) (any, e
 }
 
 // ReportLedger implements admin.Ledger.
-func (c *Console) ReportLedger(gateway string) (any, error) {
-	out := c.b.ledger.Report(gateway)
+func (c *Console) ReportLedger(ctx context.Context, gateway string) (any, error) {
+	out := c.b.reportLedger(ctx, gateway)
 	if _, registered := c.b.registry.Show(gateway); gateway != "" && len(out) == 0 && !registered {
 		return nil, explain(fmt.Errorf("%w: %q", ErrUnknownGateway, gateway))
 	}

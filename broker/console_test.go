@@ -83,7 +83,7 @@ func TestConsoleErrors(t *testing.T) {
 		do     func() error
 	}{
 		{"show unknown", 404, func() error { _, err := c.ShowDevice("x"); return err }},
-		{"ledger unknown", 404, func() error { _, err := c.ReportLedger("x"); return err }},
+		{"ledger unknown", 404, func() error { _, err := c.ReportLedger(ctx, "x"); return err }},
 		{"revoke unknown", 404, func() error { _, err := c.RevokeDevice(ctx, "x", ""); return err }},
 		{"revoke unknown key", 404, func() error { _, err := c.RevokeDevice(ctx, "gw-1", "x"); return err }},
 		{"no key", 400, func() error { _, err := c.AddDevice(ctx, admin.AddDevice{Gateway: "gw-2", Key: "x"}); return err }},
@@ -103,7 +103,7 @@ func TestConsoleErrors(t *testing.T) {
 			t.Errorf("%s: %v, want status %d", m.name, err, m.status)
 		}
 	}
-	if v, err := c.ReportLedger("gw-1"); err != nil || len(v.([]LedgerGateway)) != 0 {
+	if v, err := c.ReportLedger(ctx, "gw-1"); err != nil || len(v.([]LedgerGateway)) != 0 {
 		t.Errorf("a registered gateway that sent nothing: %v, %v", v, err)
 	}
 }

@@ -29,7 +29,8 @@ const (
 )
 
 // Ledger is the account of what every gateway numbered: a pure function of the log,
-// but for the count of duplicates, which are not logged. Safe for concurrent use.
+// but for the count of duplicates: those that the door saw are not logged, so each node of a cluster
+// counts what came to it, and the sum over the nodes is the truth. Safe for concurrent use.
 //
 // Its words, exactly (docs/BROKER.md explains each with an example):
 //
@@ -42,6 +43,7 @@ const (
 //     have been more, and nobody can know how many. Such an epoch is never complete.
 //   - conflict: two messages with one identity and different bytes.
 type Ledger struct {
+	node     string // whose it is
 	mu       sync.Mutex
 	gateways map[string]*ledgerGateway
 	offered  map[number]offer
@@ -120,9 +122,10 @@ type fold struct {
 	dropped  uint64 // messages
 }
 
-// NewLedger makes an empty ledger.
-func NewLedger() *Ledger {
+// NewLedger makes the empty ledger of a node.
+func NewLedger(node string) *Ledger {
 	return &Ledger{
+		node:     node,
 		gateways: map[string]*ledgerGateway{},
 		offered:  map[number]offer{},
 		reached:  map[string]Position{},
@@ -243,7 +246,7 @@ func (l *Ledger) Commit(v *wire.Verified, control *wire.Pack, p Position, at tim
 	e.serial, e.last = l.serial, at
 	s := l.device(g, e, v.Device)
 	s.last = at
-	if fresh := s.receive(v, &l.tags, p, at); fresh && control != nil {
+	if fresh := s.receive(v, &l.tags, p, at, p.Node == l.node); fresh && control != nil {
 		l.control(g, e, v, *control)
 	}
 	l.bound(g, e, s)
@@ -269,17 +272,22 @@ func (l *Ledger) Replayed(node string) {
 	delete(l.until, node)
 }
 
-// receive enters a number; it reports whether it was new.
-func (s *stream) receive(v *wire.Verified, tags *tagStore, p Position, at time.Time) bool {
+// receive enters a number; it reports whether it was new. One that was stored twice is counted by the node in
+// whose log it is (here).
+func (s *stream) receive(v *wire.Verified, tags *tagStore, p Position, at time.Time, here bool) bool {
 	s.floor, s.top = max(s.floor, v.Floor), max(s.top, v.Seq)
 	h := tagOf(v)
 	if s.has(v.Seq) {
 		switch known := s.get(v.Seq); {
 		case known == h || s.knows(v.Seq, h):
-			s.duplicates++
+			if here {
+				s.duplicates++
+			}
 		case known == 0:
-			s.duplicates++
-			s.unproved++
+			if here {
+				s.duplicates++
+				s.unproved++
+			}
 		default:
 			s.conflicts++
 			if len(s.evidence) < maxConflicts {

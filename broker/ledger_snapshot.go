@@ -182,7 +182,7 @@ func (l *Ledger) Restore(b []byte) (Position, error) {
 		return Position{}, fmt.Errorf("%w: checksum %08x", ErrSnapshot, got)
 	}
 	r := &snapReader{b: b[snapshotHead:]}
-	fresh := NewLedger()
+	fresh := NewLedger(l.node)
 	fresh.position = r.position()
 	if b[4] == 1 && fresh.position.Batch > 0 {
 		fresh.reached[fresh.position.Node] = fresh.position

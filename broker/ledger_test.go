@@ -23,7 +23,7 @@ const (
 	epochB = "00000000000000bb"
 )
 
-func newStory(t *testing.T) *story { return &story{t: t, l: NewLedger()} }
+func newStory(t *testing.T) *story { return &story{t: t, l: NewLedger("n1")} }
 
 // msg is a data message of ten readings each, so total is ten times seq.
 func msg(epoch, device string, seq, floor uint64) *wire.Verified {

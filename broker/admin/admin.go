@@ -62,7 +62,7 @@ type AddDevice struct {
 // Ledger is the account of what gateways numbered.
 type Ledger interface {
 	// ReportLedger is the body of /v1/ledger; gateway "" means all. An error if it is unknown.
-	ReportLedger(gateway string) (any, error)
+	ReportLedger(ctx context.Context, gateway string) (any, error)
 }
 
 // Tail shows messages as they come.
@@ -270,7 +270,7 @@ func (s *Server) revokeDevice(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) ledger(w http.ResponseWriter, r *http.Request) {
-	v, err := s.o.Ledger.ReportLedger(r.URL.Query().Get("gateway"))
+	v, err := s.o.Ledger.ReportLedger(r.Context(), r.URL.Query().Get("gateway"))
 	answer(w, v, err)
 }
 

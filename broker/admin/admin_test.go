@@ -43,7 +43,9 @@ func (f *fake) RevokeDevice(_ context.Context, gateway, kid string) (any, error)
 	f.revoked = gateway + " " + kid
 	return "revoked", f.err
 }
-func (f *fake) ReportLedger(gateway string) (any, error) { return "ledger of " + gateway, f.err }
+func (f *fake) ReportLedger(_ context.Context, gateway string) (any, error) {
+	return "ledger of " + gateway, f.err
+}
 func (f *fake) Tail(ctx context.Context, filter string, emit func(any) error) error {
 	if f.err != nil {
 		return f.err
