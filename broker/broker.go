@@ -114,6 +114,8 @@ type Broker struct {
 	damage   atomic.Pointer[error]
 	loud     atomic.Int64 // second in which damage was last logged
 	addrs    atomic.Pointer[[]net.Addr]
+	doorway  atomic.Pointer[[]doorway]
+	patience time.Duration              // of a CONNECT
 	cert     atomic.Pointer[serverCert] // nil without TLS
 }
 
@@ -132,6 +134,7 @@ func New(cfg Config, o Options) (*Broker, error) {
 	b.discards, b.tracer, b.drainer = newDiscards(b.wall), newTracer(b.cfg.Node.Name, b.wall), newDrainer(b)
 	b.cluster, b.version = soloCluster{b}, o.Version
 	b.reserve, b.every, b.check, b.sysEvery = diskReserve, houseEvery, checkEvery, sysEvery
+	b.patience = connectPatience
 	b.sys, b.began = &sysTopics{b: b}, b.mono()
 	if o.reserve != 0 {
 		b.reserve = o.reserve
@@ -447,6 +450,11 @@ func (b *Broker) Close() {
 }
 
 func (b *Broker) opened(f *front) {
+	var open []doorway
+	for i, g := range f.gates {
+		open = append(open, doorway{g.name, f.addrs[i], g.proxied})
+	}
+	b.doorway.Store(&open)
 	b.addrs.Store(&f.addrs)
 	b.cert.Store(f.cert)
 }

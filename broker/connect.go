@@ -46,7 +46,7 @@ func (c *conn) connect(ctx context.Context, body []byte) error {
 		return c.turnAway(to)
 	}
 	if err := c.b.takes(); err != nil {
-		return c.refuse(mqtt.ServerUnavailable, err.Error())
+		return c.refuseInstead(err.Error())
 	}
 	c.will = k.Will
 	if k.KeepAlive > 0 {
@@ -54,13 +54,14 @@ func (c *conn) connect(ctx context.Context, body []byte) error {
 	} else {
 		_ = c.nc.SetReadDeadline(time.Time{})
 	}
-	s, present, err := c.b.attach(ctx, c, &k)
+	opening, cancel := context.WithTimeout(ctx, c.b.patience)
+	s, present, err := c.b.attach(opening, c, &k)
+	cancel()
 	if ctx.Err() != nil {
 		return errStopping
 	}
 	if err != nil {
-		c.b.log.Error("a client's session cannot be opened", "client", c.id, "err", err)
-		return c.refuse(mqtt.ServerUnavailable, "session store: "+err.Error())
+		return c.notOpened(err)
 	}
 	c.b.stats.Connects.Add(1)
 	c.b.retrace(c.id)                          // a trace that began while the session was being opened
@@ -98,6 +99,30 @@ func (c *conn) fitting(with []byte, without func() []byte) []byte {
 		return with
 	}
 	return nil
+}
+
+// connectPatience is how long the session of a CONNECT may take to be opened: longer than to read what a node that
+// is gone has left, shorter than clients wait.
+const connectPatience = 15 * time.Second
+
+// notOpened refuses a client whose session cannot be opened.
+func (c *conn) notOpened(err error) error {
+	c.b.forgetWill(c)
+	c.b.log.Error("a client's session cannot be opened", "client", c.id, "err", err)
+	why := "session store: " + err.Error()
+	if errors.Is(err, context.DeadlineExceeded) {
+		if not := c.b.Ready(); not != nil {
+			why = not.Error()
+		}
+		return c.refuseInstead(why)
+	}
+	return c.refuse(mqtt.ServerUnavailable, why)
+}
+
+// refuseInstead refuses a client that another node may serve: 0x9C with a Server Reference, if one is ready.
+func (c *conn) refuseInstead(reason string) error {
+	code, server := c.instead(mqtt.ServerUnavailable)
+	return c.refuseTo(code, reason, server)
 }
 
 // refuse sends a CONNACK with a reason and ends the connection.
@@ -247,6 +272,8 @@ func (c *conn) keepSubs(ctx context.Context) error {
 	if !kept {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, c.b.patience)
+	defer cancel()
 	return c.b.state.putEverywhere(ctx, pair{sessionKey + s.id, record, s.claim}, pair{cursorKey + s.id, progress, s.claim})
 }
 

@@ -44,8 +44,8 @@ const (
 
 // elsewhere is why a client is sent to another server.
 type elsewhere struct {
-	code   byte // UseAnotherServer or ServerMoved
-	server string
+	code   byte   // UseAnotherServer or ServerMoved
+	server string // by the administrator; "": the nodes that are ready when the client leaves
 }
 
 func (e *elsewhere) Error() string {
@@ -121,8 +121,9 @@ func (d *drainer) begin(r admin.DrainNode) (Drain, error) {
 	if r.Moved {
 		to.code = mqtt.ServerMoved
 	}
-	if to.server == "" {
-		to.server = d.b.cluster.reference()
+	server := to.server
+	if server == "" {
+		server, _ = d.b.cluster.reference(d.b.mainListener())
 	}
 	d.ops.Lock()
 	defer d.ops.Unlock()
@@ -134,14 +135,14 @@ func (d *drainer) begin(r admin.DrainNode) (Drain, error) {
 	}
 	was := d.d
 	d.to = to
-	d.d = Drain{State: DrainWaiting, Began: d.b.wall().UTC(), Rate: r.Rate, Wait: wait.String(), Server: to.server, Code: codeName(to.code)}
+	d.d = Drain{State: DrainWaiting, Began: d.b.wall().UTC(), Rate: r.Rate, Wait: wait.String(), Server: server, Code: codeName(to.code)}
 	if was.State == DrainDraining || was.State == DrainDone { // the balancers know
 		d.d.State, d.d.Began, d.d.Sent, d.d.Turned, wait = DrainDraining, was.Began, was.Sent, was.Turned, 0
 	}
 	ctx, cancel := context.WithCancel(d.b.ctx)
 	d.cancel, d.ended = cancel, make(chan struct{})
 	ended := d.ended
-	d.b.log.Warn("this node is being emptied: /readyz fails, then its clients are sent away", "wait", wait, "rate", r.Rate, "server", to.server)
+	d.b.log.Warn("this node is being emptied: /readyz fails, then its clients are sent away", "wait", wait, "rate", r.Rate, "server", server)
 	d.b.background(func(context.Context) {
 		defer close(ended)
 		d.run(ctx, wait, r.Rate)
@@ -249,7 +250,16 @@ func (s *connSet) clients() int {
 }
 
 // sendAway ends the connection of a client.
-func (c *conn) sendAway(to *elsewhere) { c.redirect(to.code, c.why(to.Error()), to.server) }
+func (c *conn) sendAway(to *elsewhere) { c.redirect(to.code, c.why(to.Error()), to.of(c)) }
 
 // turnAway answers a CONNECT that the node does not take.
-func (c *conn) turnAway(to *elsewhere) error { return c.refuseTo(to.code, to.Error(), to.server) }
+func (c *conn) turnAway(to *elsewhere) error { return c.refuseTo(to.code, to.Error(), to.of(c)) }
+
+// of is the server reference for a client.
+func (e *elsewhere) of(c *conn) string {
+	if e.server != "" {
+		return e.server
+	}
+	server, _ := c.b.cluster.reference(c.listener())
+	return server
+}

@@ -292,7 +292,7 @@ func (b *Broker) readOn(ctx context.Context, s *session, answers []handover, sil
 		if at := b.peers.get(h.Node); at != nil {
 			at.messages.upTo(h.End - 1)
 		}
-		if err := b.messages.submit(entry{rec: &Record{Kind: KindBarrier, At: Position(end)}}); err != nil {
+		if err := b.messages.submitWithin(ctx, entry{rec: &Record{Kind: KindBarrier, At: Position(end)}}); err != nil {
 			return err
 		}
 	}

@@ -18,6 +18,9 @@ func (c *conn) publish(p *mqtt.Publish) error {
 		return err
 	}
 	if p.QoS > 0 {
+		if err := c.b.noQuorum(); err != nil {
+			return c.refusePublish(err)
+		}
 		if err := c.begin(); err != nil {
 			return err
 		}
@@ -297,6 +300,9 @@ func (c *conn) release(id uint16) error {
 		c.wasReleased()
 		c.send(mqtt.AppendAck(nil, mqtt.PUBCOMP, c.version, id, mqtt.PacketIDNotFound, ""))
 		return nil
+	}
+	if err := c.b.noQuorum(); err != nil {
+		return c.refusePublish(err)
 	}
 	if !stored {
 		return &mqtt.Error{Code: mqtt.ProtocolError, Text: "PUBREL before PUBREC"}

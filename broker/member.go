@@ -36,7 +36,8 @@ type beat struct {
 	Draining bool     `json:"draining,omitempty"`
 	Hears    []string `json:"hears"`     // the nodes whose beats it has heard within deadAfter
 	Fresh    []string `json:"fresh"`     // and within freshFor
-	Addrs    []string `json:"addresses"` // where clients reach it, for a Server Reference
+	Addrs    []string `json:"addresses"` // where it listens for clients
+	Reach    []string `json:"reach"`     // "listener=host:port", for a Server Reference
 	Clients  int      `json:"clients"`
 }
 

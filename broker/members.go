@@ -73,8 +73,9 @@ type clusterAdmin interface {
 	drain(ctx context.Context, node string, r admin.DrainNode) (Drain, error)
 	drainState(ctx context.Context, node string) (Drain, error)
 	undrain(ctx context.Context, node string) (Drain, error)
-	// reference is where a client of this node should go instead, "" if nowhere.
-	reference() string
+	// reference is where a client of this node should go instead that came by a listener, "" if nobody has
+	// said where; ready is whether another node takes clients.
+	reference(listener string) (server string, ready bool)
 }
 
 // soloCluster is the cluster of one.
@@ -84,7 +85,7 @@ func (c soloCluster) members() []Member                                 { return
 func (c soloCluster) name() (string, bool)                              { return "", c.b.messages.failure() == nil }
 func (c soloCluster) join(context.Context, string) error                { return errAlone }
 func (c soloCluster) leave(context.Context, string, bool) error         { return errAlone }
-func (c soloCluster) reference() string                                 { return "" }
+func (c soloCluster) reference(string) (string, bool)                   { return "", false }
 func (c soloCluster) drainState(context.Context, string) (Drain, error) { return Drain{}, errNotMember }
 func (c soloCluster) undrain(context.Context, string) (Drain, error)    { return Drain{}, errNotMember }
 func (c soloCluster) drain(context.Context, string, admin.DrainNode) (Drain, error) {

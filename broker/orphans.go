@@ -10,6 +10,9 @@ import (
 // of its clients and ends the sessions that expire. What it does ranks above what the node had said,
 // and the node reads it before it begins again.
 
+// orphansEvery is how often the sessions of a node that is gone are looked through: there may be many.
+const orphansEvery = 2 * time.Second
+
 // sweepOrphans acts for nodes that are gone, if that is this node's part.
 func (b *Broker) sweepOrphans(ctx context.Context) {
 	if b.peers == nil || b.Ready() != nil || !b.peers.acts() {
@@ -32,7 +35,10 @@ func (b *Broker) sweepOrphans(ctx context.Context) {
 			b.log.Warn("a node is gone: this one publishes its clients' wills and ends what expires", "node", at.node)
 			b.adoptWills(at.node)
 		}
-		b.expireOrphans(at.node, at.gone)
+		if now := b.mono(); now-at.expired >= orphansEvery {
+			at.expired = now
+			b.expireOrphans(at.node, at.gone)
+		}
 	}
 }
 

@@ -107,17 +107,6 @@ func (c peerCluster) leave(ctx context.Context, node string, force bool) error {
 	return nil
 }
 
-// reference names where the ready nodes take clients (5.0 section 4.11: separated by a space).
-func (c peerCluster) reference() string {
-	var out []string
-	for _, m := range c.b.peers.members.list() {
-		if m.Alive && m.Ready && !m.Draining && m.Node != c.b.cfg.Node.Name && len(m.Addrs) > 0 {
-			out = append(out, m.Addrs[0])
-		}
-	}
-	return strings.Join(out, " ")
-}
-
 func (c peerCluster) other(ctx context.Context, node string, q question) (out Drain, err error) {
 	if _, known := c.b.peers.members.get(node); !known {
 		return out, errNotMember

@@ -33,7 +33,8 @@ type peer struct {
 	messages, state *follower
 	entered         uint64 // the last batch of its messages log that has been entered; under the follower's lock
 
-	gone time.Duration // since when this node acts for it; 0: it does not; house only
+	gone    time.Duration // since when this node acts for it; 0: it does not; house only
+	expired time.Duration // when its sessions were last looked through; house only
 
 	dead     atomic.Bool // its logs have been read to their ends after it died; not once it is heard again
 	deadMu   sync.Mutex
@@ -272,6 +273,7 @@ func (p *peers) beat(out *beat) {
 	for _, a := range b.Addrs() {
 		out.Addrs = append(out.Addrs, a.String())
 	}
+	out.Reach = b.reach()
 	if err := b.Ready(); err != nil {
 		out.Why = err.Error()
 	}
@@ -343,6 +345,7 @@ func (p *peers) look(ctx context.Context) {
 	} else {
 		p.trouble.Store(nil)
 	}
+	p.b.letPublishersGo()
 }
 
 // fit says why this node should take no clients, or nil.

@@ -39,7 +39,7 @@ func (b *Broker) house(ctx context.Context) {
 		}
 		b.saveDirty()
 		b.sweep()
-		b.sweepWills(ctx)
+		b.sweepWills()
 		b.sweepOrphans(ctx)
 		b.sys.publish()
 		if err := b.checkpointIfDue(ctx, false); err != nil && ctx.Err() == nil {

@@ -168,15 +168,20 @@ func (b *Broker) enlist(ctx context.Context, s *session, c *conn, k *mqtt.Connec
 		}
 		if err := store(ctx, pair{sessionKey + s.id, record, s.claim}, pair{cursorKey + s.id, progress, s.claim}); err != nil {
 			s.mu.Lock()
-			s.conn = nil
+			s.conn, s.online = nil, false
 			s.mu.Unlock()
 			return fmt.Errorf("store session %q: %w", s.id, err)
 		}
 		s.mu.Lock()
 		s.kept, s.moved = true, false
 		s.mu.Unlock()
-	} else if s.kept {
-		_ = b.state.putAsync(pair{sessionKey + s.id, record, s.claim}, nil) // only says that it is connected
+	} else if s.kept { // only says that it is connected
+		if err := b.state.w.submitWithin(ctx, putEntry(pair{sessionKey + s.id, record, s.claim})); err != nil {
+			s.mu.Lock()
+			s.conn, s.online = nil, false
+			s.mu.Unlock()
+			return fmt.Errorf("store session %q: %w", s.id, err)
+		}
 	}
 	b.sessions.mu.Lock()
 	b.sessions.m[s.id] = s
@@ -235,7 +240,7 @@ func (b *Broker) detach(c *conn) {
 		return
 	}
 	if kept {
-		_ = b.state.putAsync(pair{sessionKey + s.id, record, s.claim}, nil) // refused only when the broker ends
+		_ = b.state.putNow(pair{sessionKey + s.id, record, s.claim}, nil) // refused only when the broker ends
 		s.save(nil)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 // State is a small map on disk: what the nodes must know again after a restart. Keys are paths,
@@ -195,22 +196,23 @@ func (st *stateStore) putEverywhere(ctx context.Context, pairs ...pair) error {
 }
 
 // putAt stores pairs and says in which batch the last of them is.
-func (st *stateStore) putAt(ctx context.Context, pairs []pair) (batch uint64, err error) {
+func (st *stateStore) putAt(ctx context.Context, pairs []pair) (uint64, error) {
 	done := make(chan error, len(pairs))
+	var batch atomic.Uint64
 	for _, p := range pairs {
 		e := putEntry(p)
 		e.done = func(at Position, err error) {
-			batch = max(batch, at.Batch) // all from one goroutine, and read after the last
+			batch.Store(max(batch.Load(), at.Batch)) // all from one goroutine
 			done <- err
 		}
-		if err := st.w.submit(e); err != nil {
+		if err := st.w.submitWithin(ctx, e); err != nil {
 			return 0, fmt.Errorf("store %s: %w", pairs[0].key, err)
 		}
 	}
 	if err := waitAll(ctx, done, len(pairs)); err != nil {
 		return 0, fmt.Errorf("store %s: %w", pairs[0].key, err)
 	}
-	return batch, nil
+	return batch.Load(), nil
 }
 
 // putAsync stores a value; done, if any, is called when it is on disk, and must not block.
@@ -234,8 +236,9 @@ func withDone(e entry, done func(error)) entry {
 	return e
 }
 
+// deleteAsync does not wait for room: there are no more deletions than there were keys.
 func (st *stateStore) deleteAsync(key string, rank uint64) error {
-	return st.w.submit(entry{rec: &Record{Kind: KindDelete, Topic: key, Rank: rank}})
+	return st.w.submitNow(entry{rec: &Record{Kind: KindDelete, Topic: key, Rank: rank}})
 }
 
 // sync waits until everything handed in before is on disk.

@@ -2,8 +2,11 @@ package broker
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
+	"os"
 	"testing"
+	"time"
 
 	"holdfast/broker/mqtt"
 )
@@ -149,4 +152,58 @@ func TestWillTopics(t *testing.T) {
 		eventually(t, "it is gone", func() bool { return b.sessions.get(fmt.Sprint("sys", version)) == nil })
 	}
 	sub.quiet()
+}
+
+// TestWillsOfADeadNode: the wills of all clients of a node that is gone are published by another, each once, and many
+// at a time: their claims share batches.
+func TestWillsOfADeadNode(t *testing.T) {
+	n := 2000
+	if os.Getenv("HOLDFAST_SOAK") != "" {
+		n = 10000
+	}
+	c := startNodes(t, 3)
+	c.begin()
+	sub, _ := dialRaw(t, c.up[1].addr, "watcher", opts{expiry: 600})
+	sub.subscribe(1, "wills/#")
+	var wills []pair
+	for i := range n {
+		data, err := json.Marshal(willRecord{&mqtt.Will{Topic: fmt.Sprint("wills/", i), QoS: 1, Payload: []byte("x")}, mqtt.V5, "127.0.0.1:1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wills = append(wills, pair{fmt.Sprint(willKey, "c", i), data, 1})
+	}
+	if err := c.up[2].state.putEverywhere(t.Context(), wills...); err != nil {
+		t.Fatal(err)
+	}
+	before := c.up[0].state.w.stored.Load()
+	c.stop(2)
+	began := time.Now()
+	got := map[string]int{}
+	for len(got) < n {
+		m := sub.takeWithin(90 * time.Second)
+		if got[m.topic]++; got[m.topic] > 1 {
+			t.Errorf("the will %s came again", m.topic)
+		}
+	}
+	batches := c.up[0].state.w.stored.Load() - before
+	t.Logf("%d wills %v after their node, %d batches of state", n, time.Since(began).Round(time.Millisecond), batches)
+	if batches > uint64(n)/2 {
+		t.Errorf("%d wills took %d batches: they are claimed one by one", n, batches)
+	}
+	eventually(t, "they are forgotten", func() bool { return len(c.up[0].state.versions(willKey, false)) == 0 })
+	sub.quiet()
+}
+
+// takeWithin is take for what may come late.
+func (c *rawClient) takeWithin(d time.Duration) message {
+	c.t.Helper()
+	_ = c.nc.SetReadDeadline(time.Now().Add(d))
+	p, err := c.next()
+	if err != nil || p.kind != mqtt.PUBLISH {
+		c.t.Fatalf("waiting for a message: %+v, %v", p, err)
+	}
+	m := p.message(c.version)
+	c.ack(mqtt.PUBACK, m.id)
+	return m
 }

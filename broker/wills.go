@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"holdfast/broker/mqtt"
@@ -34,8 +35,9 @@ type will struct {
 
 // pendingWills is the wills of clients that have no session here: their node has ended.
 type pendingWills struct {
-	mu sync.Mutex
-	m  map[string]*will
+	mu   sync.Mutex
+	m    map[string]*will
+	busy atomic.Bool // some of them are being published
 }
 
 // add enters a will, if there is none of that client yet.
@@ -79,13 +81,20 @@ func (b *Broker) keepWill(ctx context.Context, c *conn) error {
 	}
 	data, err := json.Marshal(willRecord{c.will, c.version, c.addr})
 	if err == nil {
+		c.willKept = true // also if the wait for it ends before it is stored
 		err = b.state.put(ctx, pair{key, data, c.willRank})
 	}
 	if err != nil {
 		return fmt.Errorf("store the will of %q: %w", c.id, err)
 	}
-	c.willKept = true
 	return nil
+}
+
+// forgetWill: its client was refused after all.
+func (b *Broker) forgetWill(c *conn) {
+	if c.willKept {
+		_ = b.state.deleteAsync(willKey+c.id, c.willRank) // refused only when the broker ends
+	}
 }
 
 // leave is the end of an attached connection.
@@ -138,7 +147,7 @@ func (w *will) fire() {
 		}
 		w.done()
 	}
-	if err := w.b.messages.submit(entry{r, stored}); err != nil {
+	if err := w.b.messages.submitNow(entry{r, stored}); err != nil { // there are no more wills than clients had
 		stored(Position{}, err)
 	}
 }
@@ -173,19 +182,47 @@ func (b *Broker) adoptWills(node string) {
 	}
 }
 
+// willsAtOnce is how many adopted wills are claimed at once: their claims share batches. With one after the
+// other, 10,000 take tens of seconds.
+const willsAtOnce = 512
+
 // sweepWills publishes adopted wills that are due, unless the client has come back meanwhile, here or
-// at another node.
-func (b *Broker) sweepWills(ctx context.Context) {
-	for _, w := range b.wills.take(b.mono()) {
-		lock := b.sessions.lockOf(w.c.id)
-		lock.Lock()
-		if mine, err := b.claimWill(ctx, w); err != nil {
-			b.log.Warn("a will cannot be published yet", "client", w.c.id, "err", err)
-			b.wills.add(w.c.id, w)
-		} else if mine {
-			w.fire()
+// at another node. It does not wait for them: one whose client connects at this moment takes a while.
+func (b *Broker) sweepWills() {
+	if !b.wills.busy.CompareAndSwap(false, true) {
+		return // those of the last round are still on their way
+	}
+	due := b.wills.take(b.mono())
+	if len(due) == 0 {
+		b.wills.busy.Store(false)
+		return
+	}
+	b.background(func(ctx context.Context) {
+		defer b.wills.busy.Store(false)
+		var publishing sync.WaitGroup
+		slots := make(chan struct{}, willsAtOnce)
+		for _, w := range due {
+			slots <- struct{}{}
+			publishing.Go(func() {
+				defer func() { <-slots }()
+				b.publishAdopted(ctx, w)
+			})
 		}
-		lock.Unlock()
+		publishing.Wait()
+	})
+}
+
+func (b *Broker) publishAdopted(ctx context.Context, w *will) {
+	lock := b.sessions.lockOf(w.c.id)
+	lock.Lock()
+	defer lock.Unlock()
+	if mine, err := b.claimWill(ctx, w); err != nil {
+		if ctx.Err() == nil {
+			b.log.Warn("a will cannot be published yet", "client", w.c.id, "err", err)
+		}
+		b.wills.add(w.c.id, w)
+	} else if mine {
+		w.fire()
 	}
 }
 

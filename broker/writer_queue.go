@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"fmt"
 	"slices"
 )
 
@@ -9,20 +10,38 @@ import (
 
 // submit hands in an entry. It waits while too much waits already. An error means that done
 // will not be called.
-func (w *writer) submit(e entry) error {
+func (w *writer) submit(e entry) error { return w.submitWithin(context.Background(), e) }
+
+// submitWithin is submit for those who do not wait for ever: without a quorum nothing makes room.
+func (w *writer) submitWithin(ctx context.Context, e entry) error {
 	w.mu.Lock()
-	for (w.held || w.bytes > w.cfg.pending) && !w.closing {
+	if w.full() && ctx.Done() != nil {
+		stop := context.AfterFunc(ctx, func() {
+			w.mu.Lock() // else it could end between the look at ctx and the wait
+			defer w.mu.Unlock()
+			w.room.Broadcast()
+		})
+		defer stop()
+	}
+	for w.full() && !w.closing && ctx.Err() == nil {
 		w.room.Wait()
 	}
-	if w.closing {
+	switch {
+	case w.closing:
 		w.mu.Unlock()
 		return errClosed
+	case w.full():
+		w.mu.Unlock()
+		return fmt.Errorf("wait for room in the log's queue: %w", ctx.Err())
 	}
 	w.push(e)
 	w.mu.Unlock()
 	w.kick()
 	return nil
 }
+
+// full says whether submit has to wait. w.mu is held.
+func (w *writer) full() bool { return w.held || w.bytes > w.cfg.pending }
 
 // hold makes submit wait, until letGo.
 func (w *writer) hold() {
@@ -92,7 +111,7 @@ func (w *writer) idle(ctx context.Context) error {
 // sync waits until everything handed in before is stored, or refused.
 func (w *writer) sync(ctx context.Context) error {
 	done := make(chan error, 1)
-	if err := w.submit(entry{done: func(_ Position, err error) { done <- err }}); err != nil {
+	if err := w.submitWithin(ctx, entry{done: func(_ Position, err error) { done <- err }}); err != nil {
 		return err
 	}
 	return waitAll(ctx, done, 1)
@@ -102,7 +121,7 @@ func (w *writer) sync(ctx context.Context) error {
 func (w *writer) put(ctx context.Context, recs ...*Record) error {
 	done := make(chan error, len(recs))
 	for _, r := range recs {
-		if err := w.submit(entry{r, func(_ Position, err error) { done <- err }}); err != nil {
+		if err := w.submitWithin(ctx, entry{r, func(_ Position, err error) { done <- err }}); err != nil {
 			return err
 		}
 	}
