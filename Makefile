@@ -10,7 +10,7 @@ BUILD    = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: all build demo test test-race test-386 test-arm soak suites fuzz cross deb image test-board bench lint clean
+.PHONY: all build demo test test-race test-386 test-arm soak suites fuzz cross deb image test-board bench bench-cluster lint clean
 all: build
 
 build:
@@ -64,9 +64,15 @@ cross:
 deb image test-board:
 	@echo "make $@: not built yet; packages, images and board tests come in a later issue" >&2; exit 2
 
+# All benchmarks; bench-cluster: the broker's as real programs, against its peers, in twelve minutes.
 bench:
 	.ci/need test
+	.ci/need bench
 	.ci/bench
+
+bench-cluster:
+	.ci/need bench
+	.ci/bench cluster
 
 lint:
 	@u=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$u" ] || { echo "gofmt -l:"; echo "$$u"; exit 1; }
