@@ -61,8 +61,9 @@ var allowed = map[string][]string{
 	"broker/cmd":       {"broker", "broker/...", "uplink/wire", "systemd/program", "systemd/settings"},
 	"devices":          {},
 	"devices/catalog":  {"devices", "devices/..."},
-	"devices/":         {"devices", "devices/tty"}, // a driver knows the contract, serial ports and nothing else
+	"devices/":         {"devices", "devices/tty", "devices/stream"}, // a driver knows the contract, serial ports and nothing else
 	"devices/tty":      {"devices"},
+	"devices/stream":   {"devices", "devices/tty"},
 	"buffer":           {},
 	"uplink":           {},
 	"uplink/wire":      {},

@@ -9,6 +9,7 @@ import (
 
 	"holdfast/devices"
 	"holdfast/devices/drivertest"
+	"holdfast/devices/stream"
 )
 
 func TestContract(t *testing.T) {
@@ -22,7 +23,7 @@ func TestContract(t *testing.T) {
 				l.Send(fmt.Sprintf("n=%d w=%d.5\n", n, n))
 			}
 			return drivertest.Fixture{
-				Settings: scale(l), Step: maxWait, Feed: feed, Lose: l.Unplug, Return: l.Plug,
+				Settings: scale(l), Step: stream.MaxWait, Feed: feed, Lose: l.Unplug, Return: l.Plug,
 				Flood: func(stop func() bool) {
 					for !stop() {
 						// As much as the kernel takes: then the sender waits, not we.

@@ -20,51 +20,6 @@ const (
 	ignored          // matches `ignore`, or is empty
 )
 
-// splitter cuts a stream of bytes into lines. It holds at most one line of max bytes
-// and the delimiter; of a longer line it keeps nothing but the fact.
-type splitter struct {
-	delimiter []byte
-	trimCR    bool // one "\r" before the delimiter belongs to it
-	max       int
-	buf       []byte
-	long      bool // the line under way is too long; buf only serves to find its end
-}
-
-// feed passes each line that p completes to line, without its delimiter. long: it had
-// more than max bytes, and data is nil. data is valid during the call only.
-func (s *splitter) feed(p []byte, line func(data []byte, long bool)) {
-	last := s.delimiter[len(s.delimiter)-1]
-	for _, b := range p {
-		s.buf = append(s.buf, b)
-		if b == last && bytes.HasSuffix(s.buf, s.delimiter) {
-			s.end(line)
-		} else if len(s.buf) > s.max+len(s.delimiter) {
-			// Even with "\r" and all but one byte of a delimiter at its end, this is too
-			// long. Those bytes are kept: the rest of the delimiter may follow.
-			s.long = true
-			s.buf = append(s.buf[:0], s.buf[len(s.buf)-len(s.delimiter)+1:]...)
-		}
-	}
-}
-
-func (s *splitter) end(line func([]byte, bool)) {
-	data := s.buf[:len(s.buf)-len(s.delimiter)]
-	if s.trimCR {
-		data = bytes.TrimSuffix(data, []byte{'\r'})
-	}
-	if s.long || len(data) > s.max {
-		line(nil, true)
-	} else {
-		line(data, false)
-	}
-	s.reset()
-}
-
-// open says whether a line is under way: if the port is lost, its end never comes.
-func (s *splitter) open() bool { return len(s.buf) > 0 || s.long }
-
-func (s *splitter) reset() { s.buf, s.long = s.buf[:0], false }
-
 // encoding is how bytes stand for text.
 type encoding struct {
 	text func(line []byte) (string, bool) // false: not this encoding

@@ -7,6 +7,7 @@ import (
 
 	"holdfast/devices"
 	"holdfast/devices/drivertest"
+	"holdfast/devices/stream"
 )
 
 // bench runs a device on a line, under a clock that the test moves.
@@ -14,7 +15,7 @@ type bench struct{ *drivertest.Bench }
 
 func start(t testing.TB, s *Settings) *bench {
 	t.Helper()
-	return &bench{drivertest.Start(t, Driver{}, s, maxWait)}
+	return &bench{drivertest.Start(t, Driver{}, s, stream.MaxWait)}
 }
 
 // want waits for n readings without letting time go by, drive lets it.
@@ -101,7 +102,7 @@ func TestVanishAndReturn(t *testing.T) {
 	// For a minute nothing new is told; then it is told again.
 	told := b.drive(6)[4:]
 	b.equal(told, "n= bad:port-lost", "weight=kg bad:port-lost")
-	if since := told[0].At - time.Hour; since < time.Minute || since > time.Minute+2*maxWait {
+	if since := told[0].At - time.Hour; since < time.Minute || since > time.Minute+2*stream.MaxWait {
 		t.Errorf("told again after %v, want a minute", since)
 	}
 	l.Plug()

@@ -11,16 +11,15 @@
 // been cut by the opening of the port is marked uncertain, a number that does not fit
 // a float64 exactly stays text.
 //
-// The decoding (decode.go, value.go) is pure; package tty knows about terminals.
+// The decoding (decode.go, value.go) is pure; package stream keeps the port.
 package serial
 
 import (
 	"errors"
 	"fmt"
-	"hash/fnv"
-	"math/rand/v2"
 
 	"holdfast/devices"
+	"holdfast/devices/stream"
 )
 
 // Driver makes serial-line devices.
@@ -45,12 +44,5 @@ func (Driver) New(settings devices.Settings, env devices.Env) (devices.Device, e
 	if len(errs) > 0 {
 		return nil, fmt.Errorf("serial-line: %w", errors.Join(errs...))
 	}
-	return newDevice(p, env), nil
-}
-
-// seeded is the randomness of one device: the same for the same seed and name.
-func seeded(env devices.Env) *rand.Rand {
-	h := fnv.New64a()
-	h.Write([]byte(env.Name))
-	return rand.New(rand.NewPCG(env.Seed, h.Sum64()))
+	return stream.New(p.Config, env), nil
 }

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"holdfast/devices"
-	"holdfast/devices/tty"
+	"holdfast/devices/stream"
 )
 
 // Settings is the driver's part of a [[device]] table; docs/drivers/serial-line.md
@@ -50,15 +50,12 @@ func (s *Settings) Check() []devices.Problem {
 
 // plan is settings that have been understood.
 type plan struct {
-	port        string
-	mode        tty.Mode
-	delimiter   []byte
-	trimCR      bool
-	maxLine     int
-	decode      decoder
-	firstLine   string
-	staleAfter  time.Duration // 0: a silent line is a normal one
-	reportEvery time.Duration
+	stream.Config
+	delimiter []byte
+	trimCR    bool
+	maxLine   int
+	decode    decoder
+	firstLine string
 }
 
 type checker struct {
@@ -76,12 +73,9 @@ func (c *checker) warn(key, format string, args ...any) {
 
 func (s *Settings) compile() (*plan, []devices.Problem) {
 	c := &checker{s: s}
-	mode, problems := tty.ParseMode(s.Baud, s.Frame)
-	c.problems = append(tty.CheckPath(s.Port), problems...)
-	p := &plan{
-		port: s.Port, mode: mode, delimiter: []byte(s.Delimiter), trimCR: s.Delimiter == "\n", maxLine: s.MaxLine,
-		firstLine: s.FirstLine, staleAfter: s.StaleAfter, reportEvery: s.ReportEvery,
-	}
+	config, problems := stream.Settings{Port: s.Port, Baud: s.Baud, Frame: s.Frame, StaleAfter: s.StaleAfter, ReportEvery: s.ReportEvery}.Compile()
+	c.problems = problems
+	p := &plan{Config: config, delimiter: []byte(s.Delimiter), trimCR: s.Delimiter == "\n", maxLine: s.MaxLine, firstLine: s.FirstLine}
 	if s.Delimiter == "" || len(s.Delimiter) > 16 {
 		c.bad("delimiter", `want 1 to 16 bytes that end a line, such as "\n", "\r\n" or "\u0003"`)
 	}
@@ -92,13 +86,11 @@ func (s *Settings) compile() (*plan, []devices.Problem) {
 	if !slices.Contains([]string{"mark", "keep", "discard"}, s.FirstLine) {
 		c.bad("first_line", `want "mark", "keep" or "discard", not %q`, s.FirstLine)
 	}
-	if s.StaleAfter < 0 {
-		c.bad("stale_after", `want a duration such as "1m", or "0s" for a line that may be silent for ever`)
-	}
-	if s.ReportEvery < time.Second {
-		c.bad("report_every", "want at least 1s, not %v", s.ReportEvery)
-	}
 	p.decode = c.decoder()
+	for _, m := range p.decode.metrics {
+		p.Metrics = append(p.Metrics, stream.Metric{Name: m.name, Unit: m.unit})
+	}
+	p.Decoder = p.lines
 	return p, c.problems
 }
 
