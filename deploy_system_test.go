@@ -21,6 +21,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -30,8 +31,8 @@ import (
 )
 
 // fleet is three nodes behind a load balancer, all on addresses of one loopback network: .10 is the
-// balancer, .11 to .13 are the nodes. The configurations are those of docs/deploy, with 10.0.0
-// replaced by that network. The nodes know nothing of each other.
+// balancer, .11 to .13 are the nodes, one cluster. The configurations are those of docs/deploy, with
+// 10.0.0 replaced by that network.
 type fleet struct {
 	*system
 	net   string // "127.77.1."
@@ -54,6 +55,7 @@ func startFleet(t *testing.T) *fleet {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	f.certificate(t)
+	f.write(t, "cluster.secret", rand.Text())
 	for i := 1; i <= 3; i++ {
 		f.startNode(t, i)
 	}
@@ -94,7 +96,10 @@ func (f *fleet) startNode(t *testing.T, i int) {
 	data := filepath.Join(f.dir, name)
 	// To a loopback address the kernel connects from 127.0.0.1: that is where the balancer is seen.
 	config := f.example(t, "broker.toml", `"n1"`, fmt.Sprintf("%q", name), "/var/lib/holdfast-broker", data, "/etc/holdfast-broker", f.dir,
-		"10.0.0.11", fmt.Sprintf("10.0.0.1%d", i), `"10.0.0.10"`, `"127.0.0.1"`, "[listen]\n", "[listen]\nadmin = \"\"\n")
+		`"10.0.0.10"`, `"127.0.0.1"`, "[listen]\n", "[listen]\nadmin = \"\"\n")
+	// The example is that of n1: the nodes change places.
+	mine, first := fmt.Sprint(f.net, "1", i), f.net+"11"
+	config = strings.NewReplacer(mine+":", first+":", first+":", mine+":").Replace(config)
 	log := &syncBuffer{}
 	f.logs[name] = log
 	n := &fleetNode{cmd: exec.Command(filepath.Join(f.dir, "holdfast-broker"), "run", "--config", f.write(t, name+".toml", config))}
@@ -220,12 +225,16 @@ func connectPacket(id string) []byte {
 	return append([]byte{0x10, byte(len(body) + len(id))}, append(body, id...)...)
 }
 
+func newClient(nc net.Conn, id string) *mqttClient {
+	return &mqttClient{Conn: nc, id: id, r: bufio.NewReader(nc)}
+}
+
 // connect sends CONNECT, in pieces, and wants a CONNACK that says yes.
 func connect(nc net.Conn, err error, id string, pieces ...int) (*mqttClient, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &mqttClient{Conn: nc, id: id, r: bufio.NewReader(nc)}
+	c := newClient(nc, id)
 	packet := connectPacket(id)
 	for _, n := range append(pieces, len(packet)) {
 		n = min(n, len(packet))
@@ -260,7 +269,7 @@ func (c *mqttClient) next(within time.Duration) (kind byte, body []byte, err err
 	return first >> 4, body, err
 }
 
-// whereIs asks the nodes who has a client, and where it comes from.
+// whereIs asks each node who has a client, and where it comes from: they have to say the same.
 func (f *fleet) whereIs(id string) (node, addr string, err error) {
 	for name, n := range f.nodes {
 		if n.killed {
@@ -271,20 +280,18 @@ func (f *fleet) whereIs(id string) (node, addr string, err error) {
 			return "", "", fmt.Errorf("%s: %w", name, err)
 		}
 		var s struct {
-			Connected bool
-			Addr      string
+			Connected  bool
+			Node, Addr string
 		}
 		err = json.NewDecoder(resp.Body).Decode(&s)
 		resp.Body.Close()
-		if err == nil && resp.StatusCode == http.StatusOK && s.Connected {
-			if node != "" {
-				return "", "", fmt.Errorf("%s is on %s and on %s", id, node, name)
-			}
-			node, addr = name, s.Addr
+		switch {
+		case err != nil || resp.StatusCode != http.StatusOK || !s.Connected:
+			return "", "", fmt.Errorf("%s is on no node, says %s: %s %+v", id, name, resp.Status, s)
+		case node != "" && node != s.Node:
+			return "", "", fmt.Errorf("%s is on %s and on %s", id, node, s.Node)
 		}
-	}
-	if node == "" {
-		return "", "", fmt.Errorf("%s is on no node", id)
+		node, addr = s.Node, s.Addr
 	}
 	return node, addr, nil
 }
@@ -439,26 +446,40 @@ func TestHAProxy(t *testing.T) {
 	tcp := func(from int) func() (net.Conn, error) {
 		return func() (net.Conn, error) { return f.dial(1883, from) }
 	}
-	first := home["client-0"]
+	tr := f.startTraffic(t, tcp(150), map[string]func() (net.Conn, error){"reader": tcp(151),
+		"reader-ws": func() (net.Conn, error) { return f.over(8083, 152, false) }})
+	tr.goOn(50)
+	first := f.home(t, "reader", "")
 	f.kill(t, first)
-	c, second := f.arrive(t, "client-0", tcp(140), first)
+	second := f.home(t, "reader", first)
+	tr.goOn(50)
 	f.drain(t, second, "6s") // two failed checks are noticed in 4 s
-	c.sentAway(t)
-	_, third := f.arrive(t, "client-0", tcp(141), first, second)
+	third := f.home(t, "reader", first, second)
+	tr.goOn(50)
 	for i := range 9 { // and whoever comes now comes there
-		if _, node := f.arrive(t, fmt.Sprintf("late-%d", i), tcp(150+i), first, second); node != third {
+		if _, node := f.arrive(t, fmt.Sprintf("late-%d", i), tcp(160+i), first, second); node != third {
 			t.Errorf("late-%d is on %s", i, node)
+		}
+	}
+	tr.all()
+	for _, r := range tr.subs {
+		if r.id == "reader" && r.told.Load() != 1 {
+			t.Errorf("the drained node told its client %d times to use another server (0x9C)", r.told.Load())
 		}
 	}
 }
 
-// sentAway waits for the DISCONNECT with which a drained node sends its client away.
-func (c *mqttClient) sentAway(t *testing.T) {
+// home waits until a client is on a node other than those to avoid, and says on which.
+func (f *fleet) home(t *testing.T, id string, avoid ...string) (node string) {
 	t.Helper()
-	kind, body, err := c.next(60 * time.Second)
-	if err != nil || kind != 14 || len(body) == 0 || body[0] != 0x9C {
-		t.Errorf("the drained node said %d %x, %v; expected DISCONNECT 0x9C", kind, body, err)
-	}
+	eventually(t, fmt.Sprintf("%s is on a node other than %v", id, avoid), func() (err error) {
+		node, _, err = f.whereIs(id)
+		if err == nil && slices.Contains(avoid, node) {
+			err = fmt.Errorf("it is on %s", node)
+		}
+		return err
+	})
+	return node
 }
 
 // TestNginx: docs/deploy/nginx.conf with the real program.
@@ -503,10 +524,16 @@ func TestNginx(t *testing.T) {
 	}
 	f.landed(t, c)
 
-	tcp := func() (net.Conn, error) { return f.dial(1883, 100) }
-	first := home[100]
+	tcp := func(from int) func() (net.Conn, error) {
+		return func() (net.Conn, error) { return f.dial(1883, from) }
+	}
+	tr := f.startTraffic(t, tcp(150), map[string]func() (net.Conn, error){"reader": tcp(151),
+		"reader-ws": func() (net.Conn, error) { return f.over(8083, 152, false) }})
+	tr.goOn(50)
+	first := f.home(t, "reader", "")
 	f.kill(t, first)
-	_, second := f.arrive(t, "client-0", tcp, first)
+	second := f.home(t, "reader", first)
+	tr.goOn(50)
 	marked := strings.ReplaceAll(text, nodeAddr(f, second)+" max_fails=1 fail_timeout=5s;", nodeAddr(f, second)+" down;")
 	if marked == text {
 		t.Fatal("no line was marked")
@@ -515,7 +542,11 @@ func TestNginx(t *testing.T) {
 	if out, err := exec.Command(path, "-c", config, "-s", "reload").CombinedOutput(); err != nil {
 		t.Fatalf("nginx -s reload: %v\n%s", err, out)
 	}
-	f.arrive(t, "late", tcp, first, second) // not an id of above: those are still connected, and the nodes are no cluster
+	f.drain(t, second, "0s")
+	f.home(t, "reader", first, second)
+	tr.goOn(50)
+	f.arrive(t, "late", tcp(100), first, second)
+	tr.all()
 }
 
 // nodeAddr is where a node listens for MQTT.
