@@ -386,9 +386,9 @@ func (b *Broker) Run(ctx context.Context) error {
 	}
 	b.opened(f)
 	b.tasks.Go(func() { b.house(b.ctx) })
+	b.notReady.Store(nil) // before the first client is served, or it would be refused
 	var serving sync.WaitGroup
 	serving.Go(func() { f.serve(ctx, b.serve) })
-	b.notReady.Store(nil)
 	b.log.Info("ready", "node", b.cfg.Node.Name, "listeners", b.Addrs())
 
 	err = b.untilEnd(ctx)

@@ -143,6 +143,19 @@ func tryDial(t testing.TB, addr, id string, o opts) (*rawClient, packet, error) 
 	return c, ack, nil
 }
 
+// tryKept connects with a session that stays an hour. A broker that begins or ends refuses clients: that is an error.
+func tryKept(t testing.TB, addr, id string) (c *rawClient, present bool, err error) {
+	c, ack, err := tryDial(t, addr, id, opts{expiry: 3600})
+	if err != nil {
+		return nil, false, err
+	}
+	if ack.body[1] != 0 {
+		c.nc.Close()
+		return nil, false, fmt.Errorf("refused with 0x%02X", ack.body[1])
+	}
+	return c, ack.body[0] == 1, nil
+}
+
 func (c *rawClient) next() (packet, error) {
 	first, err := c.r.ReadByte()
 	if err != nil {
@@ -157,10 +170,10 @@ func (c *rawClient) next() (packet, error) {
 	return p, err
 }
 
-// expect reads the next packet within 10 s; it must be of that kind.
+// expect reads the next packet; it must be of that kind.
 func (c *rawClient) expect(kind byte) packet {
 	c.t.Helper()
-	_ = c.nc.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = c.nc.SetReadDeadline(time.Now().Add(patience))
 	defer c.nc.SetReadDeadline(time.Time{})
 	p, err := c.next()
 	if err != nil {
@@ -175,7 +188,7 @@ func (c *rawClient) expect(kind byte) packet {
 // closed reads until the broker closes the connection, and returns the last packet.
 func (c *rawClient) closed() (last packet) {
 	c.t.Helper()
-	_ = c.nc.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = c.nc.SetReadDeadline(time.Now().Add(patience))
 	for {
 		p, err := c.next()
 		var timeout net.Error

@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
 )
 
 // TestPahoPython and TestMqttJS: what people use. Connect, every QoS both ways, resume, retained, will,
@@ -22,7 +21,7 @@ func TestMqttJS(t *testing.T) {
 
 // otherClient runs a script of cases against a broker; each prints a line.
 func otherClient(t *testing.T, command []string, probe, pkg string) {
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 	defer cancel()
 	run := func(args ...string) (string, error) {
 		cmd := exec.CommandContext(ctx, command[0], args...)

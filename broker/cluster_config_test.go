@@ -95,7 +95,7 @@ func TestClusterTLS(t *testing.T) {
 		defer a.Close()
 		defer b.Close()
 		for _, c := range []net.Conn{a, b} {
-			if err := c.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+			if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"holdfast/systemd/freeport"
 )
@@ -73,7 +72,7 @@ func (n *testNode) startEngine(t *testing.T) {
 // begin opens the node's log, brings it home and begins to write.
 func (n *testNode) begin(t *testing.T, life uint64) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	s, err := n.open(ctx, kindMessages, 1<<30)
 	if err == nil {
@@ -152,7 +151,7 @@ func topicsNow(ctx context.Context, reader *engine, node string) (out []string, 
 func TestThreeEngines(t *testing.T) {
 	t.Parallel()
 	nodes := startEngines(t, 3)
-	ctx, cancel := context.WithTimeout(context.Background(), 80*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	heard := make(chan string, 1000)
 	for i, n := range nodes {
@@ -219,7 +218,7 @@ func TestAskedNodeDies(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 80*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	for _, subject := range []string{"hf.polite", hereSubject("n2")} {
 		eventually(t, "n1 reaches n2", func() bool { _, err := nodes[0].requestOf(ctx, "n2", subject, nil); return err == nil })
@@ -268,7 +267,7 @@ func TestBusBounds(t *testing.T) {
 	for range 10 {
 		<-got
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if data, err := e.request(ctx, "hf.test", nil); err != nil || string(data) != "yes" {
 		t.Errorf("%q, %v", data, err)

@@ -65,7 +65,7 @@ type childNode struct {
 }
 
 func (c *childNode) do(words []string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	switch words[0] {
 	case "begin": // life, first number

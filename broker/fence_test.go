@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 )
 
 // TestFence: two nodes fence the log of a third while that one writes. There is one fence; nothing behind it
@@ -16,7 +15,7 @@ import (
 func TestFence(t *testing.T) {
 	t.Parallel()
 	nodes := startEngines(t, 3)
-	ctx, cancel := context.WithTimeout(context.Background(), 80*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	n1 := nodes[0]
 	n1.begin(t, 7)

@@ -114,7 +114,7 @@ func TestConnectRefusals(t *testing.T) {
 		if _, err := nc.Write(c.packet); err != nil {
 			t.Fatal(err)
 		}
-		_ = nc.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_ = nc.SetReadDeadline(time.Now().Add(patience))
 		got, err := io.ReadAll(nc)
 		if err != nil || !strings.Contains(hex.EncodeToString(got), c.want) {
 			t.Errorf("%s: %x, %v", c.name, got, err)

@@ -136,7 +136,7 @@ func TestTurnedAway(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, _ = io.WriteString(nc, c.send)
-		_ = nc.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_ = nc.SetReadDeadline(time.Now().Add(patience))
 		if _, err := io.Copy(io.Discard, nc); errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("%s: it is not closed", c.name)
 		}

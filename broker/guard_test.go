@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"testing"
-	"time"
 )
 
 // TestFencedBroker: a broker whose log is closed by another node ends with that reason, lets its clients go,
@@ -12,7 +11,7 @@ import (
 func TestFencedBroker(t *testing.T) {
 	t.Parallel()
 	c := startNodes(t, 3)
-	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	ended := make(chan error, 1)
 	first := make(chan *Broker, 1)

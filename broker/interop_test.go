@@ -46,7 +46,7 @@ func mosquittoSub(t *testing.T, addr string, args ...string) (<-chan string, fun
 	}()
 	select {
 	case <-ready:
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("mosquitto_sub did not subscribe")
 	}
 	return lines, func() {
@@ -84,7 +84,7 @@ func TestMosquittoClients(t *testing.T) {
 						if l != fmt.Sprintf("hello %d", i) {
 							t.Fatalf("line %d is %q", i, l)
 						}
-					case <-time.After(10 * time.Second):
+					case <-time.After(patience):
 						t.Fatalf("line %d did not come", i)
 					}
 				}

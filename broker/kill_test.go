@@ -104,8 +104,8 @@ func (v *victim) start() {
 			v.cmd = nil
 			v.t.Fatalf("the broker ended: %s", stderr.String())
 		}
-	case <-time.After(30 * time.Second):
-		v.t.Fatal("the broker is not ready after 30 s")
+	case <-time.After(patience):
+		v.t.Fatal("the broker is not ready after " + patience.String())
 	}
 }
 
@@ -144,7 +144,7 @@ var errRefused = errors.New("refused")
 
 // connection publishes until the connection breaks, in order, with up to 100 unacknowledged.
 func (f *feeder) connection(t *testing.T, addr string, stop <-chan struct{}) error {
-	c, _, err := tryDial(t, addr, f.id, opts{expiry: 3600})
+	c, _, err := tryKept(t, addr, f.id)
 	if err != nil {
 		return err
 	}
@@ -174,7 +174,7 @@ func (f *feeder) connection(t *testing.T, addr string, stop <-chan struct{}) err
 
 // drain waits for the last acknowledgements.
 func (f *feeder) drain(c *rawClient, broken <-chan error, last int) error {
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(patience)
 	for int(f.acked.Load()) < last && time.Now().Before(deadline) {
 		select {
 		case err := <-broken:
@@ -214,8 +214,7 @@ type gatherer struct {
 	last    map[string]int
 	twice   int
 	reorder []reordering
-	absent  int // CONNACKs that knew no session, after the first
-	first   bool
+	absent  int // CONNACKs that knew no session
 }
 
 // reordering is a first arrival behind that of a later number.
@@ -227,7 +226,7 @@ type reordering struct {
 func (r reordering) String() string { return fmt.Sprintf("%s: %d after %d", r.topic, r.seq, r.last) }
 
 func newGatherer() *gatherer {
-	return &gatherer{seen: map[string]map[int]bool{}, last: map[string]int{}, first: true}
+	return &gatherer{seen: map[string]map[int]bool{}, last: map[string]int{}}
 }
 
 func (g *gatherer) run(t *testing.T, addr string, stop <-chan struct{}) {
@@ -237,12 +236,12 @@ func (g *gatherer) run(t *testing.T, addr string, stop <-chan struct{}) {
 			return
 		default:
 		}
-		c, ack, err := tryDial(t, addr, "gatherer", opts{expiry: 3600})
+		c, present, err := tryKept(t, addr, "gatherer")
 		if err != nil {
 			<-time.After(5 * time.Millisecond)
 			continue
 		}
-		g.connected(ack.body[0] == 1)
+		g.connected(present)
 		ended := make(chan struct{})
 		go func() {
 			select {
@@ -259,10 +258,9 @@ func (g *gatherer) run(t *testing.T, addr string, stop <-chan struct{}) {
 func (g *gatherer) connected(present bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !present && g.first {
+	if !present {
 		g.absent++
 	}
-	g.first = true
 }
 
 func (g *gatherer) read(c *rawClient) {

@@ -29,7 +29,7 @@ func TestWhoDoesNotReadItsAnswers(t *testing.T) {
 		body = append(mqtt.AppendText(body, "a"), 0) // too many: a byte of the SUBACK for each
 	}
 	question := frame(mqtt.SUBSCRIBE<<4|2, body)
-	_ = c.nc.SetWriteDeadline(time.Now().Add(2 * time.Minute))
+	_ = c.nc.SetWriteDeadline(time.Now().Add(patience))
 	for range 128 { // 100 MB
 		_, err := c.nc.Write(question)
 		var timeout net.Error

@@ -90,7 +90,7 @@ func roundTrip(c *rawClient, payload string) error {
 	if _, err := c.nc.Write(c.publishPacket("witness/own", payload, 2, 1, nil)); err != nil {
 		return err
 	}
-	_ = c.nc.SetReadDeadline(time.Now().Add(30 * time.Second))
+	_ = c.nc.SetReadDeadline(time.Now().Add(patience))
 	for acked, came := false, false; !acked || !came; {
 		p, err := c.next()
 		switch {
@@ -308,7 +308,7 @@ func (f *fuzzer) play(addr string, script [][]byte) error {
 		}
 	}
 	_ = tcp.CloseWrite()
-	_ = nc.SetReadDeadline(time.Now().Add(60 * time.Second))
+	_ = nc.SetReadDeadline(time.Now().Add(patience))
 	_, err = io.Copy(io.Discard, nc)
 	var timeout net.Error
 	if errors.As(err, &timeout) && timeout.Timeout() {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"testing"
-	"time"
 
 	"github.com/eclipse/paho.golang/paho"
 )
@@ -13,7 +12,7 @@ import (
 // TestPaho: the Go client of Eclipse Paho, every QoS in both directions, user properties on the way.
 func TestPaho(t *testing.T) {
 	b := start(t, testConfig(t.TempDir()))
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	got := make(chan *paho.Publish, 10)
 	dial := func(id string) *paho.Client {

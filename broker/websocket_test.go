@@ -59,7 +59,7 @@ func (c *wsClient) Read(p []byte) (int, error) {
 }
 
 func dialWS(t testing.TB, url string, header http.Header, tc *tls.Config) (*websocket.Conn, *http.Response, error) {
-	d := websocket.Dialer{Subprotocols: []string{"mqtt"}, TLSClientConfig: tc, HandshakeTimeout: 10 * time.Second}
+	d := websocket.Dialer{Subprotocols: []string{"mqtt"}, TLSClientConfig: tc, HandshakeTimeout: patience}
 	ws, resp, err := d.Dial(url, header)
 	if err == nil {
 		t.Cleanup(func() { ws.Close() })
@@ -123,7 +123,7 @@ func TestWebSocket(t *testing.T) {
 		}
 		pong := make(chan string, 1)
 		ws.ws.SetPongHandler(func(data string) error { pong <- data; return nil })
-		if err := ws.ws.WriteControl(websocket.PingMessage, []byte("there?"), time.Now().Add(time.Second)); err != nil {
+		if err := ws.ws.WriteControl(websocket.PingMessage, []byte("there?"), time.Now().Add(patience)); err != nil {
 			t.Fatal(err)
 		}
 		c.quiet() // reads the pong on its way
@@ -190,7 +190,7 @@ func TestWebSocketEnds(t *testing.T) {
 	t.Run("close by the client", func(t *testing.T) {
 		c := connectWS(t, url, "close", v5, 100, nil)
 		ws := c.nc.(*wsClient).ws
-		if err := ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(time.Second)); err != nil {
+		if err := ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(patience)); err != nil {
 			t.Fatal(err)
 		}
 		if _, _, err := ws.ReadMessage(); !websocket.IsCloseError(err, websocket.CloseNormalClosure) {

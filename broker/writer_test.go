@@ -105,7 +105,7 @@ func startWriter(t *testing.T, s slots, cfg writerConfig) *writer {
 	}
 	w.start()
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		w.stop(ctx)
 	})
@@ -143,7 +143,7 @@ func TestWriterThroughFaults(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
 			defer cancel()
 			if err := waitAll(ctx, done, n); err != nil {
 				t.Fatal(err)

@@ -110,6 +110,9 @@ func brokerCmd(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// patience bounds what a script waits for, on the slowest machine.
+const patience = 5 * time.Minute
+
 func (n *node) start(ts *testscript.TestScript) {
 	exe, err := os.Executable()
 	ts.Check(err)
@@ -121,7 +124,7 @@ func (n *node) start(ts *testscript.TestScript) {
 	c, err := admin.NewClient("unix:"+ts.MkAbs("d/"+admin.SocketFile), "")
 	ts.Check(err)
 	defer c.Close()
-	for deadline := time.Now().Add(30 * time.Second); ; {
+	for deadline := time.Now().Add(patience); ; {
 		var s broker.StatusBody
 		err := c.Get(context.Background(), "/v1/status", &s)
 		if err == nil && len(s.NotReady) == 0 && len(s.Listen) == 1 {
@@ -286,7 +289,7 @@ func followCmd(ts *testscript.TestScript, command, args []string) {
 	if args[0] == "wait" {
 		t := n.tails[args[1]]
 		delete(n.tails, args[1])
-		slow := time.AfterFunc(30*time.Second, func() { _ = t.cmd.Process.Kill() })
+		slow := time.AfterFunc(patience, func() { _ = t.cmd.Process.Kill() })
 		<-t.read
 		ts.Check(t.cmd.Wait())
 		slow.Stop()
@@ -316,7 +319,7 @@ func untilCmd(ts *testscript.TestScript, _ bool, args []string) {
 	exe, err := os.Executable()
 	ts.Check(err)
 	var out []byte
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); <-time.After(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); <-time.After(20 * time.Millisecond) {
 		c := &exec.Cmd{Path: exe, Args: slices.Concat([]string{"holdfast-broker", "--config", "broker.toml"}, args[1:]), Dir: ts.MkAbs("."), SysProcAttr: withUs}
 		if out, err = c.CombinedOutput(); pattern.Match(out) {
 			return
