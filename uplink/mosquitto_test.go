@@ -58,7 +58,7 @@ func (m *mosquitto) start() {
 	if err := m.cmd.Start(); err != nil {
 		m.t.Fatal(err)
 	}
-	eventually(m.t, 10*time.Second, "mosquitto listens", func() bool {
+	eventually(m.t, patient, "mosquitto listens", func() bool {
 		c, err := net.Dial("tcp", m.addr)
 		if err == nil {
 			c.Close()
@@ -79,7 +79,7 @@ func (m *mosquitto) kill() {
 // quick are durations for tests.
 func quick() tuning {
 	return tuning{
-		connect: 5 * time.Second, write: 2 * time.Second, silence: 5 * time.Second, stable: 200 * time.Millisecond,
+		connect: time.Minute, write: time.Minute, silence: time.Minute, stable: 200 * time.Millisecond,
 		backoffBase: 10 * time.Millisecond, backoffBrisk: 100 * time.Millisecond, backoffMax: 100 * time.Millisecond,
 		againBase: 10 * time.Millisecond, againMax: 50 * time.Millisecond,
 		stopBase: 100 * time.Millisecond, stopMax: 200 * time.Millisecond,
@@ -126,7 +126,7 @@ func run(t testing.TB, cfg Config, o Options, tune tuning) *running {
 			if err != nil {
 				t.Errorf("Run: %v", err)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(patient):
 			t.Errorf("Run did not end")
 		}
 	}
@@ -141,9 +141,9 @@ func TestMosquittoDrain(t *testing.T) {
 	src := newSource(numbered)
 	src.add(5000)
 	u := run(t, Config{Servers: []string{"mqtt://" + m.addr}}, Options{Source: src}, quick())
-	within(t, 20*time.Second, src.drained(), "drained")
+	within(t, patient, src.drained(), "drained")
 	src.add(10)
-	within(t, 20*time.Second, src.drained(), "live messages")
+	within(t, patient, src.drained(), "live messages")
 	s := u.Status()
 	if s.Acked != 5010 || s.Sent != 5010 || !s.Connected || s.Window != 100 {
 		t.Fatalf("%+v", s)

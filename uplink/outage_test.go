@@ -130,7 +130,7 @@ func TestProxyFaults(t *testing.T) {
 			total := 1000 * broken
 			src.add(total)
 			u := run(t, Config{Servers: []string{"mqtt://" + p.addr()}, Keepalive: time.Second}, Options{Source: src}, quick())
-			within(t, 5*time.Minute, src.drained(), "drained")
+			within(t, 2*patient, src.drained(), "drained")
 			u.stop()
 			twice := sub.complete(t, total)
 			s := u.Status()
@@ -177,7 +177,7 @@ func TestMosquittoKilled(t *testing.T) {
 				m.kill()
 				m.start()
 			}
-			within(t, time.Minute, src.drained(), "drained")
+			within(t, patient, src.drained(), "drained")
 			u.stop()
 			_, next := src.Bounds()
 			if s := u.Status(); s.Sent-s.Acked > s.Disconnects*window || s.Quarantined != 0 || src.ackedCount() != int(next-1) {

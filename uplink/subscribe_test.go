@@ -7,7 +7,6 @@ import (
 	"reflect"
 	"strings"
 	"testing"
-	"time"
 
 	"holdfast/systemd/freeport"
 )
@@ -64,7 +63,7 @@ func TestSubscribeEnds(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "connection lost") {
 		t.Error("with its connection:", err)
 	}
-	ctx, cancel = context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel = context.WithTimeout(context.Background(), patient)
 	defer cancel()
 	if err := Subscribe(ctx, cfg, "a", nil); err == nil || !strings.Contains(err.Error(), m.addr) {
 		t.Error("nobody listens:", err)
