@@ -179,7 +179,7 @@ type mqttClient struct {
 
 // dial opens a TCP connection to the balancer from an address of its own.
 func (f *fleet) dial(port, from int) (net.Conn, error) {
-	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(fmt.Sprint(f.net, from))}, Timeout: 10 * time.Second}
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(fmt.Sprint(f.net, from))}, Timeout: time.Minute}
 	return d.Dial("tcp", fmt.Sprintf("%s10:%d", f.net, port))
 }
 
@@ -243,7 +243,7 @@ func connect(nc net.Conn, err error, id string, pieces ...int) (*mqttClient, err
 		}
 		packet = packet[n:]
 	}
-	kind, body, err := c.next(10 * time.Second)
+	kind, body, err := c.next(time.Minute)
 	if err == nil && (kind != 2 || body[1] != 0) {
 		err = fmt.Errorf("packet %d: %x", kind, body)
 	}
@@ -425,7 +425,7 @@ func TestHAProxy(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, _ = nc.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
-	_ = nc.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = nc.SetReadDeadline(time.Now().Add(5 * time.Minute))
 	if _, err := nc.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("what is not MQTT: %v", err)
 	}

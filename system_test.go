@@ -222,7 +222,7 @@ func ready(t *testing.T, who, url string, log *syncBuffer) {
 func eventually(t *testing.T, what string, check func() error) {
 	t.Helper()
 	err := check()
-	for end := time.After(60 * time.Second); err != nil; err = check() {
+	for end := time.After(5 * time.Minute); err != nil; err = check() {
 		select {
 		case <-end:
 			t.Fatalf("%s: %v", what, err)

@@ -76,7 +76,7 @@ func start(t testing.TB, cfg Config, o Options) *running {
 	t.Cleanup(r.stop)
 	select {
 	case <-a.Serving():
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		t.Fatalf("not serving: %v", a.Ready())
 	}
 	return r
@@ -94,7 +94,7 @@ func (r *running) stop() {
 		if err != nil {
 			r.t.Errorf("Run: %v", err)
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		r.t.Error("Run did not end")
 	}
 }

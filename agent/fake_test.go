@@ -179,7 +179,7 @@ func (f *fakeStore) fail(take, app error) {
 // wait returns the messages once there are n.
 func (f *fakeStore) wait(n int) []sealed {
 	f.t.Helper()
-	limit := time.After(10 * time.Second)
+	limit := time.After(patience)
 	for {
 		f.mu.Lock()
 		got, arrived := f.messages, f.arrived
@@ -276,7 +276,7 @@ func (r *rig) reading(n int) devices.Reading {
 // advance moves the clock once the code under test waits for it.
 func (r *rig) advance(d time.Duration) {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if !r.clock.WaitTimer(ctx, d) {
 		r.t.Fatalf("nothing waits for %v", d)

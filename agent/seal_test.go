@@ -132,7 +132,7 @@ func TestNumberIsGivenAgainAfterAFailedAppend(t *testing.T) {
 		s.Emit(r.reading(i))
 	}
 	r.advance(100 * time.Millisecond) // the first retry
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if !r.clock.WaitTimer(ctx, 200*time.Millisecond) { // it failed too
 		t.Fatal("no second retry")

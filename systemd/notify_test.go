@@ -24,7 +24,7 @@ func listen(t *testing.T, name string) func() string {
 	t.Cleanup(func() { conn.Close() })
 	return func() string {
 		buf := make([]byte, 4096)
-		conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+		conn.SetReadDeadline(time.Now().Add(time.Minute))
 		n, err := conn.Read(buf)
 		if err != nil {
 			t.Fatal(err)

@@ -70,7 +70,7 @@ func (h heard) Write(b []byte) (int, error) {
 
 func (h heard) until(t *testing.T, what string) {
 	t.Helper()
-	limit := time.After(30 * time.Second)
+	limit := time.After(patience)
 	for {
 		select {
 		case line := <-h:
@@ -146,7 +146,7 @@ func (f *fakeEngine) init() *fakeEngine {
 
 func await1(t *testing.T, told chan string, want string) {
 	t.Helper()
-	limit := time.After(30 * time.Second)
+	limit := time.After(patience)
 	for {
 		select {
 		case s := <-told:

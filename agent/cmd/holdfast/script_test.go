@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 }
 
 // patience is how long a script waits for what should be a moment.
-const patience = 60 * time.Second
+const patience = 5 * time.Minute
 
 // TestScripts runs testdata/script: the program as its users meet it. Besides
 // testscript's own commands there are those of commands().
@@ -127,7 +127,7 @@ func await(ts script, _ bool, args []string) {
 
 // http CODE URL [REGEXP]: the address will answer so.
 func httpCode(ts script, _ bool, args []string) {
-	client := &http.Client{Timeout: 5 * time.Second}
+	client := &http.Client{Timeout: patience}
 	defer client.CloseIdleConnections()
 	eventually(ts, strings.Join(args, " "), func() bool {
 		resp, err := client.Get(args[1])
