@@ -21,6 +21,14 @@ type ClusterConfig struct {
 	Replicas   int      `toml:"replicas"`    // on how many nodes each log is stored
 }
 
+// address is where the other nodes reach this one.
+func (cl *ClusterConfig) address() string {
+	if cl.Advertise != "" {
+		return cl.Advertise
+	}
+	return cl.Listen
+}
+
 // readCluster reads [cluster], if it is there.
 func (c *Config) readCluster(doc *settings.Doc) {
 	file := struct {

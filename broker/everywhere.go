@@ -14,11 +14,22 @@ import (
 
 // What the console says of the whole cluster, whichever node is asked.
 
-// ListSessions implements admin.Sessions: the pages of all nodes, merged.
+// ListSessions implements admin.Sessions: the pages of all nodes, merged, and what nodes that are down have saved.
 func (c *Console) ListSessions(ctx context.Context, q admin.SessionQuery) (any, error) {
 	out := c.b.listSessions(q)
 	cut := out.Next // beyond it not everything has been heard
+	down := c.b.down()
+	saved := c.b.listSaved(q, down)
+	out.Total += len(saved)
+	for _, s := range saved {
+		if s.Client > q.After {
+			out.Sessions = append(out.Sessions, s)
+		}
+	}
 	for _, s := range askAll[SessionList](ctx, c.b, question{Do: askSessions, Query: q}) {
+		if _, is := down[s.node]; is {
+			continue
+		}
 		if s.err != nil {
 			out.Missing = append(out.Missing, s.node)
 			continue
@@ -50,9 +61,12 @@ func (b *Broker) find(ctx context.Context, id string) (SessionDetail, error) {
 	}
 	found := err == nil
 	var silent []string
+	down := b.down()
 	for _, s := range askAll[SessionDetail](ctx, b, question{Do: askSession, Client: id}) {
 		var e *admin.Error
+		_, is := down[s.node]
 		switch {
+		case is:
 		case errors.As(s.err, &e) && e.Status == http.StatusNotFound:
 		case s.err != nil:
 			silent = append(silent, s.node)
@@ -60,9 +74,18 @@ func (b *Broker) find(ctx context.Context, id string) (SessionDetail, error) {
 			best, found = s.body, true
 		}
 	}
+	if !found || best.NoSession {
+		if s, ok := b.savedOf(id); ok {
+			return s.detail(ctx, b), nil
+		}
+	}
 	if len(silent) > 0 && (!found || best.NoSession) { // "no" would be a guess
 		return best, &admin.Error{Status: http.StatusServiceUnavailable, Hint: "holdfast-broker cluster show",
 			Message: "no node that answers has a session of client " + quoted(id) + ", and not heard is: " + strings.Join(silent, ", ")}
+	}
+	if !found && len(down) > 0 {
+		return best, &admin.Error{Status: http.StatusNotFound, Hint: "holdfast-broker session list shows those that are",
+			Message: "there is no session of client " + quoted(id) + "; nodes that are down (" + downWords(down) + ") had none that outlives its connection"}
 	}
 	if !found {
 		return best, errNoSession(id)
@@ -81,6 +104,9 @@ func (b *Broker) owner(ctx context.Context, id string) (string, error) {
 		return b.cfg.Node.Name, nil
 	}
 	d, err := b.find(ctx, id)
+	if err == nil && d.NodeDown != nil { // any node can say what it had saved
+		return b.cfg.Node.Name, nil
+	}
 	if err == nil && !d.NoSession {
 		return d.Node, nil
 	}
@@ -104,6 +130,9 @@ func (c *Console) KickSession(ctx context.Context, id string, forget bool) (any,
 	node, err := c.b.owner(ctx, id)
 	if err != nil {
 		return nil, err
+	}
+	if s, ok := c.b.savedOf(id); ok && c.b.sessions.get(id) == nil && node == c.b.cfg.Node.Name {
+		return s.kick(ctx, c.b, forget)
 	}
 	if node == c.b.cfg.Node.Name {
 		return c.b.kickSession(ctx, id, forget)

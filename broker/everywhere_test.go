@@ -1,8 +1,10 @@
 package broker
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"holdfast/broker/admin"
@@ -175,13 +177,120 @@ func TestClusterShowAndDrain(t *testing.T) {
 
 	c.stop(2)
 	eventually(t, "n3 is not heard any more", func() bool { return !c.up[0].peers.members.alive("n3") })
-	if l := listOf(t, con[0], admin.SessionQuery{Limit: 100, Prefix: "c"}); fmt.Sprint(l.Missing) != "[n3]" {
-		t.Errorf("%+v", l)
-	}
-	if _, err := con[0].ShowSession(ctx, "c0-3"); !errors.As(err, &e) || e.Status != 503 {
-		t.Errorf("a session that may be on a dead node: %v", err)
-	}
 	if m := show(1).Members[2]; m.Ready || len(m.NotReady) == 0 {
 		t.Errorf("%+v", m)
+	}
+}
+
+// TestClusterShowIsTheSame: what the nodes say of each other and of themselves differs in nothing but who says it.
+func TestClusterShowIsTheSame(t *testing.T) {
+	_, con, _ := cluster3(t)
+	said := func(i int) string {
+		v, err := con[i].ShowCluster(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		body := v.(ClusterBody)
+		for k := range body.Members {
+			body.Members[k].This, body.Members[k].Seen = false, nil
+		}
+		data, err := json.Marshal(body.Members)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(data)
+	}
+	eventually(t, "all say the same", func() bool { return said(0) == said(1) && said(1) == said(2) })
+	if s := said(1); strings.Contains(s, `"address":""`) || strings.Count(s, `"address":`) != 3 || strings.Count(s, `"lag":`) != 6 {
+		t.Errorf("something is missing: %s", s)
+	}
+}
+
+// TestSessionsOfANodeThatIsDown: any node lists, shows, explains and ends what a node that is down has kept, and a
+// trace says that this node is not seen.
+func TestSessionsOfANodeThatIsDown(t *testing.T) {
+	c, con, clients := cluster3(t)
+	ctx := t.Context()
+	var e *admin.Error
+	clients["c1-3"].disconnect()
+	eventually(t, "n3 knows that c1-3 is away", func() bool { s := c.up[2].sessions.get("c1-3"); return s != nil && !c.up[2].connected("c1-3") })
+	c.stop(2)
+	pub, _ := dialRaw(t, c.up[0].addr, "pub", v5)
+	for i := range 3 {
+		pub.publish("t/x", "x", uint16(i+1))
+	}
+	eventually(t, "n3 is not heard any more", func() bool { return !c.up[0].peers.members.alive("n3") && !c.up[1].peers.members.alive("n3") })
+	for i := range con[:2] {
+		var got []string
+		for q := (admin.SessionQuery{Limit: 2, Prefix: "c"}); ; {
+			l := listOf(t, con[i], q)
+			if l.Total != 9 || len(l.Missing) != 0 || len(l.Sessions) > 2 {
+				t.Fatalf("n%d: %+v", i+1, l)
+			}
+			for _, s := range l.Sessions {
+				got = append(got, s.Client)
+				if (s.Node == "n3") != (s.NodeDown != nil) || s.Node == "n3" && (s.Connected || !s.Kept || s.Subscriptions != 1 || s.Behind == 0) {
+					t.Errorf("n%d: %+v", i+1, s)
+				}
+			}
+			if q.After = l.Next; q.After == "" {
+				break
+			}
+		}
+		if want := "[c0-1 c0-2 c0-3 c1-1 c1-2 c1-3 c2-1 c2-2 c2-3]"; fmt.Sprint(got) != want {
+			t.Errorf("n%d lists %v", i+1, got)
+		}
+		yes := true
+		if l := listOf(t, con[i], admin.SessionQuery{Limit: 100, Prefix: "c", Connected: &yes}); l.Total != 6 {
+			t.Errorf("n%d: %d are connected", i+1, l.Total)
+		}
+		v, err := con[i].ShowSession(ctx, "c0-3")
+		if d, ok := v.(SessionDetail); err != nil || !ok || d.Node != "n3" || d.NodeDown == nil || len(d.Subs) != 1 || d.Backlog.Messages != 3 || len(d.Cursor) != 3 {
+			t.Errorf("n%d shows %+v, %v", i+1, v, err)
+		}
+		v, err = con[i].Explain(ctx, "c0-3", "t/x")
+		if x, ok := v.(Explanation); err != nil || !ok || x.Receive.Answer != ExplainLater || !strings.Contains(fmt.Sprint(x.Receive.Why), "its node n3 is down since") {
+			t.Errorf("n%d explains %+v, %v", i+1, v, err)
+		}
+		if _, err := con[i].ShowSession(ctx, "nobody"); !errors.As(err, &e) || e.Status != 404 || !strings.Contains(e.Message, "n3 since") {
+			t.Errorf("n%d: %v", i+1, err)
+		}
+		if _, err := con[i].KickSession(ctx, "c0-3", false); !errors.As(err, &e) || e.Status != 409 || !strings.Contains(e.Message, "n3 is down") {
+			t.Errorf("n%d: %v", i+1, err)
+		}
+	}
+
+	lines, ended := make(chan TraceLine, 100), make(chan error, 1)
+	go func() {
+		ended <- con[0].TraceClient(ctx, "c0-3", func(l any) error {
+			if l != nil {
+				lines <- l.(TraceLine)
+			}
+			return nil
+		})
+	}()
+	defer func() { c.end(); <-ended }()
+	if l := <-lines; l.Type != "NODE" || l.Node != "n3" || !strings.HasPrefix(l.Note, "down since") {
+		t.Errorf("%+v", l)
+	}
+	if _, err := con[1].KickSession(ctx, "c0-3", true); err != nil {
+		t.Error(err)
+	}
+	if _, present := dialRaw(t, c.up[0].addr, "c0-3", opts{expiry: 3600}); present {
+		t.Error("it was ended, and is there")
+	}
+	if _, present := dialRaw(t, c.up[0].addr, "c1-3", opts{expiry: 3600}); !present {
+		t.Error("a session of the node that is down is lost")
+	}
+	eventually(t, "it is n1's now", func() bool {
+		v, err := con[1].ShowSession(ctx, "c1-3")
+		d, ok := v.(SessionDetail)
+		return err == nil && ok && d.Node == "n1" && d.NodeDown == nil
+	})
+	c.begin(2)
+	for l := range lines {
+		if l.Type == "NODE" && l.Note == "heard again" {
+			break
+		}
 	}
 }

@@ -68,6 +68,9 @@ func (b *Broker) explain(ctx context.Context, client, topic string) (Explanation
 	}
 	e := Explanation{Client: client, Topic: topic, Node: b.cfg.Node.Name, Matches: []SessionSub{}, NearMiss: []string{}, Discarded: []Discard{}}
 	d, known := b.showSession(ctx, client)
+	if s, ok := b.savedOf(client); !known && ok {
+		d, known = s.detail(ctx, b), true
+	}
 	if known {
 		e.Session = &d.SessionInfo
 	}
@@ -195,6 +198,9 @@ func (e *Explanation) explainState(b *Broker, d *SessionDetail, shared bool, say
 	case !d.Connected:
 		later()
 		say("it is away since %s: QoS 1 and 2 wait in the log, QoS 0 does not", d.Since.Format(time.RFC3339))
+	}
+	if d.NodeDown != nil {
+		say("its node %s is down since %s: the session goes on at any other node that the client comes to", d.Node, d.NodeDown.Format(time.RFC3339))
 	}
 	if d.Ends != nil && !d.Connected {
 		say("its session expires at %s, and what waits for it with it", d.Ends.Format(time.RFC3339))

@@ -38,6 +38,7 @@ type beat struct {
 	Fresh    []string `json:"fresh"`     // and within freshFor
 	Addrs    []string `json:"addresses"` // where it listens for clients
 	Reach    []string `json:"reach"`     // "listener=host:port", for a Server Reference
+	Cluster  string   `json:"cluster"`   // where the other nodes reach it
 	Clients  int      `json:"clients"`
 }
 

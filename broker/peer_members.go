@@ -27,14 +27,11 @@ func (c peerCluster) members() []Member {
 	table := b.peers.members.list()
 	var out []Member
 	for _, m := range table {
-		n := Member{Name: m.Node, Listen: m.Addrs, Version: m.Version, Role: RoleVoter, Ready: m.Ready && m.Alive, NotReady: []string{}, Clients: m.Clients}
+		n := Member{Name: m.Node, Address: m.Cluster, Listen: m.Addrs, Version: m.Version, Role: RoleVoter, Ready: m.Ready && m.Alive, NotReady: []string{}, Clients: m.Clients}
 		if m.Node == own {
 			n = b.member()
 			n.Role = RoleVoter
-			n.Address = b.cfg.Cluster.Listen
-			if a := b.cfg.Cluster.Advertise; a != "" {
-				n.Address = a
-			}
+			n.Address = b.cfg.Cluster.address()
 		} else {
 			seen := b.wall().Add(-m.Age).UTC()
 			n.Seen = &seen

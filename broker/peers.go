@@ -273,7 +273,7 @@ func (p *peers) beat(out *beat) {
 	for _, a := range b.Addrs() {
 		out.Addrs = append(out.Addrs, a.String())
 	}
-	out.Reach = b.reach()
+	out.Reach, out.Cluster = b.reach(), b.cfg.Cluster.address()
 	if err := b.Ready(); err != nil {
 		out.Why = err.Error()
 	}

@@ -18,7 +18,8 @@ import (
 // SessionInfo is one line of the list of sessions.
 type SessionInfo struct {
 	Client        string     `json:"client"`
-	Node          string     `json:"node"` // that has the session
+	Node          string     `json:"node"`                      // that has the session
+	NodeDown      *time.Time `json:"node_down_since,omitempty"` // that node is not heard: the session goes on where its client comes to
 	Connected     bool       `json:"connected"`
 	Since         time.Time  `json:"since"` // connected or away since
 	Addr          string     `json:"addr,omitempty"`
@@ -220,11 +221,7 @@ func (b *Broker) showSession(ctx context.Context, id string) (SessionDetail, boo
 	unfinished := slices.Collect(maps.Values(s.inflight))
 	sortSent(unfinished)
 	for _, f := range unfinished {
-		p := SessionPacket{ID: f.ID, QoS: f.QoS, Retained: f.Stored, Share: f.Share, Released: f.Released}
-		if f.Stored == "" {
-			p.At = f.At.String()
-		}
-		d.Packets = append(d.Packets, p)
+		d.Packets = append(d.Packets, f.packet())
 	}
 	d.Receiving = slices.AppendSeq(d.Receiving, maps.Keys(s.recv))
 	if s.will != nil {

@@ -22,7 +22,8 @@ const (
 const traceLines = 1024
 
 // TraceLine is one packet of a traced client, or an event of its connection ("OPENED", "CLOSED",
-// and "MISSED" for packets that were left out because the reader was too slow). Payloads are not
+// "MISSED" for packets that were left out because the reader was too slow, and "NODE" for a node that
+// is down or back: what the client does there is not seen meanwhile). Payloads are not
 // shown, user names and passwords neither.
 type TraceLine struct {
 	At      time.Time `json:"at"`
@@ -109,11 +110,16 @@ func (t *tracer) tell(client string, l TraceLine) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, r := range t.m[client] {
-		select {
-		case r.lines <- l:
-		default:
-			r.missed.Add(1)
-		}
+		r.offer(l)
+	}
+}
+
+// offer hands over a line, or counts it if the reader is too slow.
+func (r *trace) offer(l TraceLine) {
+	select {
+	case r.lines <- l:
+	default:
+		r.missed.Add(1)
 	}
 }
 

@@ -69,7 +69,22 @@ func (c *Console) TraceClient(ctx context.Context, id string, emit func(line any
 	defer asking.Wait()
 	defer cancel()
 	subject := traceSubject + hex.EncodeToString(b.random(8))
-	renew := func() { askAll[bool](ctx, b, question{Do: askTrace, Client: id, Lines: subject}) }
+	down := map[string]time.Time{} // as the reader knows
+	renew := func(r *trace) {
+		askAll[bool](ctx, b, question{Do: askTrace, Client: id, Lines: subject})
+		now := b.down()
+		for node, since := range now {
+			if _, knows := down[node]; !knows {
+				r.offer(TraceLine{At: b.wall().UTC(), Node: node, Type: "NODE", Note: "down since " + since.Format(time.RFC3339) + ": a client there is seen when it comes to another node"})
+			}
+		}
+		for node := range down {
+			if _, still := now[node]; !still {
+				r.offer(TraceLine{At: b.wall().UTC(), Node: node, Type: "NODE", Note: "heard again"})
+			}
+		}
+		down = now
+	}
 	var sub *busSub
 	defer func() {
 		if sub != nil {
@@ -82,19 +97,15 @@ func (c *Console) TraceClient(ctx context.Context, id string, emit func(line any
 			if json.Unmarshal(m.Data, &l) != nil {
 				return
 			}
-			select {
-			case r.lines <- l:
-			default:
-				r.missed.Add(1)
-			}
+			r.offer(l)
 		})
 		if err != nil {
 			return err
 		}
-		renew()
+		renew(r)
 		asking.Go(func() {
 			for pause(ctx, leaseRenew) {
-				renew()
+				renew(r)
 			}
 		})
 		return emit(nil)

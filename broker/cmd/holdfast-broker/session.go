@@ -88,9 +88,14 @@ func (a *app) printSessions(l broker.SessionList) error {
 		return nil
 	}
 	w := tabwriter.NewWriter(a.Stdout, 0, 0, 2, ' ', 0)
+	down := map[string]time.Time{}
 	fmt.Fprintln(w, "CLIENT\tNODE\tSTATE\tSINCE\tSUBSCRIPTIONS\tUNFINISHED\tBEHIND\tDISCARDED\tEXPIRES")
 	for _, s := range l.Sessions {
 		state, unfinished := "away", strconv.Itoa(s.Unfinished)
+		if s.NodeDown != nil {
+			state = "node down"
+			down[s.Node] = *s.NodeDown
+		}
 		if s.Connected {
 			state, unfinished = "connected", fmt.Sprintf("%d of %d", s.Unfinished, s.Window)
 		}
@@ -98,6 +103,9 @@ func (a *app) printSessions(l broker.SessionList) error {
 	}
 	if err := w.Flush(); err != nil {
 		return err
+	}
+	for _, node := range slices.Sorted(maps.Keys(down)) {
+		fmt.Fprintf(a.Stdout, "node %s is down since %s: its sessions go on at any other node that their clients come to\n", node, stamp(down[node]))
 	}
 	if l.Next != "" {
 		fmt.Fprintf(a.Stdout, "%d of %d; go on with --after %q, or --all\n", len(l.Sessions), l.Total, l.Next)
@@ -171,7 +179,11 @@ func (a *app) printSession(d *broker.SessionDetail) error {
 	w := tabwriter.NewWriter(a.Stdout, 0, 0, 2, ' ', 0)
 	say := func(what, format string, args ...any) { fmt.Fprintf(w, what+"\t"+format+"\n", args...) }
 	say("client", "%s", printable(d.Client))
-	say("node", "%s", d.Node)
+	if d.NodeDown != nil {
+		say("node", "%s, down since %s: the session goes on at any other node that its client comes to", d.Node, stamp(*d.NodeDown))
+	} else {
+		say("node", "%s", d.Node)
+	}
 	if d.Connected {
 		say("connected", "since %s from %s to %s, MQTT %s", stamp(d.Since), d.Addr, d.ListenedOn, d.Protocol)
 		say("traffic", "in %d packets, %d bytes; out %d packets, %d bytes", d.In.Packets, d.In.Bytes, d.Out.Packets, d.Out.Bytes)

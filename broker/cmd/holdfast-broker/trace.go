@@ -112,6 +112,7 @@ func traceWords(l *broker.TraceLine) []string {
 	}
 	add(len(l.Codes) > 0, "codes=%s", strings.Join(l.Codes, ","))
 	add(l.Addr != "", "addr=%s", l.Addr)
+	add(l.Type == "NODE", "node=%s", l.Node)
 	add(l.Note != "", "%q", l.Note)
 	add(l.Missed > 0, "%d lines were left out: they were not read in time", l.Missed)
 	add(l.Cut, "malformed")
