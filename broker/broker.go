@@ -55,6 +55,7 @@ type Options struct {
 	// For tests.
 	reserve int64         // free bytes to leave on the disk, instead of diskReserve
 	hurry   time.Duration // house, checkpoints and $SYS this often
+	gate    func()        // called before anything is sent to or taken from the other nodes; it may wait
 }
 
 // Broker is one node.
@@ -85,6 +86,8 @@ type Broker struct {
 	departed departed
 	wills    pendingWills
 	inbound  inboundIDs
+	held     heldBack
+	holds    holds
 	sessions *sessions
 	groupsMu sync.Mutex
 	groups   map[string]*group
@@ -131,6 +134,7 @@ func New(cfg Config, o Options) (*Broker, error) {
 	b := &Broker{cfg: cfg, log: o.Log, mono: o.Now, wall: o.Wall, rand: o.Rand, ledger: NewLedger(cfg.Node.Name), retained: newRetained(),
 		sessions: newSessions(), groups: map[string]*group{}, conns: connSet{m: map[*conn]struct{}{}}}
 	b.defaults()
+	b.holds.b = b
 	b.discards, b.tracer, b.drainer = newDiscards(b.wall), newTracer(b.cfg.Node.Name, b.wall), newDrainer(b)
 	b.cluster, b.version = soloCluster{b}, o.Version
 	b.reserve, b.every, b.check, b.sysEvery = diskReserve, houseEvery, checkEvery, sysEvery
@@ -148,7 +152,7 @@ func New(cfg Config, o Options) (*Broker, error) {
 	b.ctx, b.stop = context.WithCancel(context.Background())
 	b.unready(errors.New("the broker starts"))
 	begun := context.AfterFunc(o.Starting, b.stop)
-	err := b.open()
+	err := b.open(o)
 	if !begun() {
 		err = errors.Join(o.Starting.Err(), err)
 	}
@@ -179,7 +183,7 @@ func (b *Broker) defaults() {
 }
 
 // open opens the engine, reads the state stream, and makes what needs nothing but that.
-func (b *Broker) open() error {
+func (b *Broker) open(o Options) error {
 	dir := b.cfg.Node.DataDir
 	if err := os.MkdirAll(filepath.Join(dir, "jetstream"), 0o700); err != nil {
 		return fmt.Errorf("make data_dir: %w", err)
@@ -189,7 +193,7 @@ func (b *Broker) open() error {
 		return err
 	}
 	b.engine, err = openEngine(engineConfig{dir: dir, node: b.cfg.Node.Name, id: b.id.ID, syncAlways: b.cfg.Store.Sync != SyncInterval,
-		reserve: b.reserve, cluster: b.cfg.Cluster}, b.log)
+		reserve: b.reserve, cluster: b.cfg.Cluster, gate: o.gate}, b.log)
 	if err != nil {
 		return err
 	}
@@ -288,10 +292,13 @@ func (b *Broker) recover() error {
 		return fmt.Errorf("messages: %w", err)
 	}
 	b.background(b.own.run)
-	if b.peers != nil {
-		return b.peers.start()
+	if b.peers == nil {
+		return nil
 	}
-	return nil
+	if err := b.peers.start(); err != nil {
+		return err
+	}
+	return b.holds.restore(b.ctx)
 }
 
 // joinPeers finds the other nodes that have been here, and reads what their state logs have. It tries
@@ -436,6 +443,7 @@ func (b *Broker) Close() {
 	b.tasks.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
+	b.seal(ctx)
 	b.messages.stop(ctx)
 	if b.state != nil {
 		b.saveDirty()
@@ -446,6 +454,26 @@ func (b *Broker) Close() {
 	}
 	for _, m := range b.marks {
 		m.close()
+	}
+}
+
+// sealTimeout is for the last record of a node that stops.
+const sealTimeout = time.Second
+
+// seal closes the own log of a node that stops in order, so that nobody has to wait until others have: who
+// comes from here to another node is known to have nothing more in it.
+func (b *Broker) seal(ctx context.Context) {
+	if b.peers == nil || b.messages == nil || b.messages.ended == nil || b.messages.failure() != nil || b.peers.trouble.Load() != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, sealTimeout)
+	defer cancel()
+	err := b.messages.sync(ctx)
+	if err == nil && len(b.held.list(b.cfg.Node.Name)) == 0 { // else who fences it ends the holds, too
+		err = b.messages.put(ctx, &Record{Kind: KindFence, Arrival: micros(b.wall()), At: Position{Node: b.cfg.Node.Name}})
+	}
+	if err != nil {
+		b.log.Info("the log is left open: another node will close it", "err", err)
 	}
 }
 

@@ -61,6 +61,7 @@ type busSub struct {
 }
 
 func (e *engine) publish(subject string, data []byte) error {
+	e.gate()
 	nc, _, err := e.conn()
 	if err == nil {
 		err = nc.Publish(subject, data)
@@ -88,7 +89,10 @@ func (e *engine) subscribe(subject string, limit int, fn func(busMessage)) (*bus
 
 // bind subscribes on a connection. e.busMu is held.
 func (s *busSub) bind(nc *nats.Conn) error {
-	sub, err := nc.Subscribe(s.subject, func(m *nats.Msg) { s.fn(busMessage{m.Subject, m.Data, m}) })
+	sub, err := nc.Subscribe(s.subject, func(m *nats.Msg) {
+		s.e.gate()
+		s.fn(busMessage{m.Subject, m.Data, m})
+	})
 	if err == nil {
 		err = sub.SetPendingLimits(s.limit, busBytes)
 	}
@@ -143,6 +147,7 @@ func (e *engine) resubscribe(nc *nats.Conn) error {
 }
 
 func (e *engine) request(ctx context.Context, subject string, data []byte) ([]byte, error) {
+	e.gate()
 	nc, _, err := e.conn()
 	if err != nil {
 		return nil, err

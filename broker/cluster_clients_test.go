@@ -2,7 +2,6 @@ package broker
 
 import (
 	"fmt"
-	"slices"
 	"testing"
 
 	"holdfast/broker/mqtt"
@@ -153,7 +152,12 @@ func TestWillOfTheLastRun(t *testing.T) {
 func (i *inboundIDs) knows(node, client string, id uint16) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return slices.ContainsFunc(i.m[node], func(x inboundID) bool { return x.client == client && x.id == id })
+	for k := range i.m[node][client] {
+		if k.id == id {
+			return true
+		}
+	}
+	return false
 }
 
 // life is the life of a node whose logs were read to their ends after it.

@@ -21,6 +21,8 @@ type nodes struct {
 	t    testing.TB
 	cfgs []Config
 	up   []*running // nil: down
+
+	pauses []*pauser // of each node; nil: none can be made to stand still
 }
 
 // startNodes starts n brokers of one cluster.
@@ -52,7 +54,11 @@ func (c *nodes) begin(which ...int) {
 	var starting sync.WaitGroup
 	for _, i := range which {
 		starting.Go(func() {
-			b, err := New(c.cfgs[i], Options{Log: nodeLog(c.t, c.cfgs[i].Node.Name)})
+			o := Options{Log: nodeLog(c.t, c.cfgs[i].Node.Name)}
+			if c.pauses != nil {
+				o.gate = c.pauses[i].wait
+			}
+			b, err := New(c.cfgs[i], o)
 			if err != nil {
 				c.t.Errorf("start %s: %v", c.cfgs[i].Node.Name, err)
 				return

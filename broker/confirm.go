@@ -179,10 +179,10 @@ type readQueue struct {
 }
 
 // whenRead calls fn when a batch of the messages log has been read by every node that is ready, if the
-// answer is a PUBREC: its client may send the PUBLISH again anywhere. What is answered otherwise, or
-// by a broker of one node, is so at once.
+// answer is a PUBREC or PUBCOMP: its client may send the PUBLISH again, or another one with its id, anywhere.
+// What is answered otherwise, or by a broker of one node, is so at once.
 func (b *Broker) whenRead(kind byte, batch uint64, fn func()) {
-	if b.peers == nil || kind != mqtt.PUBREC {
+	if b.peers == nil || kind == mqtt.PUBACK {
 		fn()
 		return
 	}

@@ -42,6 +42,8 @@ type conn struct {
 	will      *mqtt.Will
 	willKept  bool // it was put into the state
 	willRank  uint64
+	came      vector // the logs had been read up to here when it got its session
+	cameAt    uint64 // and the own log had come here: what an older connection published stands before it
 	aliases   map[uint16]string
 	done      chan struct{} // closed when everything about it has ended
 	since     int64         // µs of the wall clock, for people

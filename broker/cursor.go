@@ -60,6 +60,11 @@ func (v vector) of(node string) cursor {
 	return cursor{Node: node, Batch: 1}
 }
 
+// has says whether a node's log is in it.
+func (v vector) has(node string) bool {
+	return slices.ContainsFunc(v, func(c cursor) bool { return c.Node == node })
+}
+
 // past says whether a record lies before the place.
 func (v vector) past(at cursor) bool { return at.before(v.of(at.Node)) }
 

@@ -221,7 +221,8 @@ func (b *Broker) recordOf(ctx context.Context, at cursor) (*Record, error) {
 	if int(at.Index) >= len(batch.Records) {
 		return nil, nil
 	}
-	return &batch.Records[at.Index], nil
+	r, _ := batch.Records[at.Index].delivers()
+	return r, nil
 }
 
 // finish ends an unfinished message. s.mu is held.

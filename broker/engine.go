@@ -35,6 +35,7 @@ type engineConfig struct {
 	syncAlways bool
 	reserve    int64          // free bytes on the disk below which nothing more is written
 	cluster    *ClusterConfig // nil: one node
+	gate       func()         // for tests; may be nil
 }
 
 // engine is an embedded nats-server and one connection into it. No client can reach it: it opens
@@ -71,6 +72,13 @@ func openEngine(cfg engineConfig, log *slog.Logger) (*engine, error) {
 		return nil, err
 	}
 	return e, nil
+}
+
+// gate lets a test make the node stand still.
+func (e *engine) gate() {
+	if e.cfg.gate != nil {
+		e.cfg.gate()
+	}
 }
 
 func (e *engine) clustered() bool { return e.cfg.cluster != nil }

@@ -82,7 +82,7 @@ func (c *childNode) do(words []string) (string, error) {
 		got, err := topics(ctx, c.engine, words[1])
 		return strings.Join(got, " "), err
 	case "fence": // a node
-		at, err := c.fence(ctx, kindMessages, words[1], 0, Header{Incarnation: 99, Time: 1})
+		at, err := c.fence(ctx, kindMessages, words[1], 0, Header{Incarnation: 99, Time: 1}, nil)
 		return at.String(), err
 	case "home":
 		return fmt.Sprint(c.s.isHome()), nil

@@ -41,7 +41,7 @@ func TestFence(t *testing.T) {
 	for i, n := range nodes[1:] {
 		fencing.Go(func() {
 			var err error
-			if at[i], err = n.fence(ctx, kindMessages, "n1", 7, Header{Incarnation: uint64(100 + i), Lamport: 5000, Time: 1}); err != nil {
+			if at[i], err = n.fence(ctx, kindMessages, "n1", 7, Header{Incarnation: uint64(100 + i), Lamport: 5000, Time: 1}, nil); err != nil {
 				t.Error(err)
 			}
 		})
@@ -52,7 +52,7 @@ func TestFence(t *testing.T) {
 		t.Fatalf("the old life ended with %v", err)
 	}
 	var err error
-	if at[2], err = nodes[1].fence(ctx, kindMessages, "n1", 7, Header{Incarnation: 102, Time: 1}); err != nil || at[0] != at[1] || at[1] != at[2] {
+	if at[2], err = nodes[1].fence(ctx, kindMessages, "n1", 7, Header{Incarnation: 102, Time: 1}, nil); err != nil || at[0] != at[1] || at[1] != at[2] {
 		t.Fatalf("fences at %v, %v", at, err)
 	}
 	got, err := topics(ctx, nodes[2].engine, "n1")
@@ -69,10 +69,10 @@ func TestFence(t *testing.T) {
 	if err := n1.put(ctx, "new"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := nodes[1].fence(ctx, kindMessages, "n1", 7, Header{Incarnation: 103, Time: 1}); !errors.Is(err, errNewLife) {
+	if _, err := nodes[1].fence(ctx, kindMessages, "n1", 7, Header{Incarnation: 103, Time: 1}, nil); !errors.Is(err, errNewLife) {
 		t.Errorf("the new life is fenced: %v", err)
 	}
-	if _, err := nodes[1].fence(ctx, kindMessages, "n9", 0, Header{}); !errors.Is(err, errNoStream) {
+	if _, err := nodes[1].fence(ctx, kindMessages, "n9", 0, Header{}, nil); !errors.Is(err, errNoStream) {
 		t.Errorf("a node that there is not: %v", err)
 	}
 	again, err := topics(ctx, nodes[1].engine, "n1")

@@ -13,7 +13,8 @@ type guard struct {
 	b       *Broker
 	members *members
 	started time.Duration
-	fenced  map[string]uint64 // stream → the life that has been closed
+	fenced  map[string]uint64        // stream → the life that has been closed
+	waits   map[string]time.Duration // node → since when its fence waits for other logs
 	listed  time.Duration
 	nodes   []string // that have logs
 }
@@ -22,11 +23,11 @@ const (
 	guardEvery = time.Second
 	listEvery  = 10 * time.Second
 	// unheardAfter is how long a node that has logs may be silent after this one's start before it counts as dead.
-	unheardAfter = 30 * time.Second
+	unheardAfter = 10 * time.Second
 )
 
 func newGuard(b *Broker, m *members) *guard {
-	return &guard{b: b, members: m, started: b.mono(), fenced: map[string]uint64{}, listed: b.mono()}
+	return &guard{b: b, members: m, started: b.mono(), fenced: map[string]uint64{}, waits: map[string]time.Duration{}, listed: b.mono()}
 }
 
 func (g *guard) run(ctx context.Context) {
@@ -98,7 +99,11 @@ func (g *guard) fence(ctx context.Context, kind, node string, life uint64) {
 	ctx, cancel := context.WithTimeout(ctx, 2*clusterCall)
 	defer cancel()
 	stamp := Header{Incarnation: binary.BigEndian.Uint64(g.b.random(8)), Lamport: g.b.messages.heard.Load(), Time: micros(g.b.wall())}
-	switch _, err := g.b.engine.fence(ctx, kind, node, life, stamp); {
+	var left leftFunc
+	if kind == kindMessages {
+		left = func(ctx context.Context, last uint64) ([]Record, bool, error) { return g.left(ctx, node, last) }
+	}
+	switch _, err := g.b.engine.fence(ctx, kind, node, life, stamp, left); {
 	case err == nil || errors.Is(err, errNewLife):
 		g.fenced[s.name] = life
 	default:

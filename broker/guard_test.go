@@ -35,7 +35,7 @@ func TestFencedBroker(t *testing.T) {
 	if p := pub.publish("a", "1", 1); p.code() != 0 {
 		t.Fatalf("0x%02X", p.code())
 	}
-	at, err := c.up[1].engine.fence(ctx, kindMessages, "n1", 0, Header{Incarnation: 5, Time: 1})
+	at, err := c.up[1].engine.fence(ctx, kindMessages, "n1", 0, Header{Incarnation: 5, Time: 1}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

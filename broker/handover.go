@@ -17,6 +17,7 @@ const (
 	takeSubject = "hf.take."
 	takeTimeout = 2 * time.Second
 	readTimeout = 10 * time.Second // for reading on to where another node's log ends
+	takesAtOnce = 512              // questions of other nodes that are being answered
 )
 
 // Errors of a CONNECT that moves a session, for errors.Is.
@@ -29,6 +30,7 @@ var (
 type takeRequest struct {
 	Client string `json:"client"`
 	From   string `json:"from"`
+	End    uint64 `json:"end,omitempty"` // of the asker's messages log: the client's former connection there has left nothing behind it
 }
 
 // handover is what a node had of a client, as it gives it away.
@@ -39,7 +41,8 @@ type handover struct {
 	Claim   uint64          `json:"claim,omitempty"`
 	Session json.RawMessage `json:"session,omitempty"` // sessionRecord; absent: there was none to keep
 	Cursor  json.RawMessage `json:"cursor,omitempty"`
-	End     uint64          `json:"end,omitempty"` // of its messages log, if the client may have something in it that is not read everywhere
+	End     uint64          `json:"end,omitempty"`   // of its messages log, if the client may have something in it that is not read everywhere
+	Waits   []cursor        `json:"waits,omitempty"` // what the client publishes next waits for the ends of these logs
 }
 
 // attempts is the CONNECTs that ask other nodes at the moment.
@@ -81,13 +84,14 @@ func (a *attempts) yield(client, own, other string) bool {
 
 // listenTakes answers other nodes that want a session.
 func (p *peers) listenTakes() error {
+	slots := make(chan struct{}, takesAtOnce)
 	return p.subscribe(takeSubject+hexName(p.b.cfg.Node.Name), 1<<16, func(m busMessage) {
 		var r takeRequest
 		if err := json.Unmarshal(m.Data, &r); err != nil {
 			p.b.log.Warn("a question of another node cannot be read", "err", err)
 			return
 		}
-		p.b.background(func(ctx context.Context) {
+		p.limited(slots, func(ctx context.Context) {
 			data, err := json.Marshal(p.b.giveAway(ctx, r))
 			if err == nil {
 				err = m.answer(data)
@@ -96,6 +100,19 @@ func (p *peers) listenTakes() error {
 				p.b.log.Warn("another node gets no answer", "node", r.From, "client", r.Client, "err", err)
 			}
 		})
+	})
+}
+
+// limited runs fn in the background when there is a slot. The questions behind it wait on the bus.
+func (p *peers) limited(slots chan struct{}, fn func(context.Context)) {
+	select {
+	case slots <- struct{}{}:
+	case <-p.b.ctx.Done():
+		return
+	}
+	p.b.background(func(ctx context.Context) {
+		defer func() { <-slots }()
+		fn(ctx)
 	})
 }
 
@@ -111,13 +128,20 @@ func (b *Broker) giveAway(ctx context.Context, r takeRequest) handover {
 	lock := b.sessions.lockOf(r.Client)
 	lock.Lock()
 	defer lock.Unlock()
-	s := b.sessions.get(r.Client)
-	if s == nil && !b.departed.has(r.Client) {
+	if ctx.Err() != nil { // whoever asked has given up
+		out.Error = ctx.Err().Error()
+		return out
+	}
+	s, h := b.sessions.get(r.Client), b.holds.of(r.Client)
+	if s == nil && h == nil && !b.departed.has(r.Client) {
 		return out
 	}
 	var err error
 	if s != nil {
 		err = b.takeOver(ctx, s)
+	}
+	if err == nil && h != nil {
+		out.Waits, err = b.holds.leave(ctx, h, r.From, r.End)
 	}
 	if err == nil {
 		err = b.messages.sync(ctx) // what the client published here has its place now
@@ -156,10 +180,10 @@ func (b *Broker) dropSession(s *session) {
 
 // ask asks every node that lives for a client's session. Silent are the nodes of which nothing is there
 // any more, though their last beat is young.
-func (p *peers) ask(ctx context.Context, client string) (answers []handover, silent map[string]bool, err error) {
+func (p *peers) ask(ctx context.Context, client string, end uint64) (answers []handover, silent map[string]bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, takeTimeout)
 	defer cancel()
-	data, err := json.Marshal(takeRequest{client, p.b.cfg.Node.Name})
+	data, err := json.Marshal(takeRequest{client, p.b.cfg.Node.Name, end})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -197,12 +221,19 @@ func (p *peers) ask(ctx context.Context, client string) (answers []handover, sil
 
 // fetch brings a client's session here, if there is one: from the node that has it, from what this
 // node has (mine, which may be nil), or from what a node that is gone has saved. When it returns,
-// everything that the client sent to another node has been read here.
+// everything that the client sent to a node that lives has been read here, and what it publishes is held
+// for as long as a node that is gone may store more of it.
 func (b *Broker) fetch(ctx context.Context, id string, mine *session) (*session, error) {
+	if mine != nil || b.departed.has(id) {
+		if err := b.messages.sync(ctx); err != nil { // what it published here has its place
+			return nil, err
+		}
+	}
+	end := b.messages.stored.Load() + 1
 	asking, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	b.attempts.begin(id, cancel)
-	answers, silent, err := b.peers.ask(asking, id)
+	answers, silent, err := b.peers.ask(asking, id, end)
 	b.attempts.end(id)
 	if cause := context.Cause(asking); errors.Is(cause, errElsewhere) {
 		err = cause
@@ -215,15 +246,58 @@ func (b *Broker) fetch(ctx context.Context, id string, mine *session) (*session,
 	if err := b.peers.readDead(ctx, silent); err != nil {
 		return nil, err
 	}
-	s, err := b.choose(id, mine, answers)
+	origins := b.originsOf(answers, silent, end)
+	if err := b.readOn(ctx, answers, silent); err != nil {
+		return nil, err
+	}
+	s, ids, err := b.choose(id, mine, answers)
 	if err != nil {
 		return nil, err
 	}
-	return s, b.readOn(ctx, s, answers, silent)
+	for _, o := range origins {
+		if o.node == ids.Node {
+			o.ids = ids
+		}
+	}
+	b.holds.begin(id, end, origins, 0)
+	if s == nil || !s.moved {
+		return s, nil
+	}
+	s.mu.Lock()
+	upTo := s.position(b.tail.end())
+	s.mu.Unlock()
+	if err := b.tail.reached(ctx, upTo); err != nil {
+		return nil, fmt.Errorf("read on to where the session has come: %w", err)
+	}
+	return s, nil
 }
 
-// choose says which of what is known of a session counts.
-func (b *Broker) choose(id string, mine *session, answers []handover) (*session, error) {
+// originsOf says in whose logs something of a client may still come up: of nodes that are gone and whose logs
+// no fence has closed, and where its last node waited for such.
+func (b *Broker) originsOf(answers []handover, silent map[string]bool, end uint64) (out []*origin) {
+	ends := map[string]uint64{b.cfg.Node.Name: end}
+	for _, h := range answers {
+		ends[h.Node] = h.End
+	}
+	for _, h := range answers {
+		for _, from := range h.Waits {
+			out = append(out, &origin{node: from.Node, from: from.Batch, end: ends[from.Node]})
+		}
+	}
+	for _, at := range b.peers.all() {
+		if !silent[at.node] && b.peers.members.alive(at.node) {
+			continue
+		}
+		if next := at.messages.end(); next > 1 && !b.held.fenced(at.node, next) {
+			out = append(out, &origin{node: at.node, from: next})
+		}
+	}
+	return out
+}
+
+// choose says which of what is known of a session counts; and, where that is what a node that has ended had
+// saved, up to which record of its log the QoS 2 packet ids are known.
+func (b *Broker) choose(id string, mine *session, answers []handover) (_ *session, ids cursor, err error) {
 	var best *handover
 	for i := range answers {
 		if h := &answers[i]; h.Session != nil && (best == nil || h.Claim > best.Claim) {
@@ -236,22 +310,23 @@ func (b *Broker) choose(id string, mine *session, answers []handover) (*session,
 		if mine != nil {
 			b.dropSession(mine)
 		}
-		return b.sessionOf(id, best.Session, best.Cursor, best.Claim)
+		s, err := b.sessionOf(id, best.Session, best.Cursor, best.Claim)
+		return s, ids, err
 	case mine != nil && (!known || saved.rank <= mine.claim):
-		return mine, nil
+		return mine, ids, nil
 	}
 	if mine != nil {
 		b.dropSession(mine)
 	}
 	if !known || saved.gone {
-		return nil, nil
+		return nil, ids, nil
 	}
 	cursor, _ := b.state.get(cursorKey + id)
 	s, err := b.sessionOf(id, saved.value, cursor, saved.rank)
 	if err == nil {
-		b.inbound.enter(s, saved.node)
+		ids = b.inbound.enter(s, saved.node)
 	}
-	return s, err
+	return s, ids, err
 }
 
 // sessionOf makes a session of what another node had.
@@ -269,15 +344,10 @@ func (b *Broker) sessionOf(id string, record, progress []byte, claim uint64) (*s
 	return s, nil
 }
 
-// readOn reads the logs up to where the session has come, and to where the nodes' logs ended that had
-// the client, and says the latter in the own log: a client's messages are read in its order by all.
-func (b *Broker) readOn(ctx context.Context, s *session, answers []handover, silent map[string]bool) error {
+// readOn reads the logs up to where those of the nodes ended that had the client, and says that in the own
+// log: a client's messages are read in its order by all.
+func (b *Broker) readOn(ctx context.Context, answers []handover, silent map[string]bool) error {
 	var upTo vector
-	if s != nil && s.moved {
-		s.mu.Lock()
-		upTo = s.position(b.tail.end())
-		s.mu.Unlock()
-	}
 	for _, at := range b.peers.all() {
 		if silent[at.node] || !b.peers.members.alive(at.node) { // the client may come from there; it has been read to its end
 			answers = append(answers, handover{Node: at.node, End: at.messages.end()})

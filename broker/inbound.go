@@ -2,23 +2,27 @@ package broker
 
 import (
 	"encoding/json"
-	"slices"
 	"strings"
 	"sync"
 )
 
 // inboundIDs is the QoS 2 packet ids that clients of other nodes began and ended since those nodes'
 // last checkpoints: what is older is in the sessions' cursors. When a node dies, who takes over one of
-// its sessions enters what the cursor does not know.
+// its sessions enters what the cursor does not know. Of each id only the last record counts, so there
+// are never more of them than the clients have ids in use between two checkpoints.
 type inboundIDs struct {
-	mu sync.Mutex
-	m  map[string][]inboundID // by node, in the order of its log
+	mu   sync.Mutex
+	m    map[string]map[string]map[inboundKey]inboundID // by node and client
+	last map[string]cursor                              // by node: everything up to this record has been noted
+}
+
+// inboundKey is a QoS 2 packet id of a session.
+type inboundKey struct {
+	epoch uint64
+	id    uint16
 }
 
 type inboundID struct {
-	client  string
-	epoch   uint64
-	id      uint16
 	release bool
 	at      cursor
 }
@@ -28,9 +32,23 @@ func (i *inboundIDs) add(r *Record, at cursor) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.m == nil {
-		i.m = map[string][]inboundID{}
+		i.m, i.last = map[string]map[string]map[inboundKey]inboundID{}, map[string]cursor{}
 	}
-	i.m[at.Node] = append(i.m[at.Node], inboundID{strings.Clone(r.Client), r.Epoch, r.PacketID, r.Kind == KindRelease, at})
+	at.Node = strings.Clone(at.Node)
+	if i.last[at.Node].before(at) {
+		i.last[at.Node] = at
+	}
+	clients := i.m[at.Node]
+	if clients == nil {
+		clients = map[string]map[inboundKey]inboundID{}
+		i.m[at.Node] = clients
+	}
+	ids := clients[r.Client]
+	if ids == nil {
+		ids = map[inboundKey]inboundID{}
+		clients[strings.Clone(r.Client)] = ids
+	}
+	ids[inboundKey{r.Epoch, r.PacketID}] = inboundID{r.Kind == KindRelease, at}
 }
 
 // settled forgets what a node's checkpoint covers; it watches the state for them.
@@ -44,31 +62,35 @@ func (i *inboundIDs) settled(st *stateStore) func(key string) {
 		upTo := c.UpTo.of(v.node)
 		i.mu.Lock()
 		defer i.mu.Unlock()
-		ids := i.m[v.node]
-		n := 0
-		for n < len(ids) && ids[n].at.before(upTo) {
-			n++
-		}
-		if n > 0 {
-			i.m[v.node] = slices.Clone(ids[n:])
+		for client, ids := range i.m[v.node] {
+			for k, x := range ids {
+				if x.at.before(upTo) {
+					delete(ids, k)
+				}
+			}
+			if len(ids) == 0 {
+				delete(i.m[v.node], client)
+			}
 		}
 	}
 }
 
-// enter brings a session that a node has left up to the end of that node's log.
-func (i *inboundIDs) enter(s *session, node string) {
+// enter brings a session that a node has left up to where that node's log has been read, and says where
+// that is: the last record that counts.
+func (i *inboundIDs) enter(s *session, node string) cursor {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, x := range i.m[node] {
-		if x.client != s.id || x.epoch != s.epoch || s.recvAt.past(x.at) {
+	for k, x := range i.m[node][s.id] {
+		if k.epoch != s.epoch || s.recvAt.past(x.at) {
 			continue
 		}
 		if x.release {
-			delete(s.recv, x.id)
+			delete(s.recv, k.id)
 		} else {
-			s.received(x.id, true)
+			s.received(k.id, true)
 		}
 	}
+	return i.last[node]
 }

@@ -182,7 +182,7 @@ func (c *conn) answer(e entry, kind byte, id uint16, reject *mqtt.Error) error {
 		c.passed(-1)
 	}
 	c.passed(1)
-	if err := c.b.messages.submit(e); err != nil {
+	if err := c.b.hand(e); err != nil {
 		c.passed(-1)
 		if first != nil {
 			first(Position{}, err)
@@ -311,7 +311,7 @@ func (c *conn) release(id uint16) error {
 	if kept {
 		rec = &Record{Kind: KindRelease, Client: c.id, PacketID: id, Epoch: s.epoch, Arrival: micros(c.b.wall())}
 	}
-	err := c.b.messages.submit(entry{rec, func(_ Position, err error) {
+	err := c.b.messages.submit(entry{rec, func(at Position, err error) {
 		if err != nil {
 			c.end(mqtt.ImplementationSpecific, "not stored: "+err.Error())
 			return
@@ -319,8 +319,10 @@ func (c *conn) release(id uint16) error {
 		if rec == nil { // else it was let go when the record was entered
 			s.accepted(id, false)
 		}
-		c.wasReleased()
-		c.send(mqtt.AppendAck(nil, mqtt.PUBCOMP, c.version, id, 0, ""))
+		c.b.whenRead(mqtt.PUBCOMP, at.Batch, func() { // the id may be used again at any node
+			c.wasReleased()
+			c.send(mqtt.AppendAck(nil, mqtt.PUBCOMP, c.version, id, 0, ""))
+		})
 	}})
 	if err != nil {
 		return &mqtt.Error{Code: mqtt.ServerShuttingDown, Text: err.Error()}
@@ -346,11 +348,15 @@ func (b *Broker) notStored(r *Record) {
 // commit enters a batch of the own log that has been stored, in log order: first what follows from
 // the log, then the tail, and after that the publishers are told.
 func (b *Broker) commit(batch *Batch) {
+	for err := b.tail.fill(b.ctx, batch); err != nil && pause(b.ctx, followWait); err = b.tail.fill(b.ctx, batch) {
+		b.log.Warn("held messages cannot be read yet", "batch", batch.Number, "err", err)
+	}
 	b.enterAll(batch, false)
 	b.own.offer(batch)
 }
 
 func (b *Broker) enterAll(batch *Batch, replay bool) {
+	b.held.read(batch)
 	for i := range batch.Records {
 		b.enter(batch, i, replay)
 	}
@@ -360,21 +366,23 @@ func (b *Broker) enterAll(batch *Batch, replay bool) {
 func (b *Broker) enter(batch *Batch, i int, replay bool) {
 	r := &batch.Records[i]
 	at := cursor{batch.Node, batch.Number, uint32(i)}
-	if r.Identity != nil && !r.Held {
+	if r.Identity != nil {
 		b.enterLedger(r, Position(at))
 	}
-	b.retain(r, at, batch.Lamport)
+	b.held.enter(r, at)
+	if m, ok := r.delivers(); ok {
+		b.retain(m, at, batch.Lamport)
+	}
 	if r.Kind == KindTrim && !replay && batch.Node != b.cfg.Node.Name {
 		b.trimmedElsewhere(batch.Node, r.Through)
 	}
 	if r.PacketID == 0 {
 		return
 	}
-	if s := b.sessions.get(r.Client); s != nil {
-		s.enterQoS2(r, at, replay)
-	}
-	if batch.Node != b.cfg.Node.Name {
+	if batch.Node != b.cfg.Node.Name { // of a session that this node has now it is what an earlier node stored late
 		b.inbound.add(r, at)
+	} else if s := b.sessions.get(r.Client); s != nil {
+		s.enterQoS2(r, at, replay)
 	}
 }
 

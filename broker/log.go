@@ -40,11 +40,12 @@ const (
 	KindDelete      Kind = 6 // state: the key Topic is gone
 
 	// Of a cluster only.
-	KindFence         Kind = 7  // the life that wrote the log up to here is over; always alone in its batch. At.Node wrote it
+	KindFence         Kind = 7  // the life that wrote the log up to here is over. At.Node wrote it; in its batch follow only what ends the log's holds
 	KindBarrier       Kind = 8  // what follows is read after the log of At.Node has been read up to before At; Client is the publisher who moved
 	KindDeliver       Kind = 9  // the held message at At, earlier in this log, is delivered here; with Conflict set it is dropped instead: another log has it
 	KindSnapshotBegin Kind = 10 // state: a copy of everything alive follows
 	KindSnapshotEnd   Kind = 11 // state: and ends here; At is where it began. What was put before that and not since is gone
+	KindHold          Kind = 12 // what Client publishes from here on with Held set waits for the log of At.Node, which was read up to before At
 )
 
 // Record is one entry of the log. Its byte slices and strings may share the batch's memory:
@@ -73,6 +74,7 @@ type Record struct {
 	At    Position // KindFence, KindBarrier, KindDeliver, KindSnapshotEnd
 
 	control *wire.Pack // of a verified control message, until it is in the ledger
+	held    *Record    // KindDeliver: the message, once it was looked up
 }
 
 // Header stands before the records of a batch.
@@ -455,10 +457,11 @@ func micros(t time.Time) int64 { return t.UnixMicro() }
 func (b *Batch) matching(filter string, fn func(*Record, Position) error) error {
 	for i := range b.Records {
 		r := &b.Records[i]
-		if r.Kind != KindMessage || !mqtt.Match(filter, r.Topic) {
+		m, ok := r.delivers()
+		if !ok || !mqtt.Match(filter, m.Topic) {
 			continue
 		}
-		if err := fn(r, Position{b.Node, b.Number, uint32(i)}); err != nil {
+		if err := fn(m, Position{b.Node, b.Number, uint32(i)}); err != nil {
 			return err
 		}
 	}

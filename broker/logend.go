@@ -46,4 +46,4 @@ func findEnd(ctx context.Context, s slots, node string, log *slog.Logger) (logEn
 	return logEnd{}, fmt.Errorf("the log has %d batches and none of them can be read: restore data_dir from a backup, or move it away to begin anew", last-first+1)
 }
 
-func (b *Batch) isFence() bool { return len(b.Records) == 1 && b.Records[0].Kind == KindFence }
+func (b *Batch) isFence() bool { return len(b.Records) > 0 && b.Records[0].Kind == KindFence }

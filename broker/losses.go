@@ -60,6 +60,9 @@ func (b *Broker) countTrimmed(ctx context.Context, first, through uint64) {
 			return
 		}
 		batch, err := readBatch(ctx, b.stream, b.messages.offset, n)
+		if err == nil {
+			err = b.tail.fill(ctx, batch)
+		}
 		if err != nil { // damaged, or the stream does not answer
 			t.unread(n)
 			continue

@@ -192,6 +192,10 @@ func (p *peers) subscribe(subject string, limit int, fn func(busMessage)) error 
 func (p *peers) takeMessages(at *peer, l *tailLog, batch *Batch) bool {
 	b := p.b
 	b.seen(batch.Lamport)
+	if err := b.tail.fill(b.ctx, batch); err != nil {
+		b.log.Warn("held messages cannot be read yet", "log", at.node, "batch", batch.Number, "err", err)
+		return false
+	}
 	if at.entered < batch.Number {
 		b.enterAll(batch, false)
 		at.entered = batch.Number
@@ -230,7 +234,7 @@ func (b *Broker) seen(clock uint64) {
 
 // start begins to hear the other nodes and to be heard.
 func (p *peers) start() error {
-	if err := errors.Join(p.confirms.listen(p), p.listenTakes(), p.listenQuestions(), p.listenLoose()); err != nil {
+	if err := errors.Join(p.confirms.listen(p), p.listenTakes(), p.listenEnds(), p.listenQuestions(), p.listenLoose()); err != nil {
 		return err
 	}
 	for _, at := range p.all() {

@@ -121,7 +121,7 @@ func (b *Broker) parseRetained(value []byte) (retainedItem, error) {
 
 // retain enters a stored record; called in log order, and again on replay.
 func (b *Broker) retain(r *Record, at cursor, clock uint64) {
-	if !r.Retain || r.Kind != KindMessage || r.Held {
+	if !r.Retain {
 		return
 	}
 	rs := b.retained

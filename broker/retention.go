@@ -102,6 +102,7 @@ type checkpointRecord struct {
 	Generation uint64 `json:"generation"`
 	Parts      int    `json:"parts"` // of the ledger's snapshot
 	UpTo       vector `json:"up_to"`
+	Held       vector `json:"held,omitempty"` // what was held back then begins here
 }
 
 func checkpointKey(node string) string { return checkPrefix + hex.EncodeToString([]byte(node)) }
@@ -115,6 +116,7 @@ func ledgerParts(node string, generation uint64) string {
 // log is not needed for them.
 func (b *Broker) checkpoint(ctx context.Context) error {
 	upTo := b.tail.end() // everything before it has been entered
+	held := b.held.first()
 	if err := b.saveMoved(ctx); err != nil {
 		return err
 	}
@@ -132,7 +134,7 @@ func (b *Broker) checkpoint(ctx context.Context) error {
 	if err := b.saveRetained(ctx); err != nil { // their turn in the state's queue is over
 		return err
 	}
-	head, err := json.Marshal(checkpointRecord{b.generation, len(parts), upTo})
+	head, err := json.Marshal(checkpointRecord{b.generation, len(parts), upTo, held})
 	if err != nil {
 		return err
 	}
@@ -184,7 +186,13 @@ func (b *Broker) restoreLedger() (vector, error) {
 	if err != nil {
 		return nil, fmt.Errorf("restore the ledger: %w", err)
 	}
-	return b.backTo(c.UpTo), nil
+	from := b.backTo(c.UpTo)
+	for _, at := range c.Held {
+		if from.past(at) {
+			from = from.with(at)
+		}
+	}
+	return from, nil
 }
 
 // backTo is from where on the logs are read: in another node's log from where that node has stored
@@ -227,7 +235,7 @@ func (b *Broker) replay(ctx context.Context, from vector) error {
 	}
 	started, n := b.mono(), 0
 	_, err := b.tail.scan(ctx, from, func(cursor, uint64, error) {}, func(batch *Batch, _ cursor) error {
-		b.enterAll(batch, true)
+		b.enterAll(batch, true) // which was filled when it was read
 		n++
 		return nil
 	})

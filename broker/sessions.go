@@ -155,6 +155,7 @@ func (b *Broker) enlist(ctx context.Context, s *session, c *conn, k *mqtt.Connec
 		s.resend = append(s.resend, f)
 	}
 	sortSent(s.resend)
+	c.came, c.cameAt = end, b.messages.stored.Load()+1
 	s.conn = c // which sends nothing of the session before its CONNACK
 	var record, progress []byte
 	if keep || s.kept {

@@ -65,6 +65,7 @@ func (e *engine) answered(m *nats.Msg) {
 // send stores data in slot seq or not at all. The answer comes into the channel, which has room
 // for it; it may never come.
 func (s *logStream) send(seq uint64, id string, data []byte) (<-chan sendResult, error) {
+	s.e.gate()
 	nc, _, err := s.e.conn()
 	if err != nil {
 		return nil, err

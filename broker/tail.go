@@ -150,6 +150,9 @@ func (t *tail) distribute(l *tailLog, b *Batch) bool {
 
 // delivers is the message that a record delivers, if it does.
 func (r *Record) delivers() (*Record, bool) {
+	if r.Kind == KindDeliver {
+		return r.held, r.held != nil
+	}
 	return r, r.Kind == KindMessage && !r.Held
 }
 
@@ -242,6 +245,9 @@ func (t *tail) batch(ctx context.Context, node string, number uint64) (*Batch, e
 		return b, nil
 	}
 	b, err := l.src.batch(ctx, number)
+	if err == nil {
+		err = t.fill(ctx, b)
+	}
 	if errors.Is(err, errDamaged) {
 		t.damaged(number, err)
 	}
@@ -249,6 +255,57 @@ func (t *tail) batch(ctx context.Context, node string, number uint64) (*Batch, e
 		t.cache.put(node, b)
 	}
 	return b, err
+}
+
+// fill looks up the messages that a batch's records deliver and that stand elsewhere in its log. One that
+// is not there any more is delivered to nobody. Nobody else may have the batch yet.
+func (t *tail) fill(ctx context.Context, b *Batch) error {
+	for i := range b.Records {
+		r := &b.Records[i]
+		if r.Kind != KindDeliver || r.Conflict || r.held != nil {
+			continue
+		}
+		m, err := t.stored(ctx, cursor(r.At))
+		switch {
+		case errors.Is(err, errTrimmed), errors.Is(err, errDamaged):
+		case err != nil:
+			return err
+		case m.Held:
+			own := *m
+			own.Held = false
+			r.held = &own
+		}
+	}
+	return nil
+}
+
+// stored reads one record, also one that was not distributed yet.
+func (t *tail) stored(ctx context.Context, at cursor) (*Record, error) {
+	t.mu.RLock()
+	l := t.logOf(at.Node)
+	if l == nil {
+		t.mu.RUnlock()
+		return nil, fmt.Errorf("read %s: %w: no such node is known", at, errDamaged)
+	}
+	b := l.ring[at.Batch]
+	t.mu.RUnlock()
+	if b == nil {
+		b = t.cache.get(at.Node, at.Batch)
+	}
+	if b == nil {
+		var err error
+		if b, err = l.src.batch(ctx, at.Batch); err != nil {
+			return nil, err
+		}
+		if err = t.fill(ctx, b); err != nil {
+			return nil, err
+		}
+		t.cache.put(at.Node, b)
+	}
+	if int(at.Index) >= len(b.Records) {
+		return nil, fmt.Errorf("read %s: %w: the batch has %d records", at, errDamaged, len(b.Records))
+	}
+	return &b.Records[at.Index], nil
 }
 
 // slotSource is a stream as a batchSource.

@@ -147,7 +147,7 @@ func (w *will) fire() {
 		}
 		w.done()
 	}
-	if err := w.b.messages.submitNow(entry{r, stored}); err != nil { // there are no more wills than clients had
+	if err := w.b.handNow(entry{r, stored}); err != nil { // there are no more wills than clients had
 		stored(Position{}, err)
 	}
 }

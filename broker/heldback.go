@@ -1,0 +1,239 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// heldBack is what every log holds back at the moment: messages that stand in it and are delivered only
+// when a deliver record behind them says so. It follows from the logs, so every node knows it of all.
+type heldBack struct {
+	mu    sync.Mutex
+	runs  map[string]map[string][]*heldRun // by node and client, in the order of the log
+	ends  map[string][]lifeEnd             // by node: where lives of its log ended, the newest last
+	known map[string]uint64                // by node: from which batch on ends has all
+}
+
+// heldRun is held messages of one client that wait for the same logs.
+type heldRun struct {
+	client  string
+	at      cursor   // where it begins
+	origins []cursor // the logs, and how far they had been read when the client came
+	items   []cursor
+}
+
+// lifeEnd is a record behind which nothing of an earlier life of its log can stand.
+type lifeEnd struct {
+	batch uint64
+	fence bool // and there is no new life yet
+}
+
+const maxLifeEnds = 64 // of one log; what waits for an older one finds it by reading
+
+// read notes that a batch is about to be entered.
+func (h *heldBack) read(b *Batch) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.known == nil {
+		h.runs, h.ends, h.known = map[string]map[string][]*heldRun{}, map[string][]lifeEnd{}, map[string]uint64{}
+	}
+	node := strings.Clone(b.Node)
+	if _, begun := h.known[node]; !begun {
+		h.known[node] = b.Number
+	}
+	if e, ends := endOf(b); ends {
+		h.addEnd(node, e)
+	}
+}
+
+func endOf(b *Batch) (lifeEnd, bool) {
+	if len(b.Records) == 0 {
+		return lifeEnd{}, false
+	}
+	kind := b.Records[0].Kind
+	return lifeEnd{b.Number, kind == KindFence}, kind == KindFence || kind == KindIncarnation
+}
+
+// addEnd enters an end. h.mu is held.
+func (h *heldBack) addEnd(node string, e lifeEnd) {
+	list := h.ends[node]
+	if slices.Contains(list, e) {
+		return
+	}
+	list = append(list, e)
+	slices.SortFunc(list, func(a, b lifeEnd) int { return int(int64(a.batch - b.batch)) })
+	if len(list) > maxLifeEnds {
+		h.known[node] = list[0].batch + 1
+		list = slices.Delete(list, 0, 1)
+	}
+	h.ends[node] = list
+}
+
+// enter follows a record.
+func (h *heldBack) enter(r *Record, at cursor) {
+	switch {
+	case r.Kind == KindHold:
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		runs := h.of(at.Node)[r.Client]
+		from := cursor(r.At)
+		from.Node, at.Node = strings.Clone(from.Node), strings.Clone(at.Node)
+		if n := len(runs); n > 0 && len(runs[n-1].items) == 0 {
+			runs[n-1].origins = append(runs[n-1].origins, from)
+			return
+		}
+		h.add(at.Node, &heldRun{client: strings.Clone(r.Client), at: at, origins: []cursor{from}})
+	case r.Kind == KindMessage && r.Held:
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		at.Node = strings.Clone(at.Node)
+		runs := h.of(at.Node)[r.Client]
+		if len(runs) == 0 { // what it waits for is not known any more: for nothing
+			h.add(at.Node, &heldRun{client: strings.Clone(r.Client), at: at, items: []cursor{at}})
+			return
+		}
+		last := runs[len(runs)-1]
+		last.items = append(last.items, at)
+	case r.Kind == KindDeliver:
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.delivered(r.Client, cursor(r.At))
+	}
+}
+
+// of is a node's runs. h.mu is held.
+func (h *heldBack) of(node string) map[string][]*heldRun {
+	if h.runs[node] == nil {
+		h.runs[node] = map[string][]*heldRun{}
+	}
+	return h.runs[node]
+}
+
+func (h *heldBack) add(node string, run *heldRun) {
+	m := h.of(node)
+	m[run.client] = append(m[run.client], run)
+}
+
+func (h *heldBack) delivered(client string, at cursor) {
+	m := h.of(at.Node)
+	runs := m[client]
+	for i, run := range runs {
+		k := slices.Index(run.items, at) // it is the first but for damage
+		if k < 0 {
+			continue
+		}
+		if run.items = run.items[k+1:]; len(run.items) == 0 {
+			runs = slices.Delete(runs, i, i+1)
+		}
+		break
+	}
+	if m[client] = runs; len(runs) == 0 {
+		delete(m, client)
+	}
+}
+
+// list is copies of a node's runs that hold something, in the order of the log.
+func (h *heldBack) list(node string) (out []heldRun) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, runs := range h.runs[node] {
+		for _, run := range runs {
+			if len(run.items) > 0 {
+				out = append(out, heldRun{run.client, run.at, slices.Clone(run.origins), slices.Clone(run.items)})
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b heldRun) int { return a.items[0].compare(b.items[0]) })
+	return out
+}
+
+// items is what a node holds back of a client.
+func (h *heldBack) items(node, client string) (out []cursor) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, run := range h.runs[node][client] {
+		out = append(out, run.items...)
+	}
+	return out
+}
+
+// waits says whether a node holds back something of a client that stands before a batch.
+func (h *heldBack) waits(node, client string, before uint64) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, run := range h.runs[node][client] {
+		if len(run.items) > 0 && run.items[0].Batch < before {
+			return true
+		}
+	}
+	return false
+}
+
+// first is where the logs have to be read from to know what is held: of those that hold something.
+func (h *heldBack) first() (out vector) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for node, byClient := range h.runs {
+		for _, runs := range byClient {
+			for _, run := range runs {
+				if at := (cursor{Node: node, Batch: run.at.Batch}); len(run.items) > 0 && (!out.has(node) || at.before(out.of(node))) {
+					out = out.with(at)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// endBehind is where the life of a log ended that wrote at a batch, of what has been read; 0: it goes on.
+func (h *heldBack) endBehind(node string, from uint64) uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, e := range h.ends[node] {
+		if e.batch >= from {
+			return e.batch
+		}
+	}
+	return 0
+}
+
+// fenced says whether a log's last batch before next is a fence.
+func (h *heldBack) fenced(node string, next uint64) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	list := h.ends[node]
+	return len(list) > 0 && list[len(list)-1] == lifeEnd{next - 1, true}
+}
+
+// look finds the ends of lives in what was not entered since the start: from a batch on.
+func (h *heldBack) look(ctx context.Context, t *tail, node string, from uint64) error {
+	h.mu.Lock()
+	known, begun := h.known[node]
+	h.mu.Unlock()
+	if !begun {
+		known = t.end().of(node).Batch
+	}
+	for n := max(1, from); n < known; n++ {
+		b, err := t.batch(ctx, node, n)
+		if err != nil && !errors.Is(err, errTrimmed) && !errors.Is(err, errDamaged) {
+			return err
+		}
+		if err != nil {
+			continue
+		}
+		if e, ends := endOf(b); ends {
+			h.mu.Lock()
+			h.addEnd(node, e)
+			h.mu.Unlock()
+		}
+	}
+	h.mu.Lock()
+	if now := h.known[node]; from < now || now == 0 {
+		h.known[node] = from
+	}
+	h.mu.Unlock()
+	return nil
+}

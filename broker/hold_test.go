@@ -1,0 +1,158 @@
+package broker
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+
+	"holdfast/broker/mqtt"
+)
+
+// pauser makes a node stand still: nothing goes to the other nodes or into its logs, and nothing of what
+// comes is looked at, until it goes on. Its part in the other nodes' quorum goes on.
+type pauser struct {
+	mu    sync.Mutex
+	going chan struct{} // closed when it goes on; nil: it does
+}
+
+func (p *pauser) wait() {
+	p.mu.Lock()
+	going := p.going
+	p.mu.Unlock()
+	if going != nil {
+		<-going
+	}
+}
+
+func (p *pauser) stop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.going == nil {
+		p.going = make(chan struct{})
+	}
+}
+
+func (p *pauser) goOn() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.going != nil {
+		close(p.going)
+		p.going = nil
+	}
+}
+
+// pausing is three nodes that can be made to stand still.
+func pausing(t *testing.T) *nodes {
+	c := startNodes(t, 3)
+	for range c.cfgs {
+		p := &pauser{}
+		c.pauses = append(c.pauses, p)
+	}
+	c.begin()
+	t.Cleanup(func() { // before the nodes are ended
+		for _, p := range c.pauses {
+			p.goOn()
+		}
+	})
+	return c
+}
+
+// unheard waits until a node counts as gone.
+func (c *nodes) unheard(i int, by ...int) {
+	c.t.Helper()
+	for _, k := range by {
+		eventually(c.t, "a node that stands still counts as gone", func() bool {
+			return !c.up[k].peers.members.alive(c.cfgs[i].Node.Name)
+		})
+	}
+}
+
+// comes connects a client to a node as soon as that takes it.
+func (c *nodes) comes(i int, id string, o opts) *rawClient {
+	c.t.Helper()
+	var r *rawClient
+	eventually(c.t, "the client is taken", func() bool {
+		s, ack, err := tryDial(c.t, c.up[i].addr, id, o)
+		if err != nil || ack.body[1] != 0 {
+			return false
+		}
+		r = s
+		return true
+	})
+	return r
+}
+
+// hears takes messages of QoS 1 and 2, in this order, and answers them.
+func (c *rawClient) hears(want ...string) {
+	c.t.Helper()
+	for got, open := 0, 0; got < len(want) || open > 0; {
+		p, err := c.next()
+		if err != nil {
+			c.t.Fatalf("waiting for %q: %v", want[got:], err)
+		}
+		switch p.kind {
+		case mqtt.PUBREL:
+			c.ack(mqtt.PUBCOMP, p.id())
+			open--
+		case mqtt.PUBLISH:
+			m := p.message(c.version)
+			if got == len(want) || m.payload != want[got] {
+				c.t.Fatalf("got %q behind %q", m.payload, want[:got])
+			}
+			if got++; m.qos == 1 {
+				c.ack(mqtt.PUBACK, m.id)
+				continue
+			}
+			open++
+			c.ack(mqtt.PUBREC, m.id)
+		}
+	}
+}
+
+// exchange publishes with QoS 2 to the end.
+func (c *rawClient) exchange(topic, payload string, id uint16, dup bool) {
+	c.t.Helper()
+	flags := byte(4)
+	if dup {
+		flags |= 8
+	}
+	c.write(c.publishPacket(topic, payload, flags, id, nil))
+	c.expect(mqtt.PUBREC)
+	c.ack(mqtt.PUBREL, id)
+	c.expect(mqtt.PUBCOMP)
+}
+
+// TestLateQoS2: a QoS 2 message that its node stores only when the client has gone to another node and sent it
+// again there arrives once, and its packet id is free afterwards.
+func TestLateQoS2(t *testing.T) {
+	c := pausing(t)
+	kept := opts{version: 5, expiry: 600}
+	sub, _ := dialRaw(t, c.up[2].addr, "sub", v5)
+	sub.subscribe(2, "q2")
+	old, _ := dialRaw(t, c.up[0].addr, "mover", kept)
+	old.exchange("q2", "first", 5, false)
+	sub.hears("first")
+	c.pauses[0].stop()
+	old.write(old.publishPacket("q2", "late", 4, 6, nil))
+	old.write(old.publishPacket("q2", "later", 4, 7, nil))
+	eventually(t, "n1 has it in hand", func() bool {
+		s := c.up[0].sessions.get("mover")
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		_, known := s.recv[7]
+		return known
+	})
+	c.unheard(0, 1, 2)
+	now := c.comes(1, "mover", kept)
+	now.exchange("q2", "late", 6, true)
+	now.exchange("q2", "new", 8, false)
+	c.pauses[0].goOn() // and n1 stores what it had in hand
+	sub.hears("late", "later", "new")
+	eventually(t, "nothing is held any more", func() bool { return c.up[1].holds.some.Load() == 0 })
+	now.exchange("q2", "later", 7, true) // sent again when it was known already
+	for _, id := range []uint16{5, 6, 7, 8} {
+		now.exchange("q2", fmt.Sprint("next ", id), id, false)
+	}
+	sub.hears("next 5", "next 6", "next 7", "next 8")
+	sub.quiet()
+}
