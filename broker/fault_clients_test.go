@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"math/bits"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -110,7 +109,6 @@ type numberer struct {
 	acked   int // all up to this one
 	sent    int
 	refused map[int]bool  // was under way when one was refused: it is sent again, in another place
-	through map[int]uint8 // the nodes that each was sent to, a bit for each
 	last    time.Time     // when the last acknowledgement came
 	gap     time.Duration // the longest time between two, since it was set to 0
 }
@@ -158,7 +156,6 @@ func (p *numberer) send(c *rawClient, credit chan<- struct{}) error {
 			flags |= 8
 		}
 		p.sent = max(p.sent, next)
-		p.through[next] |= 1 << p.at.Load()
 		p.mu.Unlock()
 		props := mqtt.AppendUserProperty(nil, "seq", fmt.Sprint(next))
 		if _, err := c.nc.Write(c.publishPacket(p.topic(), fmt.Sprint(p.id, " ", next), flags, uint16(next%60000+1), props)); err != nil {
@@ -190,11 +187,6 @@ func (p *numberer) acks(c *rawClient, credit <-chan struct{}) error {
 		p.mu.Unlock()
 		<-credit
 	}
-}
-
-// oneNode says that two numbers went through one node, the same one: nothing excuses another order.
-func (p *numberer) oneNode(a, b int) bool {
-	return p.through[a] == p.through[b] && bits.OnesCount8(p.through[a]) == 1
 }
 
 // takeGap is the longest time without an acknowledgement since it was last asked for.

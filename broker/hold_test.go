@@ -156,3 +156,93 @@ func TestLateQoS2(t *testing.T) {
 	sub.hears("next 5", "next 6", "next 7", "next 8")
 	sub.quiet()
 }
+
+// TestPausedPublisherOrder: what a client publishes at its new node comes behind what its old one stored late,
+// also what the old one takes from its connection when it goes on; other publishers do not wait.
+func TestPausedPublisherOrder(t *testing.T) {
+	c := pausing(t)
+	sub, _ := dialRaw(t, c.up[2].addr, "sub", v5)
+	sub.subscribe(1, "t/#")
+	steady, _ := dialRaw(t, c.up[1].addr, "steady", v5)
+	for _, o := range []opts{{version: 5, expiry: 600}, {version: 5, clean: true}} {
+		id := fmt.Sprint("mover-", o.clean)
+		old, _ := dialRaw(t, c.up[0].addr, id, o)
+		old.publish("t/x", "1", 1)
+		sub.hears("1")
+		c.pauses[0].stop()
+		for n := 2; n < 5; n++ {
+			old.write(old.publishPacket("t/x", fmt.Sprint(n), 2, uint16(n), nil))
+		}
+		c.unheard(0, 1, 2)
+		now := c.comes(1, id, o)
+		now.publish("t/x", "5", 5) // acknowledged, and held
+		steady.publish("t/y", "at once", 1)
+		sub.hears("at once")
+		for n := 6; n < 9; n++ {
+			now.publish("t/x", fmt.Sprint(n), uint16(n))
+		}
+		c.pauses[0].goOn()
+		sub.hears("2", "3", "4", "5", "6", "7", "8")
+		eventually(t, "nothing is held any more", func() bool { return c.up[1].holds.some.Load() == 0 && c.up[2].holds.some.Load() == 0 })
+		now.publish("t/x", "9", 9)
+		sub.hears("9")
+		sub.quiet()
+		eventually(t, "all are ready", func() bool { return c.up[0].Ready() == nil && c.up[1].peers.members.alive("n1") && c.up[2].peers.members.alive("n1") })
+	}
+}
+
+// TestHeldOutlivesItsNode: the node that holds messages ends. They are delivered once, by who closes its log or
+// by itself when it is back.
+func TestHeldOutlivesItsNode(t *testing.T) {
+	for _, back := range []string{"closed by another", "goes on itself"} {
+		t.Run(back, func(t *testing.T) {
+			t.Parallel()
+			c := pausing(t)
+			kept := opts{version: 5, expiry: 600}
+			sub, _ := dialRaw(t, c.up[2].addr, "sub", v5)
+			sub.subscribe(2, "t/#")
+			old, _ := dialRaw(t, c.up[0].addr, "mover", kept)
+			old.exchange("t/x", "1", 1, false)
+			sub.hears("1")
+			c.pauses[0].stop()
+			old.write(old.publishPacket("t/x", "2", 4, 2, nil))
+			old.write(old.publishPacket("t/x", "3", 4, 3, nil))
+			eventually(t, "n1 has it in hand", func() bool {
+				s := c.up[0].sessions.get("mover")
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				_, known := s.recv[3]
+				return known
+			})
+			c.unheard(0, 1, 2)
+			now := c.comes(1, "mover", kept)
+			now.exchange("t/x", "2", 2, true)
+			now.exchange("t/x", "4", 4, false)
+			c.stop(1)
+			if back == "goes on itself" {
+				b, err := New(c.cfgs[1], Options{Log: nodeLog(t, "n2"), gate: c.pauses[1].wait})
+				if err != nil {
+					t.Fatal(err)
+				}
+				c.up[1] = serveBroker(t, b)
+				if b.holds.some.Load() != 1 {
+					t.Errorf("%d clients are held", b.holds.some.Load())
+				}
+			}
+			c.pauses[0].goOn()
+			sub.hears("2", "3", "4")
+			if c.up[1] == nil {
+				c.begin(1)
+			}
+			now = c.comes(1, "mover", kept)
+			if back == "goes on itself" {
+				now.exchange("t/x", "3", 3, true) // n1 had not answered it, and has stored it
+			}
+			for id := range uint16(4) {
+				now.exchange("t/x", fmt.Sprint("next ", id+1), id+1, false)
+			}
+			sub.hears("next 1", "next 2", "next 3", "next 4")
+			sub.quiet()
+		})
+	}
+}
