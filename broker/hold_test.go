@@ -187,7 +187,9 @@ func TestPausedPublisherOrder(t *testing.T) {
 		now.publish("t/x", "9", 9)
 		sub.hears("9")
 		sub.quiet()
-		eventually(t, "all are ready", func() bool { return c.up[0].Ready() == nil && c.up[1].peers.members.alive("n1") && c.up[2].peers.members.alive("n1") })
+		eventually(t, "all are ready", func() bool {
+			return c.up[0].Ready() == nil && c.up[1].peers.members.alive("n1") && c.up[2].peers.members.alive("n1")
+		})
 	}
 }
 
