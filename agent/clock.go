@@ -79,6 +79,7 @@ type timekeeper struct {
 	mu      sync.Mutex
 	floor   time.Time     // the present was this late …
 	floorAt time.Duration // … at this moment of the boot
+	heard   heard
 }
 
 func newTimekeeper(c Clock, built time.Time) *timekeeper {
@@ -102,10 +103,14 @@ type moment struct {
 	wall   time.Time
 	synced bool
 	bound  time.Duration // of wall, either way; only if synced
+	source string        // who synchronised it: sourceSystem or a device's name; only if synced
 }
 
-// now reads both clocks. A synchronised wall clock becomes the floor of what follows,
-// so that a step while unsynchronised cannot go behind it.
+const sourceSystem = "system"
+
+// now reads both clocks. The system's clock counts if it is synchronised, else a device that
+// knows the time. A synchronised wall clock becomes the floor of what follows, so that a step
+// while unsynchronised cannot go behind it.
 func (t *timekeeper) now() moment {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -114,6 +119,11 @@ func (t *timekeeper) now() moment {
 	m.synced, m.bound = t.clock.Synced()
 	if m.synced && m.wall.Before(oldest) {
 		m.synced = false // a daemon that disciplined a clock to 1970 knows nothing
+	}
+	if m.synced {
+		m.source = sourceSystem
+	} else if wall, bound, ok := t.heard.present(m.at); ok {
+		m.wall, m.bound, m.synced, m.source = wall, bound, true, t.heard.from
 	}
 	switch {
 	case m.synced:

@@ -127,3 +127,63 @@ func TestSystemClock(t *testing.T) {
 	}
 	var _ devices.Clock = c
 }
+
+// TestHeardTime: a device that tells the time is believed when it agrees with itself, while the system does not know
+// better, and not for ever.
+func TestHeardTime(t *testing.T) {
+	c := newFakeClock()
+	c.synced = false
+	c.offset = time.Unix(0, 0)
+	k := newTimekeeper(c, time.Time{})
+	truth := time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
+	zero := truth.Add(-c.Now())
+	tell := func(from string, late time.Duration) {
+		k.hear(from, c.Now(), zero.Add(c.Now()-late), time.Second)
+		c.Advance(time.Second)
+	}
+	unsynced := func(when string) {
+		t.Helper()
+		if m := k.now(); m.synced {
+			t.Errorf("%s: %+v", when, m)
+		}
+	}
+	k.hear("gps", c.Now(), time.Date(2006, 10, 15, 0, 0, 0, 0, time.UTC), time.Second) // 1024 weeks ago
+	tell("gps", 900*time.Millisecond)
+	tell("gps", 200*time.Millisecond)
+	unsynced("two that agree")
+	tell("gps", 700*time.Millisecond)
+	m := k.now()
+	if off := zero.Add(m.at).Sub(m.wall); !m.synced || m.source != "gps" || off < 0 || off > 201*time.Millisecond || m.bound < time.Second || m.bound > 1010*time.Millisecond {
+		t.Errorf("the earliest of three is %v behind: %+v", off, m)
+	}
+	k.hear("other", c.Now(), zero.Add(c.Now()+time.Hour), time.Second)
+	if n := k.now(); n.source != "gps" || n.wall.Sub(m.wall) > time.Second {
+		t.Errorf("another device was believed: %+v", n)
+	}
+	k.hear("gps", c.Now(), zero.Add(c.Now()+time.Hour), time.Second)
+	unsynced("it contradicts itself")
+	for range 3 {
+		tell("gps", 0)
+	}
+	c.step(truth.Sub(c.System()), true)
+	if m := k.now(); m.source != sourceSystem {
+		t.Errorf("the system knows: %+v", m)
+	}
+	c.step(0, false)
+	c.Advance(50 * time.Minute)
+	if m := k.now(); !m.synced || m.bound < time.Second+250*time.Millisecond {
+		t.Errorf("50 minutes later: %+v", m)
+	}
+	before := k.wall()
+	c.Advance(20 * time.Minute)
+	unsynced("70 minutes later")
+	if k.wall().Before(before) {
+		t.Error("the time went back when nobody told it any more")
+	}
+	for range 3 {
+		tell("other", 0)
+	}
+	if m := k.now(); m.source != "other" {
+		t.Errorf("the first is silent: %+v", m)
+	}
+}

@@ -260,5 +260,5 @@ func (c *control) clockStatus() ClockStatus {
 	m := c.keeper.now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return ClockStatus{Synced: m.synced, Wall: m.wall, ErrorBound: m.bound, Boot: c.clock.BootID(), Anchored: c.anchored, Steps: c.steps}
+	return ClockStatus{Synced: m.synced, Source: m.source, Wall: m.wall, ErrorBound: m.bound, Boot: c.clock.BootID(), Anchored: c.anchored, Steps: c.steps}
 }

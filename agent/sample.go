@@ -113,7 +113,10 @@ func (s *station) drive(ctx context.Context) (err error) {
 			s.log.Error("driver panicked: this is a bug in the driver", "panic", p, "stack", string(debug.Stack()))
 		}
 	}()
-	dev, err := s.driver.New(s.cfg.Settings, devices.Env{Name: s.cfg.Name, Log: s.log, Clock: s.lane.clock, Seed: s.seed})
+	dev, err := s.driver.New(s.cfg.Settings, devices.Env{Name: s.cfg.Name, Log: s.log, Clock: s.lane.clock, Seed: s.seed,
+		Heard: func(at devices.Instant, utc time.Time, bound time.Duration) {
+			s.lane.keeper.hear(s.cfg.Name, at, utc, bound)
+		}})
 	if err != nil {
 		return err
 	}

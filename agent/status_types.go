@@ -32,8 +32,9 @@ type Status struct {
 // ClockStatus says what the agent thinks of the time.
 type ClockStatus struct {
 	Synced     bool          `json:"synced"`
-	Wall       time.Time     `json:"wall"`        // what packs carry now; a lower bound unless synced
-	ErrorBound time.Duration `json:"error_bound"` // either way; 0 if not synced
+	Source     string        `json:"source,omitempty"` // who synchronised it: "system", or the device that tells the time
+	Wall       time.Time     `json:"wall"`             // what packs carry now; a lower bound unless synced
+	ErrorBound time.Duration `json:"error_bound"`      // either way; 0 if not synced
 	Boot       string        `json:"boot"`
 	Anchored   bool          `json:"anchored"` // this boot has its signed anchor
 	Steps      uint64        `json:"steps"`    // times the wall clock was seen to jump by more than a second

@@ -109,6 +109,9 @@ type Env struct {
 	Log   *slog.Logger
 	Clock Clock
 	Seed  uint64 // for sim; 0: from the name
+	// Heard takes the time that a device knows from outside (a satellite receiver): it was utc at the
+	// instant at, or up to bound later. nil: nobody listens.
+	Heard func(at Instant, utc time.Time, bound time.Duration)
 }
 
 // Clock is the boot-monotonic clock and its timers.

@@ -69,7 +69,7 @@ func printStatus(w io.Writer, s agent.Status) error {
 	row("agent", "version %s, up %s", s.Version, span(s.Uptime))
 	row("key", "%s (%s), epoch %s", s.Kid, s.Alg, s.Epoch)
 	if s.Clock.Synced {
-		row("clock", "synchronised, within %s", span(s.Clock.ErrorBound))
+		row("clock", "synchronised (%s), within %s", s.Clock.Source, span(s.Clock.ErrorBound))
 	} else {
 		row("clock", "NOT synchronised; readings are marked, and resolved once it is")
 	}
