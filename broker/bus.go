@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -67,6 +68,7 @@ func (e *engine) publish(subject string, data []byte) error {
 		err = nc.Publish(subject, data)
 	}
 	if err != nil {
+		e.unsent.Add(1)
 		return fmt.Errorf("send on %s: %w", subject, err)
 	}
 	return nil
@@ -119,6 +121,36 @@ func (s *busSub) dropsNow() uint64 {
 	return uint64(n)
 }
 
+// queue names a subscription in the metrics: its subject without the node or the question at its end.
+func (s *busSub) queue() string {
+	parts := strings.Split(s.subject, ".")
+	if len(parts) > 2 {
+		parts = parts[:len(parts)-1]
+	}
+	return strings.Join(parts[1:], "_")
+}
+
+// busQueues is those of which one listens on every node of a cluster, so that what has never dropped anything is in the
+// metrics too.
+var busQueues = []string{"admin", "beat", "have", "log_messages", "log_state", "loose", "take", "trace", "want"}
+
+// busDrops is how many messages had no room since the start, by queue.
+func (e *engine) busDrops() map[string]uint64 {
+	out := map[string]uint64{}
+	for _, q := range busQueues {
+		out[q] = 0
+	}
+	e.busMu.Lock()
+	defer e.busMu.Unlock()
+	for q, n := range e.busLost {
+		out[q] += n
+	}
+	for s := range e.subs {
+		out[s.queue()] += s.lost.Load() + s.dropsNow()
+	}
+	return out
+}
+
 // drops is how many messages had no room.
 func (s *busSub) drops() uint64 {
 	s.e.busMu.Lock()
@@ -131,6 +163,7 @@ func (s *busSub) stop() {
 	s.e.busMu.Lock()
 	defer s.e.busMu.Unlock()
 	delete(s.e.subs, s)
+	s.e.busLost[s.queue()] += s.lost.Load() + s.dropsNow()
 	_ = s.sub.Unsubscribe() // fails only on a closed connection, where it is not needed
 }
 

@@ -131,6 +131,7 @@ func (c *conn) refuse(code byte, reason string) error { return c.refuseTo(code, 
 // refuseTo is refuse with a server reference.
 func (c *conn) refuseTo(code byte, reason, server string) error {
 	c.b.stats.Refused.Add(1)
+	c.b.stats.ByCode[code].Add(1)
 	c.lasting = true
 	_ = c.nc.SetWriteDeadline(time.Now().Add(goodbyeTimeout))
 	ack := mqtt.Connack{Version: c.version, Code: code, Reason: c.why(reason), Server: server}

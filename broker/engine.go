@@ -54,8 +54,10 @@ type engine struct {
 	token   atomic.Uint64
 	inbox   string
 
-	busMu sync.Mutex
-	subs  map[*busSub]struct{}
+	busMu   sync.Mutex
+	subs    map[*busSub]struct{}
+	busLost map[string]uint64 // dropped by subscriptions that have ended, by queue
+	unsent  atomic.Uint64     // messages for other nodes that could not be sent
 }
 
 const (
@@ -67,7 +69,7 @@ const (
 )
 
 func openEngine(cfg engineConfig, log *slog.Logger) (*engine, error) {
-	e := &engine{cfg: cfg, log: log, subs: map[*busSub]struct{}{}}
+	e := &engine{cfg: cfg, log: log, subs: map[*busSub]struct{}{}, busLost: map[string]uint64{}}
 	if err := e.start(); err != nil {
 		return nil, err
 	}

@@ -256,13 +256,12 @@ func TestBusBounds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer sub.stop()
 	for range 50 {
 		if err := e.publish("hf.test", []byte("x")); err != nil {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "some are dropped", func() bool { return sub.drops() >= 39 })
+	eventually(t, "some are dropped, and counted by queue", func() bool { return sub.drops() >= 39 && e.busDrops()["test"] >= 39 })
 	close(hold)
 	for range 10 {
 		<-got
@@ -274,6 +273,10 @@ func TestBusBounds(t *testing.T) {
 	}
 	if _, err := e.request(ctx, "hf.nobody", nil); err == nil {
 		t.Error("nobody answers, and there is no error")
+	}
+	sub.stop()
+	if n := e.busDrops()["test"]; n < 39 {
+		t.Errorf("%d are left of what the queue dropped, when it has ended", n)
 	}
 }
 

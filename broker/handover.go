@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -456,6 +457,8 @@ type departed struct {
 	mu    sync.Mutex
 	m     map[string]struct{}
 	order []string
+
+	forgotten atomic.Uint64
 }
 
 const maxDeparted = 1 << 14
@@ -473,6 +476,7 @@ func (d *departed) add(client string) {
 	if d.order = append(d.order, client); len(d.order) > maxDeparted {
 		delete(d.m, d.order[0])
 		d.order = d.order[1:]
+		d.forgotten.Add(1)
 	}
 }
 

@@ -237,7 +237,7 @@ func (s *session) taken(id uint16) *mqtt.Error {
 func (c *conn) answered(kind byte, id uint16, reject *mqtt.Error, err error) {
 	if err != nil {
 		reject = storeRefusal(err)
-		c.b.stats.StoreRefused.Add(1)
+		c.b.stats.storeRefused(err)
 	}
 	if kind == mqtt.PUBREC {
 		c.session.accepted(id, reject == nil || err == nil && c.version != mqtt.V5)

@@ -8,6 +8,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"holdfast/broker/mqtt"
 )
 
 // figure is one number of the status and the metrics.
@@ -35,6 +37,7 @@ func counters(s *Stats) []figure {
 		{"lost_unread", "Unfinished messages that were trimmed or damaged before they were sent again.", s.LostUnread.Load()},
 		{"damaged_batches", "Stored batches that could not be read, once per reader.", s.DamagedBatches.Load()},
 		{"sessions_expired", "Sessions whose expiry had passed.", s.SessionsExpired.Load()},
+		{"sessions_moved", "Sessions that came from another node.", s.Moved.Load()},
 		{"panics", "Bugs that ended a connection.", s.Panics.Load()},
 		{"accept_errors", "Connections that the system could not hand over, for want of file descriptors for instance.", s.Front.AcceptErrors.Load()},
 	}
@@ -114,8 +117,11 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	m, b := metrics(out), c.b
 	g := b.Gauges()
 	for _, f := range counters(b.Stats()) {
-		m.counter(f)
+		if f.name != "connects_refused" && f.name != "publishes_not_stored" { // those have reasons
+			m.counter(f)
+		}
 	}
+	m.refusals(b.Stats())
 	for _, f := range traffics(g) {
 		m.counter(f)
 	}
@@ -138,9 +144,35 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		m.counter(figure{"discarded_messages", "Messages that somebody who should have had them did not get, by reason.", messages[r]}, "reason", r.String())
 		m.counter(figure{"discarded_batches", "Batches of the log that a session could not read, by reason, where messages cannot be counted.", batches[r]}, "reason", r.String())
 	}
+	m.counter(figure{"trace_missed_lines", "Lines of client traces that were left out: they were not read in time.", b.tracer.lost.Load()})
 	c.store(m)
 	c.cluster(m)
+	c.bus(m)
 	m.gauge(figure{"build_info", "1; the program's version is the label.", 1}, "version", b.version)
+}
+
+// refusals are those with a reason.
+func (m metrics) refusals(s *Stats) {
+	for code := range s.ByCode {
+		if n := s.ByCode[code].Load(); n > 0 || code == mqtt.ServerUnavailable || code == mqtt.UseAnotherServer {
+			m.counter(figure{"connects_refused", "CONNECTs that were refused, by the reason code of the CONNACK.", n}, "code", codeName(byte(code)))
+		}
+	}
+	for why, name := range notStoredNames {
+		m.counter(figure{"publishes_not_stored", "PUBLISHes that could not be stored, by reason.", s.NotStored[why].Load()}, "reason", name)
+	}
+}
+
+// bus is what the nodes say to each other and may be lost: what has to arrive is read from the logs instead.
+func (c collector) bus(m metrics) {
+	if c.b.peers == nil {
+		return
+	}
+	for queue, n := range c.b.engine.busDrops() {
+		m.counter(figure{"bus_dropped_messages", "Messages of other nodes that had no room in their queue here, by queue: loose are QoS 0 messages, what else is missed is asked for or read again.", n}, "queue", queue)
+	}
+	m.counter(figure{"bus_unsent_messages", "Messages for other nodes that the engine did not take.", c.b.engine.unsent.Load()})
+	m.counter(figure{"departed_forgotten", "Clients that left without a session and are not remembered any more: their next node does not wait for what they published here.", c.b.departed.forgotten.Load()})
 }
 
 // store is what the disk holds.

@@ -26,7 +26,7 @@ func (b *Broker) noQuorum() error {
 // refusePublish ends the connection of a client that publishes with QoS 1 or 2 while there is no quorum: with a
 // reason, and where to go if another node is ready. MQTT 3.1.1 has no words: no acknowledgement, and the end.
 func (c *conn) refusePublish(why error) error {
-	c.b.stats.StoreRefused.Add(1)
+	c.b.stats.storeRefused(why)
 	code, server := c.instead(mqtt.ImplementationSpecific)
 	c.redirect(code, c.why("not stored: "+why.Error()), server)
 	return &mqtt.Error{Code: code, Text: "QoS 1 and 2 are refused: " + why.Error()}

@@ -174,6 +174,9 @@ func (b *Broker) enlist(ctx context.Context, s *session, c *conn, k *mqtt.Connec
 			return fmt.Errorf("store session %q: %w", s.id, err)
 		}
 		s.mu.Lock()
+		if s.moved {
+			b.stats.Moved.Add(1)
+		}
 		s.kept, s.moved = true, false
 		s.mu.Unlock()
 	} else if s.kept { // only says that it is connected

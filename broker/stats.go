@@ -1,6 +1,9 @@
 package broker
 
-import "sync/atomic"
+import (
+	"errors"
+	"sync/atomic"
+)
 
 // Stats counts since the start. Nothing is dropped, refused or lost without being counted in one
 // of them.
@@ -23,6 +26,34 @@ type Stats struct {
 	SessionsExpired atomic.Uint64 // sessions whose expiry had passed
 	Panics          atomic.Uint64 // bugs that ended a connection
 	Front           FrontCounts   // connections that never spoke MQTT
+
+	ByCode    [256]atomic.Uint64              // CONNECTs that were refused, by reason code
+	NotStored [notStoredReasons]atomic.Uint64 // StoreRefused, by reason
+	Moved     atomic.Uint64                   // sessions that came from another node
+}
+
+// Why a PUBLISH was not stored: indices of Stats.NotStored.
+const (
+	notStoredFull = iota
+	notStoredQuorum
+	notStoredOther
+	notStoredReasons
+)
+
+// notStoredNames are their names in the metrics.
+var notStoredNames = [notStoredReasons]string{"store_full", "no_quorum", "failed"}
+
+// storeRefused counts a PUBLISH that could not be stored.
+func (s *Stats) storeRefused(err error) {
+	why := notStoredOther
+	switch {
+	case errors.Is(err, errStoreFull):
+		why = notStoredFull
+	case errors.Is(err, errNoQuorum):
+		why = notStoredQuorum
+	}
+	s.StoreRefused.Add(1)
+	s.NotStored[why].Add(1)
 }
 
 // Stats is the broker's counters.

@@ -60,6 +60,7 @@ type tracer struct {
 	node string
 	wall func() time.Time
 	n    atomic.Int32
+	lost atomic.Uint64 // lines that were not read in time
 
 	mu sync.Mutex
 	m  map[string][]*trace // by client id
@@ -69,6 +70,7 @@ type tracer struct {
 type trace struct {
 	lines  chan TraceLine
 	missed atomic.Uint64
+	all    *atomic.Uint64 // the tracer's lost
 }
 
 func newTracer(node string, wall func() time.Time) *tracer {
@@ -86,7 +88,7 @@ func (t *tracer) watches(client string) bool {
 }
 
 func (t *tracer) begin(client string) *trace {
-	r := &trace{lines: make(chan TraceLine, traceLines)}
+	r := &trace{lines: make(chan TraceLine, traceLines), all: &t.lost}
 	t.mu.Lock()
 	t.m[client] = append(t.m[client], r)
 	t.n.Add(1)
@@ -120,6 +122,7 @@ func (r *trace) offer(l TraceLine) {
 	case r.lines <- l:
 	default:
 		r.missed.Add(1)
+		r.all.Add(1)
 	}
 }
 
