@@ -90,7 +90,8 @@ type Broker struct {
 	holds    holds
 	sessions *sessions
 	groupsMu sync.Mutex
-	groups   map[string]*group
+	groups   map[string]*group // that this node owns
+	shares   *shares
 	conns    connSet
 	buffers  bufferPool
 	stats    Stats
@@ -135,6 +136,7 @@ func New(cfg Config, o Options) (*Broker, error) {
 		sessions: newSessions(), groups: map[string]*group{}, conns: connSet{m: map[*conn]struct{}{}}}
 	b.defaults()
 	b.holds.b = b
+	b.shares = newShares(b)
 	b.discards, b.tracer, b.drainer = newDiscards(b.wall), newTracer(b.cfg.Node.Name, b.wall), newDrainer(b)
 	b.cluster, b.version = soloCluster{b}, o.Version
 	b.reserve, b.every, b.check, b.sysEvery = diskReserve, houseEvery, checkEvery, sysEvery
@@ -236,6 +238,7 @@ func (b *Broker) open(o Options) error {
 	}
 	b.state.watch(registryPrefix, b.reloadDevice)
 	b.state.watch(sessionKey, b.claimed)
+	b.state.watch(shareKey, b.shares.heardShare)
 	b.state.watch(checkPrefix, b.inbound.settled(b.state))
 	b.door = NewDoor(b.cfg.Verify, b.registry, b.log)
 	return b.recover()
@@ -278,7 +281,7 @@ func (b *Broker) recover() error {
 	if err := b.state.w.begin(b.ctx); err != nil {
 		return fmt.Errorf("state: %w", err)
 	}
-	for _, restore := range []func() error{b.restoreRetained, b.restoreGroups, b.restoreSessions} {
+	for _, restore := range []func() error{b.restoreRetained, b.restoreSessions} {
 		if err := restore(); err != nil {
 			return err
 		}
@@ -447,6 +450,7 @@ func (b *Broker) Close() {
 	b.messages.stop(ctx)
 	if b.state != nil {
 		b.saveDirty()
+		b.freeGroups()
 		b.state.w.stop(ctx)
 	}
 	if b.engine != nil {

@@ -171,6 +171,13 @@ func (c *conn) subscribe(ctx context.Context, p *mqtt.Subscribe) error {
 			send = append(send, b.stored(plain, sub)...)
 		}
 	}
+	for i, f := range p.Filters {
+		if err := s.shareSettled(ctx, f.Filter); err != nil {
+			b.log.Warn("a shared subscription is refused", "client", c.id, "err", err)
+			codes[i] = mqtt.Unspecified
+			b.removeSub(s, f.Filter)
+		}
+	}
 	if err := c.keepSubs(ctx); err != nil {
 		b.log.Error("subscriptions cannot be stored", "client", c.id, "err", err)
 		for i := range codes {
@@ -234,7 +241,7 @@ func (b *Broker) addSub(s *session, sub *subscription, plain string, shared bool
 		_, had := s.shares[sub.Filter]
 		s.mu.Unlock()
 		sub.Since = b.tail.end()
-		b.joinGroup(s, sub).kick() // it reads up to the end, and is live then
+		b.joinGroup(s, sub, true)
 		return !had
 	}
 	b.tail.mu.Lock()
@@ -301,7 +308,7 @@ func (b *Broker) removeSub(s *session, filter string) bool {
 	m, shared := s.shares[filter]
 	s.mu.Unlock()
 	if shared {
-		b.leaveGroup(s, m.group)
+		b.leaveGroup(s, m.part)
 		return true
 	}
 	b.tail.mu.Lock()

@@ -100,6 +100,24 @@ func (v vector) higher(w vector) vector {
 	return out
 }
 
+// lower takes for each log the earlier of the places. A log that is missing in one of them is read from
+// its first batch.
+func (v vector) lower(w vector) vector {
+	var out vector
+	for _, c := range v {
+		for _, d := range w {
+			if c.Node == d.Node && d.before(c) {
+				c = d
+			}
+			if c.Node == d.Node {
+				out = append(out, c)
+				break
+			}
+		}
+	}
+	return out
+}
+
 // cut is the vector with nothing beyond a place in one log.
 func (v vector) cut(end cursor) vector {
 	if end.before(v.of(end.Node)) {

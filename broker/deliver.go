@@ -28,7 +28,11 @@ func (s *session) pull(ctx context.Context, c *conn, buf []byte) ([]byte, bool, 
 	}
 	s.mu.Lock()
 	picks, behind := s.choose(c.picks[:0])
+	parts := s.hungry()
 	s.mu.Unlock()
+	for _, p := range parts {
+		p.kick()
+	}
 	if len(picks) == 0 {
 		if !behind {
 			return buf, false, nil
@@ -51,6 +55,16 @@ func (s *session) pull(ctx context.Context, c *conn, buf []byte) ([]byte, bool, 
 		}
 	}
 	return buf, true, nil
+}
+
+// hungry is the groups that had something for this session when it had no room, if it has room now. s.mu
+// is held.
+func (s *session) hungry() []*part {
+	if !s.starved || s.outstanding+len(s.extra) >= s.window {
+		return nil
+	}
+	s.starved = false
+	return s.partsHeld()
 }
 
 // choose takes what may be sent now. behind says that the log has to be read. s.mu is held.
@@ -103,8 +117,8 @@ func (s *session) skips(it *item) bool {
 	if _, expired := s.b.remaining(it.rec); expired {
 		s.b.stats.Expired.Add(1)
 		s.b.discards.one(discardExpired, s.id, it.rec.Topic, Position(it.at))
-		if it.group != nil {
-			it.group.finished(it.at)
+		if it.part != nil {
+			it.part.finished(it.at)
 		}
 		return true
 	}
@@ -133,12 +147,12 @@ func (s *session) assign(it *item) uint16 {
 		}
 	}
 	s.order++
-	f := &sent{ID: s.nextID, At: it.at, QoS: it.qos, Retain: it.retain, SubIDs: it.ids, order: s.order, group: it.group}
+	f := &sent{ID: s.nextID, At: it.at, QoS: it.qos, Retain: it.retain, SubIDs: it.ids, order: s.order, part: it.part}
 	if it.stored {
 		f.Stored = it.rec.Topic
 	}
-	if it.group != nil {
-		f.Share = it.group.name
+	if it.part != nil {
+		f.Share = it.part.name
 	}
 	s.remember(f)
 	s.outstanding++
@@ -235,8 +249,8 @@ func (s *session) finish(id uint16) {
 	if s.outstanding > 0 {
 		s.outstanding--
 	}
-	if f.group != nil {
-		f.group.finished(f.At)
+	if f.part != nil {
+		f.part.finished(f.At)
 	}
 	s.touch()
 }
@@ -264,12 +278,16 @@ func (s *session) acked(c *conn, kind byte, id uint16, code byte) error {
 		})
 		return nil
 	}
+	p := f.part
 	s.finish(id)
-	gs := f.group
+	parts := s.hungry()
 	s.mu.Unlock()
 	c.kick()
-	if gs != nil {
-		gs.kick()
+	if p != nil {
+		p.kick()
+	}
+	for _, p := range parts {
+		p.kick()
 	}
 	return nil
 }

@@ -20,7 +20,7 @@ type item struct {
 	stored bool // a retained message sent because of a SUBSCRIBE
 	must   bool // handed over by a group: not to be skipped
 	ids    []uint32
-	group  *group
+	part   *part // of a group, to which it goes back if this subscriber does not finish it
 }
 
 // merge adds a subscription that wants the record (5.0 section 3.3.4).

@@ -169,8 +169,8 @@ func (b *Broker) dropSession(s *session) {
 	s.mu.Lock()
 	s.ended, s.kept, s.will = true, false, nil
 	s.mu.Unlock()
-	for _, g := range s.groups() {
-		b.leaveGroup(s, g)
+	for _, p := range s.parts() {
+		b.leaveGroup(s, p)
 	}
 	b.sessions.mu.Lock()
 	if b.sessions.m[s.id] == s {

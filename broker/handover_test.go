@@ -2,7 +2,6 @@ package broker
 
 import (
 	"log/slog"
-	"sync"
 	"testing"
 )
 
@@ -19,25 +18,5 @@ func TestNextClaim(t *testing.T) {
 		if got := b.nextClaim(k.id, k.had); got != k.want {
 			t.Errorf("the next claim of %s after %d is %d, and not %d", k.id, k.had, got, k.want)
 		}
-	}
-}
-
-// TestGroupKeeps: a session that comes from another node brings what it has not finished into a group
-// that is at work.
-func TestGroupKeeps(t *testing.T) {
-	g := &group{b: &Broker{}, out: map[cursor]struct{}{}}
-	var both sync.WaitGroup
-	for part := range 2 {
-		both.Go(func() {
-			for i := range 20000 {
-				at := cursor{Node: "n1", Batch: uint64(2*i + part)}
-				g.keeps(at)
-				g.finished(at)
-			}
-		})
-	}
-	both.Wait()
-	if len(g.out) > 0 {
-		t.Errorf("%d are left", len(g.out))
 	}
 }

@@ -62,7 +62,7 @@ func (b *Broker) saveDirty() {
 	}
 	b.dirtyGroups.Range(func(g, _ any) bool {
 		b.dirtyGroups.Delete(g)
-		b.saveGroup(g.(*group))
+		b.saveGroup(g.(*group), false)
 		return true
 	})
 }

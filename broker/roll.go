@@ -253,15 +253,13 @@ func subInfo(s *subscription) SessionSub {
 
 // members is how many sessions share a subscription; 0 if it is not a shared one.
 func (b *Broker) members(filter string) int {
-	b.groupsMu.Lock()
-	defer b.groupsMu.Unlock()
-	g := b.groups[filter]
-	if g == nil {
+	p := b.shares.get(filter)
+	if p == nil {
 		return 0
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return len(g.members)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.order)
 }
 
 // What showing a session may read of the log to count what waits for it.

@@ -3,11 +3,10 @@ package broker
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
-
-	"holdfast/broker/mqtt"
 )
 
 // session is a client's subscriptions, its cursor into the log, and what it has not acknowledged.
@@ -26,6 +25,7 @@ type session struct {
 	goneWall int64         // µs, for after a restart
 	kept     bool          // there is a record of it in the state store
 	shares   map[string]membership
+	starved  bool // a group had something for it, and it had no room
 	ended    bool
 
 	window      int // how much may be unacknowledged (Receive Maximum)
@@ -57,7 +57,7 @@ type sent struct {
 	SubIDs   []uint32 `json:"sub_ids,omitempty"`
 	Share    string   `json:"share,omitempty"`
 	order    uint64
-	group    *group
+	part     *part // that has to know when it is finished; QoS 2: until it is on disk as this client's
 }
 
 // sessionRecord is what a session is, apart from how far it has come.
@@ -131,7 +131,7 @@ func (s *session) record() []byte {
 func (s *session) progress(end vector) []byte {
 	r := cursorRecord{Epoch: s.epoch, At: s.position(end), NextID: s.nextID, RecvAt: end}
 	for _, f := range s.inflight {
-		if f.group == nil || f.QoS == 2 { // what the group can give to another, the group remembers
+		if f.part == nil || f.QoS == 2 { // what the group can give to another, the group remembers
 			r.Sent = append(r.Sent, f)
 		}
 	}
@@ -164,10 +164,12 @@ func (s *session) save(done func(error)) {
 		s.saving = true
 	}
 	var waiters []func(error)
+	var owned []*sent
 	if ended { // nothing of it is kept on disk: what it promises ends with the process
-		waiters, s.waiters = s.waiters, nil
+		waiters, s.waiters, owned = s.waiters, nil, s.unowned()
 	}
 	s.mu.Unlock()
+	s.own(owned)
 	callAll(waiters, nil)
 	if start {
 		s.saveRound()
@@ -184,16 +186,46 @@ func (s *session) saveRound() {
 	end := s.b.tail.end()
 	s.mu.Lock()
 	data, rank := s.progress(end), s.claim
-	waiters := s.waiters
+	waiters, owned := s.waiters, s.unowned()
 	s.waiters, s.dirty = nil, false
 	s.mu.Unlock()
-	err := s.b.state.putNow(pair{key: cursorKey + s.id, value: data, rank: rank}, func(err error) { s.saved(waiters, err) })
+	err := s.b.state.putNow(pair{key: cursorKey + s.id, value: data, rank: rank}, func(err error) { s.saved(waiters, owned, err) })
 	if err != nil {
-		s.saved(waiters, err)
+		s.saved(waiters, owned, err)
 	}
 }
 
-func (s *session) saved(waiters []func(error), err error) {
+// unowned is the QoS 2 messages of groups that are this client's alone as soon as that is on disk. s.mu is
+// held.
+func (s *session) unowned() (out []*sent) {
+	if len(s.shares) == 0 {
+		return nil
+	}
+	for _, f := range s.inflight {
+		if f.part != nil && f.QoS == 2 {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// own ends a group's part in messages that are the client's now.
+func (s *session) own(fs []*sent) {
+	for _, f := range fs {
+		s.mu.Lock()
+		p := f.part
+		f.part = nil
+		s.mu.Unlock()
+		if p != nil {
+			p.finished(f.At)
+		}
+	}
+}
+
+func (s *session) saved(waiters []func(error), owned []*sent, err error) {
+	if err == nil {
+		s.own(owned)
+	}
 	callAll(waiters, err)
 	s.mu.Lock()
 	if err != nil {
@@ -271,7 +303,24 @@ func (b *Broker) restoreSessions() error {
 			b.log.Error("a session's cursor cannot be read: it gets what the log still has", "key", v.key, "err", err)
 		}
 	}
+	for _, s := range b.sessions.m {
+		b.enterShares(s)
+	}
 	return nil
+}
+
+// enterShares makes a session that is this node's a member of the groups that it has subscribed to.
+func (b *Broker) enterShares(s *session) {
+	s.mu.Lock()
+	shares := slices.Collect(maps.Values(s.shares))
+	s.mu.Unlock()
+	for _, m := range shares {
+		if m.part == nil {
+			b.joinGroup(s, m.sub, false)
+		} else {
+			m.part.settle()
+		}
+	}
 }
 
 // parseSession makes a session of its record.
@@ -290,17 +339,16 @@ func (b *Broker) parseSession(id string, value []byte) (*session, error) {
 	}
 	for _, sub := range r.Subs {
 		sub.Since = sub.Since.named(b.cfg.Node.Name)
-		b.restoreSub(s, sub)
+		if !isShare(sub.Filter) {
+			s.subs[sub.Filter] = sub
+			continue
+		}
+		if s.shares == nil {
+			s.shares = map[string]membership{}
+		}
+		s.shares[sub.Filter] = membership{sub: sub} // it joins when the session is this node's for good
 	}
 	return s, nil
-}
-
-func (b *Broker) restoreSub(s *session, sub *subscription) {
-	if share, _, ok := mqtt.ParseFilter(sub.Filter); !ok || share == "" {
-		s.subs[sub.Filter] = sub
-		return
-	}
-	b.joinGroup(s, sub)
 }
 
 // parseCursor takes how far a session had come.
@@ -321,10 +369,6 @@ func (b *Broker) parseCursor(s *session, value []byte) error {
 		}
 		s.order++
 		f.order = s.order
-		if f.Share != "" {
-			f.group = s.shares[f.Share].group
-			f.group.keeps(f.At)
-		}
 		s.remember(f)
 	}
 	for _, id := range r.Recv {

@@ -195,20 +195,26 @@ func (b *Broker) enlist(ctx context.Context, s *session, c *conn, k *mqtt.Connec
 		b.tail.tree.add(sub.Filter, &s.feed, sub)
 	}
 	b.tail.mu.Unlock()
-	for _, g := range s.groups() {
-		g.kick()
-	}
+	b.enterShares(s)
 	return nil
 }
 
-func (s *session) groups() []*group {
+// parts is the groups that the session is a member of.
+func (s *session) parts() []*part {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	gs := make([]*group, 0, len(s.shares))
+	return s.partsHeld()
+}
+
+// partsHeld is parts for who holds s.mu.
+func (s *session) partsHeld() []*part {
+	ps := make([]*part, 0, len(s.shares))
 	for _, m := range s.shares {
-		gs = append(gs, m.group)
+		if m.part != nil {
+			ps = append(ps, m.part)
+		}
 	}
-	return gs
+	return ps
 }
 
 // detach is the end of a connection: the session stays behind in the log, or ends.
@@ -233,8 +239,9 @@ func (b *Broker) detach(c *conn) {
 	}
 	s.mu.Unlock()
 	b.tail.mu.Unlock()
-	for g, items := range back {
-		g.takeBack(items)
+	returnAll(back)
+	for _, p := range s.parts() {
+		p.settle()
 	}
 	if ends {
 		if !b.alone() {
@@ -259,8 +266,8 @@ func (b *Broker) endSession(s *session) {
 	if w != nil { // the will's delay ends with the session ([MQTT-3.1.3-9])
 		w.fire()
 	}
-	for _, g := range s.groups() {
-		b.leaveGroup(s, g)
+	for _, p := range s.parts() {
+		b.leaveGroup(s, p)
 	}
 	b.sessions.mu.Lock()
 	if b.sessions.m[s.id] == s {

@@ -97,6 +97,13 @@ func (t *tail) logOf(node string) *tailLog {
 	return nil
 }
 
+// follows says whether a node's log is read here.
+func (t *tail) follows(node string) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.logOf(node) != nil
+}
+
 // end is the place behind everything that was distributed.
 func (t *tail) end() vector {
 	t.mu.RLock()

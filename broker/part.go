@@ -1,0 +1,461 @@
+package broker
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// part is what this node has of a shared subscription: the sessions here that are members, and the
+// way to the group, which this node or another owns.
+type part struct {
+	b    *Broker
+	name string // as subscribed
+	refs int    // those who are about to join; under the shares' lock
+
+	mu      sync.Mutex
+	order   []*memberOf // never changed in place
+	turn    int
+	since   vector   // where the group begins if it is nowhere yet
+	fresh   []string // members that have just subscribed, until the owner knows
+	group   *group   // this node owns it; otherwise
+	up      uplink   // what is in hand here, and of whom
+	done    []finish // lately, oldest first: the next owner has to know
+	asking  bool     // this node is making the group its own
+	refused uint64   // the last claim whose owner has said that it is not
+	news    chan struct{}
+
+	online atomic.Int32 // members that are connected
+	hands  worker       // deals what has come from the owner
+	tells  worker       // reports
+}
+
+// membership is a session's part in a group. The part is nil as long as the session is not this
+// node's for good.
+type membership struct {
+	part *part
+	sub  *subscription
+}
+
+// memberOf is a member as its part sees it.
+type memberOf struct {
+	s   *session
+	sub *subscription
+}
+
+// uplink is the part's side of a link. The part's lock guards it.
+type uplink struct {
+	owner string // "": nobody is known
+	epoch uint64
+	id    uint64
+
+	got    uint64 // all numbers up to this one have arrived
+	hand   map[cursor]uint64
+	queue  []cursor // arrived, and not yet with a member
+	done   []uint64 // finished, and back: not yet seen by the owner
+	back   []uint64
+	seq    uint64 // of the last report
+	seen   uint64
+	sent   time.Duration
+	nDone  int // how many of done and back the last report had
+	nBack  int
+	nFresh int
+	due    bool   // there is something to report
+	waits  bool   // the owner has asked for what is here, and has not begun yet
+	last   []byte // report
+}
+
+// finish is a record that a member here is done with.
+type finish struct {
+	at  cursor
+	seq uint64 // of the report that said so; 0: none yet
+}
+
+// maxFinished bounds what is remembered for the next owner. What is forgotten may be dealt twice
+// when the owner dies.
+const maxFinished = 1 << 14
+
+// dealPatience is how long this node may take to read a record that was dealt to it.
+const dealPatience = 2 * time.Second
+
+// join makes a session a member. It returns the group, if this node owns it, and whether the session was
+// none before.
+func (p *part) join(s *session, sub *subscription, fresh bool) (g *group, isFresh bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	order := slices.DeleteFunc(slices.Clone(p.order), func(m *memberOf) bool { return m.s == s })
+	if len(order) == 0 {
+		p.since = sub.Since
+	}
+	isFresh = fresh && len(order) == len(p.order)
+	if isFresh && p.group == nil && !slices.Contains(p.fresh, s.id) {
+		p.fresh = append(p.fresh, s.id)
+	}
+	p.since = p.since.lower(sub.Since)
+	p.order = append(order, &memberOf{s, sub})
+	return p.group, isFresh
+}
+
+// quit takes a session out.
+func (p *part) quit(s *session) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.order = slices.DeleteFunc(slices.Clone(p.order), func(m *memberOf) bool { return m.s == s })
+	p.fresh = slices.DeleteFunc(p.fresh, func(id string) bool { return id == s.id })
+}
+
+// settle is called when members have come, gone or made room.
+func (p *part) settle() {
+	n := int32(0)
+	p.mu.Lock()
+	order := p.order
+	p.mu.Unlock()
+	for _, m := range order {
+		m.s.mu.Lock()
+		if m.s.conn != nil {
+			n++
+		}
+		m.s.mu.Unlock()
+	}
+	p.online.Store(n)
+	p.kick()
+}
+
+// kick looks for work: there is room, or something is finished. Members' locks may be held.
+func (p *part) kick() {
+	p.mu.Lock()
+	g := p.group
+	p.up.due = true
+	p.mu.Unlock()
+	switch {
+	case g != nil:
+		g.wake()
+	case !p.b.alone():
+		p.tells.wake(p.b, p.tell)
+	}
+}
+
+// weight implements outlet.
+func (p *part) weight() int { return int(p.online.Load()) }
+
+// hand implements outlet: it gives an item to the next member with room.
+func (p *part) hand(it item) bool {
+	p.mu.Lock()
+	order, turn := p.order, p.turn
+	p.mu.Unlock()
+	for i := range order {
+		at := (turn + i) % len(order)
+		if m := order[at]; m.s.accept(p, m.sub, it) {
+			p.mu.Lock()
+			p.turn = at + 1
+			p.mu.Unlock()
+			return true
+		}
+	}
+	return false
+}
+
+// accept takes an item from a group if the client is here and has room.
+func (s *session) accept(p *part, sub *subscription, it item) bool {
+	s.mu.Lock()
+	if s.conn == nil || s.ended {
+		s.mu.Unlock()
+		return false
+	}
+	if s.outstanding+len(s.extra) >= s.window {
+		s.starved = true
+		s.mu.Unlock()
+		return false
+	}
+	it.qos, it.retain, it.part = min(it.rec.QoS, sub.QoS), sub.RetainAsPublished && it.rec.Retain, p
+	if it.ids = nil; sub.ID != 0 {
+		it.ids = []uint32{sub.ID}
+	}
+	if it.qos == 0 {
+		it.part = nil // done when it is sent
+		it.must = true
+	}
+	s.extra = append(s.extra, it)
+	c := s.conn
+	s.mu.Unlock()
+	if it.qos == 0 && it.at != (cursor{}) {
+		p.finished(it.at)
+	}
+	c.kick()
+	return true
+}
+
+// room is how much the members could take now.
+func (p *part) room() (n int) {
+	p.mu.Lock()
+	order := p.order
+	p.mu.Unlock()
+	for _, m := range order {
+		s := m.s
+		s.mu.Lock()
+		if s.conn != nil && !s.ended {
+			free := s.window - s.outstanding - len(s.extra)
+			s.starved = s.starved || free <= 0
+			n += max(0, free)
+		}
+		s.mu.Unlock()
+	}
+	return n
+}
+
+// finished: a member is done with a record. Members' locks may be held.
+func (p *part) finished(at cursor) {
+	p.mu.Lock()
+	g := p.group
+	if g == nil {
+		if n, has := p.up.take(at); has {
+			p.up.done = append(p.up.done, n)
+			p.remember(at)
+		}
+	}
+	p.mu.Unlock()
+	if g != nil {
+		g.finished(at)
+		return
+	}
+	p.kick()
+}
+
+func (u *uplink) take(at cursor) (number uint64, has bool) {
+	number, has = u.hand[at]
+	delete(u.hand, at)
+	return number, has
+}
+
+// remember notes for the next owner that a record is finished. p.mu is held.
+func (p *part) remember(at cursor) {
+	if len(p.done) >= maxFinished {
+		p.done = p.done[maxFinished/4:]
+	}
+	p.done = append(p.done, finish{at: at})
+}
+
+// giveBack takes out of a session what its groups may give to other members: all but QoS 2 that has a
+// packet id, which is this client's and nobody else's ([MQTT-4.8.2-4], [MQTT-4.8.2-5]). s.mu is held.
+func (s *session) giveBack() map[*part][]item {
+	if len(s.extra) == 0 && len(s.inflight) == 0 {
+		return nil
+	}
+	back := map[*part][]item{}
+	s.extra = slices.DeleteFunc(s.extra, func(it item) bool {
+		if it.part != nil {
+			back[it.part] = append(back[it.part], it)
+		}
+		return it.part != nil
+	})
+	for id, f := range s.inflight {
+		if f.part != nil && f.QoS == 1 {
+			back[f.part] = append(back[f.part], item{at: f.At})
+			delete(s.inflight, id)
+		}
+	}
+	return back
+}
+
+// returnAll gives back what giveBack took out.
+func returnAll(back map[*part][]item) {
+	for p, items := range back {
+		p.returned(items)
+	}
+}
+
+// returned gives items back to the group, for whoever has room.
+func (p *part) returned(items []item) {
+	p.mu.Lock()
+	g := p.group
+	if g == nil {
+		for i := range items {
+			if n, has := p.up.take(items[i].at); has && p.up.owner != "" {
+				p.up.back = append(p.up.back, n)
+			}
+		}
+	}
+	p.mu.Unlock()
+	if g != nil {
+		g.takeBack(items)
+		return
+	}
+	p.kick()
+}
+
+// tell sends a report, unless the last one has not been seen yet.
+func (p *part) tell(context.Context) {
+	room := p.room()
+	b := p.b
+	p.mu.Lock()
+	u := &p.up
+	if p.group != nil || u.owner == "" || u.waits || !u.due || u.seen < u.seq {
+		p.mu.Unlock()
+		return
+	}
+	u.seq, u.due = u.seq+1, false
+	data := p.report(room)
+	to := u.owner
+	p.mu.Unlock()
+	b.shares.send(shareSubject+hexName(to), data)
+}
+
+// report makes the next report. p.mu is held.
+func (p *part) report(room int) []byte {
+	u := &p.up
+	u.nDone, u.nBack, u.nFresh, u.sent = len(u.done), len(u.back), len(p.fresh), p.b.mono()
+	room = max(0, min(room-len(u.queue), maxInHand-len(u.hand)))
+	for i := len(p.done) - 1; i >= 0 && p.done[i].seq == 0; i-- {
+		p.done[i].seq = u.seq
+	}
+	r := report{Group: p.name, Node: p.b.cfg.Node.Name, Life: p.b.messages.cfg.incarnation, Epoch: u.epoch, Link: u.id, Seq: u.seq, Got: u.got,
+		Limit: u.got + uint64(room), Done: u.done, Back: u.back, Online: int(p.online.Load()), Fresh: p.fresh}
+	if len(p.fresh) > 0 {
+		r.Since = p.since
+	}
+	u.last, _ = json.Marshal(r) // plain values: it cannot fail
+	return u.last
+}
+
+// hearDeal takes what an owner deals, from the bus.
+func (sh *shares) hearDeal(m busMessage) {
+	var d deal
+	if err := json.Unmarshal(m.Data, &d); err != nil {
+		sh.b.log.Warn("what another node deals of a shared subscription cannot be read", "err", err)
+		return
+	}
+	if p := sh.get(d.Group); p != nil {
+		p.take(d)
+	}
+}
+
+func (p *part) take(d deal) {
+	p.mu.Lock()
+	u := &p.up
+	if p.group != nil || u.owner != d.Owner || u.epoch != d.Epoch || u.id != d.Link {
+		p.mu.Unlock()
+		return
+	}
+	switch d.No {
+	case noOwner: // what is in hand is kept: the next owner asks for it
+		p.refused = u.epoch
+		p.orphan()
+		p.mu.Unlock()
+		p.b.shares.look(p)
+		return
+	case noLink:
+		p.mu.Unlock()
+		p.connect(d.Owner, d.Epoch)
+		return
+	}
+	if d.Seen == u.seq && u.seen < u.seq {
+		u.seen = u.seq
+		u.done, u.back, p.fresh = u.done[u.nDone:], u.back[u.nBack:], p.fresh[min(u.nFresh, len(p.fresh)):]
+		p.changed()
+	}
+	for len(p.done) > 0 && p.done[0].seq > 0 && p.done[0].seq <= d.Kept {
+		p.done = p.done[1:]
+	}
+	if d.From <= u.got+1 {
+		for i, at := range d.At {
+			if n := d.From + uint64(i); n == u.got+1 {
+				u.got, u.due = n, true
+				u.hand[at] = n
+				u.queue = append(u.queue, at)
+			}
+		}
+	}
+	due, queued := u.due && u.seen == u.seq, len(u.queue) > 0
+	p.mu.Unlock()
+	if queued {
+		p.hands.wake(p.b, p.handAll)
+	}
+	if due {
+		p.tells.wake(p.b, p.tell)
+	}
+}
+
+// handAll gives what has been dealt to members. What this node cannot read yet, or nobody here has room
+// for, goes back.
+func (p *part) handAll(ctx context.Context) {
+	for ctx.Err() == nil {
+		p.mu.Lock()
+		if len(p.up.queue) == 0 {
+			p.mu.Unlock()
+			return
+		}
+		at := p.up.queue[0]
+		p.mu.Unlock()
+		rec, err := p.read(ctx, at)
+		gone := errors.Is(err, errTrimmed) || errors.Is(err, errDamaged)
+		if err != nil && !gone {
+			p.returned(p.unqueue(at, true)) // and what is behind it
+			continue
+		}
+		if p.unqueue(at, false) == nil { // the link is another
+			continue
+		}
+		switch {
+		case rec == nil: // trimmed or damaged: counted, and the rest goes on
+			p.b.lostUnread(p.name, at, err)
+			p.finished(at)
+		case !p.hand(item{rec: rec, at: at}):
+			p.returned([]item{{at: at}})
+		}
+	}
+}
+
+// read finds a record that was dealt; this node may have to read on up to there first.
+func (p *part) read(ctx context.Context, at cursor) (*Record, error) {
+	ctx, end := context.WithTimeout(ctx, dealPatience)
+	defer end()
+	if !p.b.tail.follows(at.Node) {
+		return nil, fmt.Errorf("the log of node %q is not followed yet", at.Node)
+	}
+	if err := p.b.tail.reached(ctx, vector{{Node: at.Node, Batch: at.Batch + 1}}); err != nil {
+		return nil, err
+	}
+	return p.b.recordOf(ctx, at)
+}
+
+// unqueue takes the first of the queue out, if it is at, or all.
+func (p *part) unqueue(at cursor, all bool) (out []item) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for len(p.up.queue) > 0 && (p.up.queue[0] == at || len(out) > 0) {
+		out = append(out, item{at: p.up.queue[0]})
+		if p.up.queue = p.up.queue[1:]; len(p.up.queue) == 0 {
+			p.up.queue = nil
+		}
+		if !all {
+			break
+		}
+	}
+	return out
+}
+
+// hearLoose takes an unlogged QoS 0 message that an owner deals.
+func (sh *shares) hearLoose(m busMessage) {
+	n, k := binary.Uvarint(m.Data)
+	if k <= 0 || n > uint64(len(m.Data)-k) {
+		return
+	}
+	name := string(m.Data[k : k+int(n)])
+	batch, err := DecodeBatch(m.Data[k+int(n):])
+	if err != nil {
+		sh.b.log.Warn("a QoS 0 message of another node cannot be read", "err", err)
+		return
+	}
+	p := sh.get(name)
+	for i := range batch.Records {
+		if r := &batch.Records[i]; p == nil || !p.hand(item{rec: r}) {
+			sh.b.discards.one(discardNoRoom, name, r.Topic, Position{})
+		}
+	}
+}
