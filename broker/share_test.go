@@ -1,0 +1,432 @@
+package broker
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"holdfast/broker/mqtt"
+)
+
+// crowd is the members of a group: what each got, and acknowledged.
+type crowd struct {
+	mu  sync.Mutex
+	got map[string][]string // client → payloads, in their order
+}
+
+func newCrowd() *crowd { return &crowd{got: map[string][]string{}} }
+
+// reads reads and acknowledges in the background until the connection ends.
+func (w *crowd) reads(id string, c *rawClient) (done <-chan struct{}) {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			p, err := c.next()
+			if err != nil {
+				return
+			}
+			switch p.kind {
+			case mqtt.PUBLISH:
+				m := p.message(c.version)
+				w.mu.Lock()
+				w.got[id] = append(w.got[id], m.payload)
+				w.mu.Unlock()
+				answer := byte(mqtt.PUBACK)
+				if m.qos == 2 {
+					answer = mqtt.PUBREC
+				}
+				if m.qos > 0 {
+					_, _ = c.nc.Write(mqtt.AppendAck(nil, answer, c.version, m.id, 0, ""))
+				}
+			case mqtt.PUBREL:
+				_, _ = c.nc.Write(mqtt.AppendAck(nil, mqtt.PUBCOMP, c.version, p.id(), 0, ""))
+			}
+		}
+	}()
+	return ended
+}
+
+// counts is how often each message came to anybody.
+func (w *crowd) counts() map[string]int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := map[string]int{}
+	for _, list := range w.got {
+		for _, p := range list {
+			n[p]++
+		}
+	}
+	return n
+}
+
+func (w *crowd) of(id string) []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.got[id])
+}
+
+// exactly waits until all of the messages from "0" to n-1 have come, and says which came twice.
+func (w *crowd) exactly(t *testing.T, n int) {
+	t.Helper()
+	w.all(t, n)
+	for p, k := range w.counts() {
+		if k > 1 {
+			t.Errorf("%q came %d times", p, k)
+		}
+	}
+}
+
+func (w *crowd) all(t *testing.T, n int) {
+	t.Helper()
+	missing := func() (out []int) {
+		have := w.counts()
+		for i := range n {
+			if have[fmt.Sprint(i)] == 0 {
+				out = append(out, i)
+			}
+		}
+		return out
+	}
+	deadline := time.Now().Add(60 * time.Second)
+	for len(missing()) > 0 {
+		if time.Now().After(deadline) {
+			t.Fatalf("missing of %d: %s", n, shorten(missing()))
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+}
+
+// member connects a member at a node, when the node takes it.
+func (c *nodes) member(i int, id string, o opts, qos byte, filter string) *rawClient {
+	c.t.Helper()
+	var r *rawClient
+	eventually(c.t, id+" is taken", func() bool {
+		n, ack, err := tryDial(c.t, c.up[i].addr, id, o)
+		if err != nil || ack.body[1] != 0 {
+			return false
+		}
+		r = n
+		return true
+	})
+	if filter != "" {
+		if code := r.subscribe(qos, filter)[0]; code != qos {
+			c.t.Fatalf("%s: SUBACK 0x%02X", id, code)
+		}
+	}
+	return r
+}
+
+// ownerOf is the node that owns a group, -1 if none does.
+func (c *nodes) ownerOf(filter string) int {
+	for i, b := range c.up {
+		if b == nil {
+			continue
+		}
+		b.groupsMu.Lock()
+		g := b.groups[filter]
+		b.groupsMu.Unlock()
+		if g != nil {
+			return i
+		}
+	}
+	return -1
+}
+
+// settledGroup waits until the owner has nothing that is not acknowledged.
+func (c *nodes) settledGroup(filter string) {
+	c.t.Helper()
+	eventually(c.t, "all is acknowledged", func() bool {
+		i := c.ownerOf(filter)
+		if i < 0 {
+			return false
+		}
+		b := c.up[i]
+		b.groupsMu.Lock()
+		g := b.groups[filter]
+		b.groupsMu.Unlock()
+		if g == nil {
+			return false
+		}
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return len(g.out)+len(g.back)+len(g.again)+len(g.queue) == 0 && g.live
+	})
+}
+
+// publishAll publishes the numbers from, …, to-1 with a QoS of 1 through all nodes in turn.
+func (c *nodes) publishAll(topic string, from, to int) {
+	c.t.Helper()
+	var pubs []*rawClient
+	for i, b := range c.up {
+		if b != nil {
+			p := c.member(i, fmt.Sprint("pub-", i), opts{version: 5, clean: true}, 0, "")
+			defer p.disconnect()
+			pubs = append(pubs, p)
+		}
+	}
+	for i := from; i < to; i++ {
+		pubs[i%len(pubs)].publish(topic, fmt.Sprint(i), uint16(i%60000+1))
+	}
+}
+
+// TestShareOverNodes: the members of a group may be on any nodes; each message goes to one of them.
+func TestShareOverNodes(t *testing.T) {
+	c := startNodes(t, 3)
+	c.begin()
+	clean := opts{version: 5, clean: true}
+	t.Run("each message once", func(t *testing.T) {
+		const filter = "$share/g/job/+"
+		w := newCrowd()
+		members := []*rawClient{}
+		for i := range 4 {
+			m := c.member(i%3, fmt.Sprint("m", i), clean, 1, filter)
+			w.reads(fmt.Sprint("m", i), m)
+			members = append(members, m)
+		}
+		c.publishAll("job/x", 0, 300)
+		w.exactly(t, 300)
+		for i := range 4 {
+			if n := len(w.of(fmt.Sprint("m", i))); n < 30 {
+				t.Errorf("m%d got only %d of 300", i, n)
+			}
+		}
+		for i := range 20 { // QoS 0, in no log
+			p := c.member(i%3, "zero", clean, 0, "")
+			p.write(p.publishPacket("job/x", fmt.Sprint("zero ", i), 0, 0, nil))
+			p.quiet()
+			p.disconnect()
+		}
+		eventually(t, "QoS 0 comes once", func() bool { return len(w.counts()) == 320 })
+		w.exactly(t, 300)
+		for _, m := range members {
+			m.disconnect()
+		}
+		eventually(t, "the group ends with its last member", func() bool {
+			_, there := c.up[0].state.get(shareKey + filter)
+			return c.ownerOf(filter) < 0 && !there
+		})
+	})
+	t.Run("what is not acknowledged goes to the others", func(t *testing.T) {
+		const filter = "$share/back/b/#"
+		w := newCrowd()
+		lazy := c.member(1, "lazy", clean, 1, filter)
+		busy := c.member(2, "busy", clean, 1, filter)
+		w.reads("busy", busy)
+		c.publishRest("b/x", 0, 40, 0)
+		for range 20 {
+			lazy.message()
+		}
+		eventually(t, "the other got its half", func() bool { return len(w.of("busy")) == 20 })
+		lazy.nc.Close()
+		w.exactly(t, 40)
+		if got := w.of("busy"); !slices.IsSortedFunc(got[20:], numerically) {
+			t.Errorf("what came back is not in order: %v", got[20:])
+		}
+		busy.disconnect()
+	})
+	t.Run("a member is moved to another node", func(t *testing.T) {
+		const filter = "$share/moves/mv/#"
+		kept := opts{version: 5, expiry: 600}
+		w := newCrowd()
+		m := c.member(0, "mover", kept, 1, filter)
+		n := 0
+		for i := range 6 {
+			ended := w.reads("mover", m)
+			c.publishAll("mv/x", n, n+20)
+			n += 20
+			w.exactly(t, n)
+			c.settledGroup(filter)
+			if i%2 == 0 {
+				m.nc.Close()
+				<-ended
+				c.publishAll("mv/x", n, n+10) // with nobody there
+				n += 10
+			}
+			m = c.member((i+1)%3, "mover", kept, 0, "")
+			<-ended
+		}
+		w.reads("mover", m)
+		w.exactly(t, n)
+		m.disconnect()
+	})
+	t.Run("QoS 2, identifiers, and a plain subscription beside it", func(t *testing.T) {
+		const filter = "$share/two/q/#"
+		a := c.member(0, "qa", clean, 0, "")
+		a.subscribeProps([]byte{11, 7}, 2, filter)
+		b := c.member(1, "qb", clean, 0, "")
+		b.subscribeProps([]byte{11, 9}, 2, filter)
+		b.subscribeProps([]byte{11, 5}, 1, "q/+")
+		p := c.member(2, "qp", clean, 0, "")
+		const n = 10
+		for i := range n {
+			p.write(p.publishPacket("q/x", fmt.Sprint(i), 4, uint16(i+1), nil))
+			p.expect(mqtt.PUBREC)
+			p.ack(mqtt.PUBREL, uint16(i+1))
+			p.expect(mqtt.PUBCOMP)
+		}
+		shared, plain := map[string]int{}, 0
+		read := func(r *rawClient, id byte, until func() bool) {
+			for !until() {
+				k := r.expectAny()
+				switch k.kind {
+				case mqtt.PUBREL:
+					r.ack(mqtt.PUBCOMP, k.id())
+				case mqtt.PUBLISH:
+					m := k.message(5)
+					switch {
+					case slices.Equal(m.props, []byte{11, 5}) && m.qos == 1:
+						plain++
+						r.ack(mqtt.PUBACK, m.id)
+					case slices.Equal(m.props, []byte{11, id}) && m.qos == 2:
+						shared[m.payload]++
+						r.ack(mqtt.PUBREC, m.id)
+					default:
+						t.Errorf("%+v", m)
+						r.ack(mqtt.PUBACK, m.id)
+					}
+				}
+			}
+		}
+		read(a, 7, func() bool { return len(shared) == n/2 })
+		read(b, 9, func() bool { return len(shared) == n && plain == n })
+		for p, k := range shared {
+			if k != 1 {
+				t.Errorf("%s came %d times", p, k)
+			}
+		}
+		a.disconnect()
+		b.disconnect()
+		p.disconnect()
+	})
+	t.Run("No Local is a protocol error", func(t *testing.T) {
+		m := c.member(0, "nolocal", clean, 0, "")
+		m.write(frame(mqtt.SUBSCRIBE<<4|2, append(mqtt.AppendText(m.props([]byte{0, 1}, nil), "$share/g/x"), 1|4)))
+		if p := m.closed(); p.kind != mqtt.DISCONNECT || p.body[0] != mqtt.ProtocolError {
+			t.Errorf("answered with %d %x", p.kind, p.body)
+		}
+	})
+	t.Run("who subscribes again begins at the end", func(t *testing.T) {
+		const filter = "$share/again/ag/#"
+		kept := opts{version: 5, expiry: 600}
+		m := c.member(0, "ag0", kept, 1, filter)
+		c.publishAll("ag/x", 0, 3)
+		for i := range 3 {
+			if p := m.take(); p.payload != fmt.Sprint(i) {
+				t.Fatalf("got %s", p.payload)
+			}
+		}
+		m.unsubscribe(filter)
+		c.publishAll("ag/x", 3, 6)
+		o := c.member(1, "ag1", clean, 1, filter)
+		c.publishAll("ag/x", 6, 8)
+		for i := 6; i < 8; i++ {
+			if p := o.take(); p.payload != fmt.Sprint(i) {
+				t.Fatalf("got %s instead of %d", p.payload, i)
+			}
+		}
+		m.disconnect()
+		o.disconnect()
+	})
+	t.Run("a slow member holds up its window", func(t *testing.T) {
+		const filter = "$share/slow/s/#"
+		w := newCrowd()
+		slow := c.member(0, "slow", opts{version: 5, clean: true, receive: 5}, 1, filter)
+		quick := c.member(1, "quick", clean, 1, filter)
+		w.reads("quick", quick)
+		c.publishAll("s/x", 0, 200)
+		eventually(t, "the quick one gets all but the slow one's window", func() bool { return len(w.of("quick")) == 195 })
+		for range 5 {
+			m := slow.message()
+			w.mu.Lock()
+			w.got["slow"] = append(w.got["slow"], m.payload)
+			w.mu.Unlock()
+		}
+		w.exactly(t, 200)
+		slow.disconnect()
+		quick.disconnect()
+	})
+}
+
+func numerically(a, b string) int {
+	if len(a) != len(b) {
+		return len(a) - len(b)
+	}
+	return slices.Compare([]byte(a), []byte(b))
+}
+
+// expectAny reads the next packet within 10 s.
+func (c *rawClient) expectAny() packet {
+	c.t.Helper()
+	_ = c.nc.SetReadDeadline(time.Now().Add(10 * time.Second))
+	defer c.nc.SetReadDeadline(time.Time{})
+	p, err := c.next()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return p
+}
+
+// unsubscribe waits for the UNSUBACK; what is delivered before it is thrown away.
+func (c *rawClient) unsubscribe(filter string) {
+	c.t.Helper()
+	c.write(frame(mqtt.UNSUBSCRIBE<<4|2, mqtt.AppendText(c.props([]byte{0, 1}, nil), filter)))
+	c.expect(mqtt.UNSUBACK)
+}
+
+// TestShareOutlivesItsOwner: the node that owns a group stops, and all nodes stop; the others go on where it was.
+func TestShareOutlivesItsOwner(t *testing.T) {
+	c := startNodes(t, 3)
+	c.begin()
+	const filter = "$share/g/o/#"
+	kept := opts{version: 5, expiry: 3600}
+	w := newCrowd()
+	var ends []<-chan struct{}
+	connect := func(i int, subscribe string) {
+		m := c.member(i, fmt.Sprint("o", i), kept, 1, subscribe)
+		t.Cleanup(func() { m.nc.Close() })
+		ends = append(ends, w.reads(fmt.Sprint("o", i), m))
+	}
+	for i := range 3 {
+		connect(i, filter)
+	}
+	c.publishAll("o/x", 0, 100)
+	w.exactly(t, 100)
+	owner := c.ownerOf(filter)
+	c.stop(owner)
+	other := (owner + 1) % 3
+	eventually(t, "another node owns it", func() bool { return c.ownerOf(filter) >= 0 })
+	c.publishRest("o/x", 100, 200, other)
+	w.exactly(t, 200)
+	c.begin(owner)
+	c.publishAll("o/x", 200, 230)
+	w.exactly(t, 230)
+	c.settledGroup(filter)
+	c.end()
+	for _, e := range ends {
+		<-e
+	}
+	for i := range c.up {
+		c.up[i] = nil
+	}
+	c.begin()
+	c.publishAll("o/x", 230, 260) // with nobody there
+	connect(owner, "")
+	w.exactly(t, 260)
+	connect(other, "")
+	c.publishAll("o/x", 260, 300)
+	w.exactly(t, 300)
+}
+
+// publishRest publishes at one node, which may lose a connection.
+func (c *nodes) publishRest(topic string, from, to, at int) {
+	c.t.Helper()
+	p := c.member(at, "pub-rest", opts{version: 5, clean: true}, 0, "")
+	defer p.disconnect()
+	for i := from; i < to; i++ {
+		p.publish(topic, fmt.Sprint(i), uint16(i%60000+1))
+	}
+}
+
