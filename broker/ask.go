@@ -32,6 +32,7 @@ const (
 	askShowDrain = "show-drain"
 	askUndrain   = "undrain"
 	askAgain     = "duplicates"
+	askShare     = "share" // Topic is its name
 )
 
 // question is what one node asks another.
@@ -111,6 +112,9 @@ func (b *Broker) answerTo(ctx context.Context, q question) (any, error) {
 		return b.kickSession(ctx, q.Client, q.Forget)
 	case askExplain:
 		return b.explain(ctx, q.Client, q.Topic)
+	case askShare:
+		i, _ := b.ownShare(q.Topic)
+		return i, nil
 	case askTrace:
 		return b.peers.lend(q.Client, q.Lines), nil
 	case askDrain:

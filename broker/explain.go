@@ -161,7 +161,8 @@ func (e *Explanation) explainReceive(b *Broker, d *SessionDetail) {
 		e.Matches = append(e.Matches, s)
 		out.Answer = ExplainYes
 		if s.Members > 0 {
-			say("shared subscription %s (QoS %d): one of its %d members gets each message", s.Filter, s.QoS, s.Members)
+			say("shared subscription %s (QoS %d): one of its members gets each message", s.Filter, s.QoS)
+			e.explainShare(s.Share, say)
 			continue
 		}
 		shared = false
@@ -178,6 +179,15 @@ func (e *Explanation) explainReceive(b *Broker, d *SessionDetail) {
 		out.Answer = ExplainMaybe
 	}
 	e.explainState(b, d, shared, say)
+}
+
+// explainShare says how the group of a shared subscription is.
+func (e *Explanation) explainShare(i *ShareInfo, say func(string, ...any)) {
+	if i.Owner == "" {
+		say("… nobody owns the group now: it goes on where it was when a member connects")
+		return
+	}
+	say("… %s; it is %d batches of the log behind", i, i.Behind)
 }
 
 // explainState says what stands between a subscription that matches and the client.

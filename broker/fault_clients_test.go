@@ -108,6 +108,7 @@ type numberer struct {
 	mu      sync.Mutex
 	acked   int // all up to this one
 	sent    int
+	resent  map[int]bool  // was sent more than once
 	refused map[int]bool  // was under way when one was refused: it is sent again, in another place
 	last    time.Time     // when the last acknowledgement came
 	gap     time.Duration // the longest time between two, since it was set to 0
@@ -154,6 +155,7 @@ func (p *numberer) send(c *rawClient, credit chan<- struct{}) error {
 		p.mu.Lock()
 		if next <= p.sent {
 			flags |= 8
+			p.resent[next] = true
 		}
 		p.sent = max(p.sent, next)
 		p.mu.Unlock()

@@ -133,6 +133,7 @@ type faultRun struct {
 	nodes   []*faultNode
 	writers []*numberer
 	readers []*reader
+	group   *sharers
 	once    *onceSender
 	onceBy  *roamer
 	twoBy   *roamer
@@ -161,9 +162,10 @@ func newFaultRun(t *testing.T, program string, seed uint64, kinds []string, faul
 	}
 	r.writers = append(r.writers, &numberer{roamer: client("roams-1", true)}, &numberer{roamer: client("roams-2", true)})
 	for _, w := range r.writers {
-		w.refused, w.last = map[int]bool{}, time.Now()
+		w.refused, w.resent, w.last = map[int]bool{}, map[int]bool{}, time.Now()
 	}
 	r.readers = []*reader{{client("reader-1", true), newGatherer()}, {client("reader-2", false), newGatherer()}}
+	r.group = newSharers("$share/g/f/#", client("member-1", true), client("member-2", false), client("member-3", true))
 	r.once, r.onceBy = &onceSender{}, client("once-sender", true)
 	r.two, r.twoBy = &onceReceiver{held: map[uint16]bool{}}, client("once-receiver", true)
 	return r
@@ -209,8 +211,8 @@ func (r *faultRun) run() {
 	reading.Wait()
 	r.check()
 	total, twice := r.totals()
-	t.Logf("seed %d: %d acknowledged and delivered, %d twice; of QoS 2 %d, %d twice; first ready after %.1f s, again after %.1f s, delivered %.1f s later; %.0f s in all",
-		r.seed, total, twice, r.onceDone(), r.again, up.Seconds(), settled.Seconds(), delivered.Seconds(), time.Since(begin).Seconds())
+	t.Logf("seed %d: %d acknowledged and delivered, %d twice, to the members of a group %d twice; of QoS 2 %d, %d twice; first ready after %.1f s, again after %.1f s, delivered %.1f s later; %.0f s in all",
+		r.seed, total, twice, r.group.twice(t, r.writers), r.onceDone(), r.again, up.Seconds(), settled.Seconds(), delivered.Seconds(), time.Since(begin).Seconds())
 	var ending sync.WaitGroup
 	for _, n := range r.nodes {
 		ending.Go(n.kill)
@@ -233,6 +235,7 @@ func (r *faultRun) subscribe() {
 		c.subscribe(s.qos, s.filter)
 		c.nc.Close()
 	}
+	r.group.subscribe(r.t)
 }
 
 func (r *faultRun) begin(writing, reading *sync.WaitGroup, stopWriting, stopReading <-chan struct{}) {
@@ -248,6 +251,7 @@ func (r *faultRun) begin(writing, reading *sync.WaitGroup, stopWriting, stopRead
 			})
 		})
 	}
+	r.group.run(r.t, reading, stopReading)
 	reading.Go(func() {
 		r.twoBy.run(r.t, stopReading, func(c *rawClient, present bool) {
 			r.expect(present, r.twoBy)
@@ -317,6 +321,9 @@ func (r *faultRun) complete() error {
 			}
 		}
 	}
+	if err := r.group.missing(r.writers); err != nil {
+		errs = append(errs, err)
+	}
 	if want := fmt.Sprint(r.onceDone()); !r.two.has(want) {
 		errs = append(errs, fmt.Errorf("%s has not got message %s", r.twoBy.id, want))
 	}
@@ -346,7 +353,7 @@ func (r *faultRun) check() {
 			t.Error(d)
 		}
 	}
-	for _, a := range r.absent {
+	for _, a := range slices.Concat(r.absent, r.group.absent) {
 		t.Errorf("the session of %s is gone", a)
 	}
 	for _, s := range r.readers {

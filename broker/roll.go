@@ -53,7 +53,8 @@ type SessionSub struct {
 	RetainAsPublished bool              `json:"retain_as_published,omitempty"`
 	ID                uint32            `json:"subscription_id,omitempty"`
 	Since             map[string]string `json:"since"`             // per node's log: the first position that it is about
-	Members           int               `json:"members,omitempty"` // of a shared group
+	Members           int               `json:"members,omitempty"` // of a shared group, at this node
+	Share             *ShareInfo        `json:"share,omitempty"`   // the group
 }
 
 // SessionPacket is a message that a client has not finished.
@@ -237,7 +238,10 @@ func (b *Broker) showSession(ctx context.Context, id string) (SessionDetail, boo
 	slices.Sort(d.Receiving)
 	slices.SortFunc(d.Subs, func(a, b SessionSub) int { return cmp.Compare(a.Filter, b.Filter) })
 	for i := range d.Subs {
-		d.Subs[i].Members = b.members(d.Subs[i].Filter)
+		if d.Subs[i].Members = b.members(d.Subs[i].Filter); d.Subs[i].Members > 0 {
+			share := b.shareInfo(ctx, d.Subs[i].Filter)
+			d.Subs[i].Share = &share
+		}
 	}
 	d.Backlog = b.backlog(ctx, id, subs, at.higher(oldest))
 	d.Discards, _ = b.discards.of(id)
@@ -251,7 +255,7 @@ func subInfo(s *subscription) SessionSub {
 	return SessionSub{Filter: s.Filter, QoS: s.QoS, NoLocal: s.NoLocal, RetainAsPublished: s.RetainAsPublished, ID: s.ID, Since: s.Since.positions()}
 }
 
-// members is how many sessions share a subscription; 0 if it is not a shared one.
+// members is how many sessions of this node share a subscription; 0 if it is not a shared one.
 func (b *Broker) members(filter string) int {
 	p := b.shares.get(filter)
 	if p == nil {

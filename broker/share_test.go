@@ -429,4 +429,3 @@ func (c *nodes) publishRest(topic string, from, to, at int) {
 		p.publish(topic, fmt.Sprint(i), uint16(i%60000+1))
 	}
 }
-

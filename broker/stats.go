@@ -65,8 +65,10 @@ type Gauges struct {
 	Peak          int // most connections there were at once
 	Sessions      int
 	Subscriptions int
-	Groups        int // shared subscriptions
-	Unfinished    int // sent with QoS 1 or 2 and not acknowledged
+	Groups        int    // shared subscriptions that this node owns
+	GroupsOpen    int    // messages that they have dealt out, or have back, and that are not finished
+	GroupsBehind  uint64 // batches that the slowest of them has not read
+	Unfinished    int    // sent with QoS 1 or 2 and not acknowledged
 	Retained      int
 	LastBatch     uint64 // stored
 	FirstBatch    uint64 // that can still be read
@@ -85,6 +87,7 @@ func (b *Broker) Gauges() Gauges {
 	b.groupsMu.Lock()
 	g.Groups = len(b.groups)
 	b.groupsMu.Unlock()
+	g.GroupsOpen, g.GroupsBehind = b.shareSums()
 	b.messages.mu.Lock()
 	g.QueuedBytes = b.messages.bytes
 	b.messages.mu.Unlock()

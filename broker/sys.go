@@ -101,6 +101,8 @@ func (b *Broker) sysValues() map[string]string {
 	v[sysHoldfast+"node"] = b.cfg.Node.Name
 	v[sysHoldfast+"ready"] = strconv.FormatBool(b.Ready() == nil)
 	number(sysHoldfast+"sessions/behind", uint64(g.BehindLogged))
+	number(sysHoldfast+"shares/unfinished", uint64(g.GroupsOpen))
+	number(sysHoldfast+"shares/behind_batches", g.GroupsBehind)
 	number(sysHoldfast+"log/first_batch", g.FirstBatch)
 	number(sysHoldfast+"log/last_batch", g.LastBatch)
 	sums := b.ledger.Sums()

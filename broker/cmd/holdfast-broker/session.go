@@ -234,7 +234,10 @@ func subWords(s broker.SessionSub) (out string) {
 		out += fmt.Sprintf(", identifier %d", s.ID)
 	}
 	if s.Members > 0 {
-		out += fmt.Sprintf(", shared by %d", s.Members)
+		out += fmt.Sprintf(", shared by %d here", s.Members)
+		if s.Share != nil {
+			out += fmt.Sprintf("; %s; %d batches behind", s.Share, s.Share.Behind)
+		}
 	}
 	return out
 }
