@@ -249,7 +249,7 @@ func TestExplain(t *testing.T) {
 	check("case", "solo", "DEEP", "yes", "no", "upper and lower case")
 	check("deep", "solo", "deep/er", "yes", "no", "stops above")
 	check("slash", "solo", "deep/", "yes", "no", "slash")
-	check("shared", "solo", "only", "yes", "either", "one of its 2 members")
+	check("shared", "solo", "only", "yes", "either", "connected members: 2 at n1")
 	pub.publish("t/x", "1", 1)
 	pub.publish("t/x", "2", 2)
 	sub.message()
