@@ -117,11 +117,20 @@ func (c *counter) run(ctx context.Context, sink devices.Sink) error {
 		} else if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		awaitRoom(ctx, sink)
 		sink.Emit(devices.Reading{Metric: "n", Value: devices.Number(float64(c.next)), At: devices.BootClock().Now()})
 		c.next++
 	}
 	<-ctx.Done()
 	return ctx.Err()
+}
+
+// awaitRoom waits as a driver does that need not drop anything: on a slow card, Emit alone would wait for two seconds
+// and then count its readings as lost.
+func awaitRoom(ctx context.Context, sink devices.Sink) {
+	for sink.Hold() && ctx.Err() == nil {
+		<-time.After(time.Millisecond)
+	}
 }
 
 func scripted(run func(context.Context, devices.Sink) error) map[string]devices.Driver {

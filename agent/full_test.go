@@ -58,6 +58,7 @@ func TestDiskFull(t *testing.T) {
 			for j := range group {
 				group[j] = devices.Reading{Metric: "text", Value: devices.Text(text), At: now}
 			}
+			awaitRoom(ctx, sink)
 			sink.Emit(group...)
 		}
 		close(done)

@@ -88,6 +88,7 @@ func (d numberedDevice) Run(ctx context.Context, sink devices.Sink) error {
 			group = append(group, devices.Reading{Metric: "n", Value: devices.Number(float64(d.plan.Cycle*perCycle + n)), At: d.env.Clock.Now()})
 			n++
 		}
+		awaitRoom(ctx, sink)
 		sink.Emit(group...)
 		binary.LittleEndian.PutUint64(count[:], uint64(n))
 		if _, err := f.WriteAt(count[:], 0); err != nil {
