@@ -225,7 +225,7 @@ func (l *loader) devices(drivers map[string]devices.Driver) []DeviceConfig {
 	var list []DeviceConfig
 	tables := l.Tables("device")
 	lines := map[string]int{}
-	ports := map[string]string{}
+	ports := map[string]DeviceConfig{}
 	for _, t := range tables {
 		var k deviceKeys
 		t.Decode(&k)
@@ -237,9 +237,10 @@ func (l *loader) devices(drivers map[string]devices.Driver) []DeviceConfig {
 		if s == nil {
 			continue
 		}
-		l.port(t, k, ports)
+		d := DeviceConfig{Name: k.Name, Driver: k.Driver, Settings: s}
+		l.port(t, d, ports)
 		l.tables = append(l.tables, t)
-		list = append(list, DeviceConfig{Name: k.Name, Driver: k.Driver, Settings: s})
+		list = append(list, d)
 	}
 	if len(tables) == 0 && !l.Broken() {
 		l.Warn("device", "there is none: nothing will be read; add a [[device]] table")
@@ -299,19 +300,26 @@ func (l *loader) driver(t *settings.Table, k deviceKeys, drivers map[string]devi
 	return s
 }
 
-// port refuses two devices on one serial port, whatever names they call it by. A
-// Modbus line is shared by design.
-func (l *loader) port(t *settings.Table, k deviceKeys, ports map[string]string) {
+// port refuses two devices on one serial port, whatever names they call it by, unless
+// they say that they can share it.
+func (l *loader) port(t *settings.Table, d DeviceConfig, ports map[string]DeviceConfig) {
 	name, found := t.Text("port")
-	if !found || name == "" || k.Driver == "modbus" {
+	if !found || name == "" {
 		return
 	}
 	if real, err := filepath.EvalSymlinks(name); err == nil {
 		name = real
 	}
-	if other := ports[name]; other != "" {
-		t.Problem("port", "device %q reads the same port; two readers would each get half", other)
+	other, taken := ports[name]
+	if !taken {
+		ports[name] = d
 		return
 	}
-	ports[name] = k.Name
+	why := "two readers would each get half"
+	if s, shares := d.Settings.(devices.Sharer); shares && d.Driver == other.Driver {
+		why = s.CannotShare(other.Settings)
+	}
+	if why != "" {
+		t.Problem("port", "device %q reads the same port; %s", other.Name, why)
+	}
 }

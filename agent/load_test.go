@@ -138,7 +138,13 @@ func TestLoadConfigMistakes(t *testing.T) {
 		{`driver = "sim"`, "driver = \"sim\"\ninterval = \"0s\"", `:11: device "a": interval: `},
 		{`driver = "sim"`, "driver = \"sim\"\n[[device]]\nname = \"a\"\ndriver = \"sim\"", `:12: device "a": name: "a" is already the device on line 8`},
 		{"[[device]]\nname = \"a\"\ndriver = \"sim\"\n", ``, `warning: device: there is none`},
+		{`driver = "sim"`, modbusDevice(`port = "/dev/x"`) + "[[device]]\nname = \"b\"\n" + modbusDevice("port = \"/dev/x\"\nbaud = 9600"), `device "b": port: device "a" reads the same port; and sets the line otherwise`},
+		{`driver = "sim"`, modbusDevice(`port = "/dev/null"`) + "[[device]]\nname = \"b\"\n" + modbusDevice(`port = "/dev/../dev/null"`), `device "b": port: device "a" reads the same port; but calls it /dev/null`},
+		{`driver = "sim"`, modbusDevice(`port = "/dev/x"`) + "[[device]]\nname = \"b\"\ndriver = \"serial-line\"\nport = \"/dev/x\"\npattern = '(?P<a>.)'", `device "b": port: device "a" reads the same port; two readers would each get half`},
 		{`driver = "sim"`, "driver = \"serial-line\"\nport = \"/dev/x\"\npattern = '(?P<a>.)'\n[[device]]\nname = \"b\"\ndriver = \"serial-line\"\nport = \"/dev/x\"\npattern = '(?P<a>.)'", `:16: device "b": port: device "a" reads the same port`},
+		{`driver = "sim"`, modbusDevice(`port = "/dev/x"`) + "[[device]]\nname = \"b\"\n" + modbusDevice("port = \"/dev/x\"\nbaud = 9600"), `device "b": port: device "a" reads the same port; and sets the line otherwise`},
+		{`driver = "sim"`, modbusDevice(`port = "/dev/null"`) + "[[device]]\nname = \"b\"\n" + modbusDevice(`port = "/dev/../dev/null"`), `device "b": port: device "a" reads the same port; but calls it /dev/null`},
+		{`driver = "sim"`, modbusDevice(`port = "/dev/x"`) + "[[device]]\nname = \"b\"\ndriver = \"serial-line\"\nport = \"/dev/x\"\npattern = '(?P<a>.)'", `device "b": port: device "a" reads the same port; two readers would each get half`},
 		{`driver = "sim"`, "driver = \"serial-line\"\nport = \"/dev/x\"\npattern = '(?P<a>'", `:12: device "a": pattern: `},
 		{`[buffer]`, "bufer = 1\n[buffer]", `:4: gateway.bufer: unknown key`},
 		{`[gateway]`, "[gatway]", `:1: gatway: unknown table; did you mean "gateway"?`},
@@ -342,4 +348,23 @@ func FuzzConfig(f *testing.F) {
 			}
 		}
 	})
+}
+
+// modbusDevice is the keys of a slave that reads one register.
+func modbusDevice(line string) string {
+	return "driver = \"modbus\"\n" + line + "\n[[device.group]]\nregisters = [{ metric = \"r\", address = 0 }]\n"
+}
+
+// TestSlavesShareALine: two slaves of one line are no mistake.
+func TestSlavesShareALine(t *testing.T) {
+	doc, _ := settings.Parse("agent.toml", []byte("[[device]]\nname = \"a\"\n"+modbusDevice(`port = "/dev/x"`)+"[[device]]\nname = \"b\"\n"+modbusDevice("port = \"/dev/x\"\nslave = 2")))
+	cfg, l := load(doc, catalog.Drivers(), reader{})
+	for _, p := range l.Problems() {
+		if strings.Contains(p.Key, "device") {
+			t.Error(p)
+		}
+	}
+	if len(cfg.Devices) != 2 {
+		t.Error(cfg.Devices)
+	}
 }

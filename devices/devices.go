@@ -133,6 +133,13 @@ type Settings interface {
 	Check() []Problem
 }
 
+// Sharer is implemented by the Settings of devices that share a port with others of
+// their driver: slaves on one line.
+type Sharer interface {
+	// CannotShare says why not with the other one, which names the same port; "": it can.
+	CannotShare(other Settings) string
+}
+
 // Driver makes devices of one kind.
 type Driver interface {
 	Settings() Settings
