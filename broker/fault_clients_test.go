@@ -36,7 +36,8 @@ type roamer struct {
 }
 
 func (r *roamer) dial(t testing.TB) (*rawClient, bool, error) {
-	nc, err := net.DialTimeout("tcp", r.nodes[r.at.Load()].addr, clientPatience)
+	n := r.nodes[r.at.Load()]
+	nc, err := n.dial(n.addr)
 	if err != nil {
 		return nil, false, err
 	}

@@ -26,7 +26,10 @@ type faultNode struct {
 	program    string
 	config     string
 	admin      *http.Client
-	log        string // file
+	log        string       // file
+	data       string       // data_dir
+	in         func(func()) // runs what opens sockets or starts programs where the node is
+	dial       func(addr string) (net.Conn, error)
 
 	mu     sync.Mutex
 	cmd    *exec.Cmd
@@ -47,10 +50,35 @@ func buildBroker(t *testing.T) string {
 	return program
 }
 
+// nodePlace is where a node of the rig is.
+type nodePlace struct {
+	cluster, mqtt string
+	in            func(func())
+	dial          func(addr string) (net.Conn, error)
+}
+
 // faultNodes are three nodes of one cluster, on a loopback network of this run: so the addresses stay theirs
 // while a node is down.
-func faultNodes(t *testing.T, program string, seed uint64) (out []*faultNode) {
+func faultNodes(t *testing.T, program string, seed uint64) []*faultNode {
 	network := fmt.Sprintf("127.%d.%d.", 192+os.Getpid()%60, 1+seed%250)
+	var places []nodePlace
+	for i := range 3 {
+		places = append(places, nodePlace{fmt.Sprintf("%s1%d:6222", network, i+1), fmt.Sprintf("%s1%d:1883", network, i+1), func(fn func()) { fn() },
+			func(addr string) (net.Conn, error) { return net.DialTimeout("tcp", addr, clientPatience) }})
+	}
+	return nodesAt(t, program, places)
+}
+
+// lanNodes are nodes in network namespaces: they reach each other over the lan, and their clients are beside them.
+func lanNodes(t *testing.T, program string, l *lan) []*faultNode {
+	var places []nodePlace
+	for _, p := range l.ports {
+		places = append(places, nodePlace{p.addr.String() + ":6222", "127.0.0.1:1883", p.do, p.dial})
+	}
+	return nodesAt(t, program, places)
+}
+
+func nodesAt(t *testing.T, program string, places []nodePlace) (out []*faultNode) {
 	dir := t.TempDir()
 	write := func(name, text string) string {
 		file := filepath.Join(dir, name)
@@ -60,21 +88,21 @@ func faultNodes(t *testing.T, program string, seed uint64) (out []*faultNode) {
 		return file
 	}
 	secret := write("secret", "0123456789abcdef0123456789abcdef\n")
-	for i := range 3 {
+	for i, place := range places {
 		name := fmt.Sprint("n", i+1)
 		var peers []string
-		for j := range 3 {
+		for j := range places {
 			if j != i {
-				peers = append(peers, fmt.Sprintf(`"%s1%d:6222"`, network, j+1))
+				peers = append(peers, fmt.Sprintf("%q", places[j].cluster))
 			}
 		}
-		n := &faultNode{name: name, addr: fmt.Sprintf("%s1%d:1883", network, i+1), program: program, log: filepath.Join(dir, name+".log")}
-		data := filepath.Join(dir, name)
+		n := &faultNode{name: name, addr: place.mqtt, program: program, log: filepath.Join(dir, name+".log"), data: filepath.Join(dir, name),
+			in: place.in, dial: place.dial}
 		n.config = write(name+".toml", fmt.Sprintf("[node]\nname = %q\ndata_dir = %q\n[listen]\nmqtt = %q\nadmin = \"\"\n"+
-			"[cluster]\nname = \"faults\"\nlisten = \"%s1%d:6222\"\nsecret_file = %q\npeers = [%s]\n",
-			name, data, n.addr, network, i+1, secret, strings.Join(peers, ", ")))
+			"[cluster]\nname = \"faults\"\nlisten = %q\nsecret_file = %q\npeers = [%s]\n",
+			name, n.data, n.addr, place.cluster, secret, strings.Join(peers, ", ")))
 		n.admin = &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(data, "admin.sock"))
+			return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(n.data, "admin.sock"))
 		}}}
 		t.Cleanup(n.kill)
 		out = append(out, n)
@@ -91,7 +119,8 @@ func (n *faultNode) start() error {
 	cmd := exec.Command(n.program, "run", "--config", n.config)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	n.in(func() { err = cmd.Start() })
+	if err != nil {
 		return err
 	}
 	ended := make(chan struct{})
@@ -256,12 +285,18 @@ func schedule(rnd *rand.Rand, kinds []string, n int) (out []faultStep) {
 	return out
 }
 
-// strike carries a fault out, to the point where all processes run again.
-func strike(f faultStep, nodes []*faultNode, reader func() int) error {
+// strike carries a fault out, to the point where all processes run and reach each other again.
+func (r *faultRun) strike(f faultStep) error {
+	if cut := everyCut[f.Kind]; cut != nil {
+		cut(r.lan, f.Node, f.Down)
+		r.lan.heal()
+		return nil
+	}
+	nodes := r.nodes
 	one := nodes[f.Node : f.Node+1]
 	switch f.Kind {
 	case faultKillReader:
-		one = nodes[reader():][:1]
+		one = nodes[r.readers[0].at.Load():][:1]
 	case faultKillAll, faultStopAll:
 		one = slices.Concat(nodes[f.Node:], nodes[:f.Node])
 	}

@@ -130,6 +130,7 @@ func (p *passedSeeds) add(t *testing.T, seed uint64) {
 type faultRun struct {
 	t       *testing.T
 	seed    uint64
+	lan     *lan // nil: the nodes are on the loopback, and nothing is cut
 	steps   []faultStep
 	nodes   []*faultNode
 	writers []*numberer
@@ -152,7 +153,12 @@ type reader struct {
 
 func newFaultRun(t *testing.T, program string, seed uint64, kinds []string, faults int) *faultRun {
 	rnd := rand.New(rand.NewPCG(seed, 3))
-	r := &faultRun{t: t, seed: seed, steps: schedule(rnd, kinds, faults), nodes: faultNodes(t, program, seed)}
+	return faultRunOf(t, seed, rnd, schedule(rnd, kinds, faults), faultNodes(t, program, seed))
+}
+
+// faultRunOf is a run with a schedule and nodes of its own.
+func faultRunOf(t *testing.T, seed uint64, rnd *rand.Rand, steps []faultStep, nodes []*faultNode) *faultRun {
+	r := &faultRun{t: t, seed: seed, steps: steps, nodes: nodes}
 	client := func(id string, moves bool) *roamer {
 		return &roamer{id: id, nodes: r.nodes, home: rnd.IntN(3), moves: moves, rnd: rand.New(rand.NewPCG(seed, rnd.Uint64()))}
 	}
@@ -293,7 +299,7 @@ func (r *faultRun) strikeAll() error {
 		for _, w := range r.writers {
 			w.takeGap()
 		}
-		if err := strike(f, r.nodes, func() int { return int(r.readers[0].at.Load()) }); err != nil {
+		if err := r.strike(f); err != nil {
 			return err
 		}
 		if !f.Settle {
@@ -438,7 +444,8 @@ func (r *faultRun) totals() (acked, twice int) {
 
 // explain says what one needs to see a failure again.
 func (r *faultRun) explain() {
-	r.t.Logf("again: HOLDFAST_SOAK=%s HOLDFAST_SEED=%d go test -v -run TestFaults ./broker", os.Getenv("HOLDFAST_SOAK"), r.seed)
+	test, _, _ := strings.Cut(r.t.Name(), "/")
+	r.t.Logf("again: HOLDFAST_SOAK=%s HOLDFAST_SEED=%d go test -v -run %s ./broker", os.Getenv("HOLDFAST_SOAK"), r.seed, test)
 	for _, f := range r.steps {
 		r.t.Logf("  %s", f)
 	}
