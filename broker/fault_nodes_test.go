@@ -212,7 +212,9 @@ func (n *faultNode) show() (string, error) {
 // tailOf is the end of a node's log, for a failure.
 func (n *faultNode) tailOf(lines int) string {
 	data, _ := os.ReadFile(n.log)
-	all := strings.Split(strings.TrimSpace(string(data)), "\n")
+	all := slices.DeleteFunc(strings.Split(strings.TrimSpace(string(data)), "\n"), func(s string) bool { // what clients did fills it
+		return strings.Contains(s, "connection ended") || strings.Contains(s, "TLS route handshake") || strings.Contains(s, "Error trying to connect to route")
+	})
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 

@@ -13,7 +13,8 @@ import (
 const (
 	earlyBatches = 64                    // that came before their turn; the rest is read from the stream
 	followWait   = 50 * time.Millisecond // between two looks for a batch that this node's copy lacks yet
-	followLimit  = 100                   // looks; then the batch counts as lost
+	followLimit  = 100                   // looks, each with the log's leader sure of what it lacks; then the batch is lost
+	parkedAfter  = 10 * time.Second      // behind a barrier; then it is said
 )
 
 // follower takes one log's batches in the order of their numbers, without a gap, as they become
@@ -26,6 +27,7 @@ type follower struct {
 	more func() <-chan struct{}           // closed when take may say otherwise
 	lost func(from, to uint64, err error) // batches that cannot be read any more
 	log  *slog.Logger
+	wait time.Duration // between two looks, at first
 
 	mu    sync.Mutex
 	next  uint64
@@ -37,7 +39,7 @@ type follower struct {
 }
 
 func newFollower(node string, src batchSource, next uint64, take func(*Batch) bool, log *slog.Logger) *follower {
-	return &follower{node: node, src: src, next: next, known: next - 1, take: take, log: log, early: map[uint64]*Batch{},
+	return &follower{node: node, src: src, next: next, known: next - 1, take: take, log: log, wait: followWait, early: map[uint64]*Batch{},
 		wake: make(chan struct{}, 1), more: func() <-chan struct{} { return nil }, lost: func(uint64, uint64, error) {}}
 }
 
@@ -97,22 +99,28 @@ func (f *follower) kick() {
 func (f *follower) run(ctx context.Context) {
 	for {
 		more := f.more() // before the look: what changes after it wakes us
-		waits := f.step(ctx)
-		if !waits {
+		var parked <-chan time.Time
+		if !f.step(ctx) {
 			more = nil
+		} else {
+			parked = time.After(parkedAfter)
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-f.wake:
 		case <-more:
+		case <-parked:
+			f.log.Warn("a log waits for another to be read first", "log", f.node, "batch", f.end())
 		}
 	}
 }
 
-// step takes what can be taken. It returns true if what is next has to wait for another log.
+// step takes what can be taken. It returns true if what is next has to wait for another log. Only what has been
+// trimmed is jumped over, and what the log's leader is sure to lack, again and again: a log that has no leader
+// for a while, or one that has just got it, loses nothing.
 func (f *follower) step(ctx context.Context) (waits bool) {
-	for tries := 0; ctx.Err() == nil; {
+	for tries, sure := 0, 0; ctx.Err() == nil; {
 		f.mu.Lock()
 		f.known = max(f.known, f.told.Load())
 		number, b := f.next, f.early[f.next]
@@ -128,23 +136,39 @@ func (f *follower) step(ctx context.Context) (waits bool) {
 		switch {
 		case err == nil:
 			if f.took(b) {
-				tries = 0
+				tries, sure = 0, 0
 				continue
 			}
 			return true
-		case errors.Is(err, errTrimmed), errors.Is(err, errDamaged) && tries >= followLimit:
+		case errors.Is(err, errTrimmed), errors.Is(err, errDamaged) && sure >= followLimit:
 			f.skip(ctx, number, err)
-			tries = 0
+			tries, sure = 0, 0
 		default: // this node's copy may be a moment behind, or the engine changes its leader
+			if sure++; !errors.Is(err, errDamaged) || !f.stored(ctx, number) {
+				sure = 0
+			}
 			if tries++; tries%20 == 0 {
 				f.log.Warn("a batch of a log cannot be read yet", "log", f.node, "batch", number, "err", err)
 			}
-			if !pause(ctx, followWait) {
+			if !pause(ctx, f.wait*time.Duration(1+min(tries/followLimit, 19))) {
 				return false
 			}
 		}
 	}
 	return false
+}
+
+// stored says whether the log has a batch of that number, or one behind it, by the word of its leader: what was
+// announced may be wrong.
+func (f *follower) stored(ctx context.Context, number uint64) bool {
+	s, ok := f.src.(interface {
+		newest(ctx context.Context) (uint64, error)
+	})
+	if !ok {
+		return false
+	}
+	end, err := s.newest(ctx)
+	return err == nil && end >= number
 }
 
 // took gives take a batch whose turn it is.

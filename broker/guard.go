@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -40,6 +41,7 @@ func (g *guard) run(ctx context.Context) {
 		case <-tick.C:
 		}
 		g.comeHome(ctx)
+		g.meetFence(ctx)
 		g.fenceDead(ctx)
 	}
 }
@@ -54,6 +56,30 @@ func (g *guard) comeHome(ctx context.Context) {
 			g.b.log.Debug("a log does not come home yet", "log", s.kind, "err", err)
 		}
 	}
+}
+
+// meetFence lets the writers run into the fence that stands in their logs: one that has nothing to write would
+// not meet it, and its node would seem to be well until a client publishes.
+func (g *guard) meetFence(ctx context.Context) {
+	for _, w := range []*writer{g.b.messages, g.b.state.w} {
+		if err := w.closed(ctx); err != nil {
+			g.b.log.Warn("this node was given up by the others", "err", err)
+			_ = w.submitNow(entry{rec: &Record{Kind: KindBarrier, At: Position{Node: w.cfg.node}}}) // refused if it has met the fence
+		}
+	}
+}
+
+// closed says that somebody else has written into the log, as this node's own replica shows it.
+func (w *writer) closed(ctx context.Context) error {
+	s, ok := w.s.(*logStream)
+	if !ok || !s.isHome() || w.dead.Load() != nil {
+		return nil
+	}
+	_, last, _, err := s.near().bounds(ctx)
+	if made := w.made.Load() + w.offset; err == nil && last > made {
+		return fmt.Errorf("the %s log was closed by another node: it ends at slot %d, and %d was written last", s.kind, last, made)
+	}
+	return nil
 }
 
 // fenceDead closes the logs of dead nodes that this node leads now: nobody else has a quorum for them.

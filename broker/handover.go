@@ -242,6 +242,9 @@ func (b *Broker) fetch(ctx context.Context, id string, mine *session) (*session,
 	if err != nil {
 		return nil, err
 	}
+	if err := b.peers.gone(ctx, silent); err != nil {
+		return nil, err
+	}
 	ctx, stop := context.WithTimeout(ctx, readTimeout)
 	defer stop()
 	if err := b.peers.readDead(ctx, silent); err != nil {

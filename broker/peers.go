@@ -107,6 +107,12 @@ func (r *logReader) oldest(ctx context.Context) (uint64, error) {
 	return first, err
 }
 
+// newest is the number of the last batch, as the log's leader has it.
+func (r *logReader) newest(ctx context.Context) (uint64, error) {
+	_, next, _, err := slotOf(ctx, r.s)
+	return next - 1, err
+}
+
 // add makes the followers of a node. What its state log has now is read here. Of the messages, what
 // is there at the start is left to the replay; of a node that comes later all of it is followed.
 func (p *peers) add(ctx context.Context, node string, replay bool) error {
@@ -234,7 +240,7 @@ func (b *Broker) seen(clock uint64) {
 
 // start begins to hear the other nodes and to be heard.
 func (p *peers) start() error {
-	if err := errors.Join(p.confirms.listen(p), p.listenTakes(), p.listenEnds(), p.listenQuestions(), p.listenLoose(), p.listenShares()); err != nil {
+	if err := errors.Join(p.confirms.listen(p), p.listenTakes(), p.listenWitness(), p.listenEnds(), p.listenQuestions(), p.listenLoose(), p.listenShares()); err != nil {
 		return err
 	}
 	for _, at := range p.all() {
@@ -360,6 +366,13 @@ func (p *peers) fit(table []member) error {
 	for _, s := range []*logStream{p.b.stream, p.b.state.stream} {
 		if !s.isHome() {
 			return fmt.Errorf("this node's %s log is led by another node", s.kind)
+		}
+	}
+	if p.trouble.Load() != nil {
+		for _, w := range []*writer{p.b.messages, p.b.state.w} {
+			if err := w.closed(p.b.ctx); err != nil {
+				return err
+			}
 		}
 	}
 	for _, m := range table {

@@ -325,6 +325,12 @@ func (s slotSource) batch(ctx context.Context, number uint64) (*Batch, error) {
 	return readBatch(ctx, s.s, s.offset, number)
 }
 
+// newest is the number of the last batch.
+func (s slotSource) newest(ctx context.Context) (uint64, error) {
+	_, last, _, err := s.s.bounds(ctx)
+	return last - min(last, s.offset), err
+}
+
 // readBatch reads a batch from the stream and checks that it is the one.
 func readBatch(ctx context.Context, s slots, offset, number uint64) (*Batch, error) {
 	data, err := s.read(ctx, number+offset)

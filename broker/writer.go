@@ -84,6 +84,7 @@ type writer struct {
 	dead    atomic.Pointer[error] // why nothing is written any more
 	trouble atomic.Pointer[error] // why nothing is written at the moment
 	stored  atomic.Uint64         // number of the last batch on disk
+	made    atomic.Uint64         // number of the last batch that was made: what is behind it is another writer's
 	heard   atomic.Uint64         // the highest Lamport clock read elsewhere
 	age     int64                 // µs at start
 	started time.Duration
@@ -115,6 +116,7 @@ func openWriter(ctx context.Context, s slots, cfg writerConfig) (*writer, error)
 	}
 	w.number, w.lamport, w.age, w.offset = end.Number, end.Lamport, end.Age, end.slot-end.Number
 	w.stored.Store(w.number)
+	w.made.Store(w.number)
 	return w, nil
 }
 

@@ -59,6 +59,7 @@ func (w *writer) makeFlight(es []entry) *flight {
 		return f
 	}
 	w.number++
+	w.made.Store(w.number)
 	w.lamport = max(w.lamport, w.heard.Load()) + 1
 	f.ready = false
 	f.batch = &Batch{Records: make([]Record, 0, n), Header: Header{
