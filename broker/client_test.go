@@ -120,12 +120,17 @@ func dialRaw(t testing.TB, addr, id string, o opts) (c *rawClient, present bool)
 }
 
 func tryDial(t testing.TB, addr, id string, o opts) (*rawClient, packet, error) {
-	if o.version == 0 {
-		o.version = mqtt.V5
-	}
 	nc, err := net.Dial("tcp", addr)
 	if err != nil {
 		return nil, packet{}, err
+	}
+	return tryConnect(t, nc, id, o)
+}
+
+// tryConnect is tryDial on a connection that is there.
+func tryConnect(t testing.TB, nc net.Conn, id string, o opts) (*rawClient, packet, error) {
+	if o.version == 0 {
+		o.version = mqtt.V5
 	}
 	c := &rawClient{t: t, nc: nc, r: bufio.NewReaderSize(nc, 64<<10), version: o.version}
 	if _, err := nc.Write(connectPacket(id, o)); err != nil {

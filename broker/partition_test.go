@@ -1,12 +1,17 @@
 package broker
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
+
+	"holdfast/broker/mqtt"
 )
 
 // everyCut are the shapes of a partition around a node, each for a time. The lan is whole before and after.
@@ -87,13 +92,16 @@ func TestPartitions(t *testing.T) {
 func newCutRun(t *testing.T, program string, seed uint64, soak bool) *faultRun {
 	rnd := rand.New(rand.NewPCG(seed, 5))
 	kinds := cutsInOrder
+	if !soak {
+		kinds = []string{cutLink, cutAll} // TestMinority has the one that is cut off
+	}
 	if k := os.Getenv("HOLDFAST_CUT"); k != "" {
 		kinds = []string{k}
 	}
 	var steps []faultStep
 	for _, kind := range kinds {
 		f := faultStep{Kind: kind, Node: rnd.IntN(3), After: time.Duration(200+rnd.IntN(1000)) * time.Millisecond, Down: 3 * time.Second, Settle: true}
-		if rnd.IntN(2) == 0 {
+		if soak && rnd.IntN(2) == 0 {
 			f.Down = time.Duration(10+rnd.IntN(10)) * time.Second
 		}
 		steps = append(steps, f)
@@ -103,3 +111,122 @@ func newCutRun(t *testing.T, program string, seed uint64, soak bool) *faultRun {
 	r.lan = l
 	return r
 }
+
+// TestMinority: a node that is cut off serves what needs no other: QoS 0 among its own, pings, its admin API. It refuses
+// the rest with the reason, says so in /readyz, and comes back by itself. The majority goes on.
+func TestMinority(t *testing.T) {
+	l := newLAN(t, 3, 1)
+	nodes := lanNodes(t, buildBroker(t), l)
+	defer func() {
+		for _, n := range nodes {
+			if t.Failed() {
+				t.Logf("%s, the end of its log:\n%s", n.name, n.tailOf(40))
+			}
+		}
+	}()
+	for _, n := range nodes {
+		if err := n.start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	settled := func() {
+		t.Helper()
+		if _, err := within(eventualReady, func() error { return allReady(nodes) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	settled()
+	try := func(i int, id string, o opts) (*rawClient, packet, error) {
+		nc, err := nodes[i].dial(nodes[i].addr)
+		if err != nil {
+			return nil, packet{}, err
+		}
+		return tryConnect(t, nc, id, o)
+	}
+	dial := func(i int, id string, o opts) *rawClient {
+		t.Helper()
+		c, ack, err := try(i, id, o)
+		if err != nil || ack.body[1] != 0 {
+			t.Fatalf("connect %s: %x, %v", id, ack.body, err)
+		}
+		return c
+	}
+	listener := dial(0, "listener", opts{clean: true})
+	listener.subscribe(0, "q0/#")
+	kept := dial(0, "kept", opts{expiry: 3600})
+	kept.subscribe(1, "q1/#")
+	five, three := dial(0, "five", v5), dial(0, "three", opts{version: mqtt.V311, clean: true})
+	five.publish("q1/x", "before", 1)
+	if m := kept.take(); m.payload != "before" {
+		t.Fatalf("got %q", m.payload)
+	}
+
+	l.both(0, 1)
+	l.both(0, 2)
+	if _, err := within(eventualReady, func() error {
+		code, body, err := nodes[0].get("/readyz")
+		if err == nil && (code != http.StatusServiceUnavailable || !strings.Contains(string(body), "no quorum")) {
+			err = fmt.Errorf("/readyz says %d %s", code, body)
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	three.write(three.publishPacket("q1/x", "three", 2, 7, nil))
+	if p := three.closed(); p.kind != 0 {
+		t.Errorf("3.1.1 got %+v: it must not be acknowledged", p)
+	}
+	five.write(five.publishPacket("q1/x", "five", 2, 7, nil))
+	if p := five.closed(); p.kind != mqtt.DISCONNECT || p.body[0] != mqtt.ImplementationSpecific || !strings.Contains(string(p.body), "no quorum") {
+		t.Errorf("5.0 got %d %q", p.kind, p.body)
+	}
+	if _, ack, err := try(0, "five", v5); err != nil || ack.body[1] != mqtt.ServerUnavailable || !strings.Contains(string(ack.body), "no quorum") {
+		t.Errorf("CONNECT: %q, %v", ack.body, err)
+	}
+	if _, ack, err := try(0, "three", opts{version: mqtt.V311}); err != nil || ack.body[1] != 3 {
+		t.Errorf("CONNECT of 3.1.1: %x, %v", ack.body, err)
+	}
+	listener.write(listener.publishPacket("q0/x", "here", 0, 0, nil))
+	if m := listener.take(); m.payload != "here" {
+		t.Errorf("QoS 0: got %q", m.payload)
+	}
+	kept.quiet() // it is pinged
+	if code, body, err := nodes[0].get("/healthz"); err != nil || code != http.StatusOK {
+		t.Errorf("/healthz: %d %s, %v", code, body, err)
+	}
+	other := dial(1, "other", v5)
+	if p := other.publish("q1/x", "meanwhile", 1); p.code() != 0 {
+		t.Errorf("the majority refuses with 0x%02X", p.code())
+	}
+	// Not before its logs are closed: so what is tested is how a node comes back that was given up.
+	if _, err := within(eventualReady, func() error {
+		if !strings.Contains(nodes[1].tailOf(1000)+nodes[2].tailOf(1000), "log of a node that is gone is closed") {
+			return errors.New("the logs of n1 are not closed")
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	l.heal()
+	settled()
+	kept.nc.Close()
+	kept, ack, err := try(0, "kept", opts{expiry: 3600})
+	if err != nil || ack.body[0] != 1 {
+		t.Fatalf("the session is not there: %x, %v", ack.body, err)
+	}
+	m := kept.take()
+	if m.payload == "before" { // the node was cut off before it had saved that this was acknowledged
+		m = kept.take()
+	}
+	if m.payload != "meanwhile" {
+		t.Errorf("got %q", m.payload)
+	}
+	for _, n := range nodes {
+		for _, d := range n.died {
+			t.Error(d)
+		}
+	}
+}
+
+// eventualReady is for what takes seconds on a machine that is free.
+const eventualReady = 5 * time.Minute
