@@ -61,9 +61,10 @@ var allowed = map[string][]string{
 	"broker/cmd":       {"broker", "broker/...", "uplink/wire", "systemd/program", "systemd/settings"},
 	"devices":          {},
 	"devices/catalog":  {"devices", "devices/..."},
-	"devices/":         {"devices", "devices/tty", "devices/stream"}, // a driver knows the contract, serial ports and nothing else
+	"devices/":         {"devices", "devices/tty", "devices/stream", "devices/octets"}, // a driver knows the contract, serial ports, bytes and nothing else
 	"devices/tty":      {"devices"},
 	"devices/stream":   {"devices", "devices/tty"},
+	"devices/octets":   {"devices"},
 	"buffer":           {},
 	"uplink":           {},
 	"uplink/wire":      {},

@@ -4,6 +4,7 @@ package catalog
 
 import (
 	"holdfast/devices"
+	"holdfast/devices/frame"
 	"holdfast/devices/modbus"
 	"holdfast/devices/nmea"
 	"holdfast/devices/serial"
@@ -13,9 +14,10 @@ import (
 // Drivers returns every driver by its name in the configuration.
 func Drivers() map[string]devices.Driver {
 	return map[string]devices.Driver{
-		"modbus":      modbus.NewDriver(),
-		"nmea":        nmea.Driver{},
-		"serial-line": serial.Driver{},
-		"sim":         sim.Driver{},
+		"modbus":       modbus.NewDriver(),
+		"nmea":         nmea.Driver{},
+		"serial-frame": frame.Driver{},
+		"serial-line":  serial.Driver{},
+		"sim":          sim.Driver{},
 	}
 }
