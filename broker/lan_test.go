@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -121,9 +122,9 @@ func (p *port) plug() error {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("unshare: %w", err)
 	}
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	fd, err := openTun()
 	if err != nil {
-		return fmt.Errorf("open /dev/net/tun: %w (the kernel needs CONFIG_TUN; mknod /dev/net/tun c 10 200)", err)
+		return fmt.Errorf("open /dev/net/tun: %w (the kernel needs CONFIG_TUN)", err)
 	}
 	ifr, err := unix.NewIfreq("eth0")
 	if err == nil {
@@ -154,6 +155,25 @@ func (p *port) plug() error {
 		set(name, unix.SIOCSIFFLAGS, func(r *unix.Ifreq) { r.SetUint16(unix.IFF_UP | unix.IFF_RUNNING) })
 	}
 	return err
+}
+
+// openTun opens the kernel's tun device, through a node of its own where the machine has none.
+func openTun() (int, error) {
+	const flags = unix.O_RDWR | unix.O_NONBLOCK | unix.O_CLOEXEC
+	fd, err := unix.Open("/dev/net/tun", flags, 0)
+	if err != unix.ENOENT {
+		return fd, err
+	}
+	dir, err := os.MkdirTemp("", "tun")
+	if err != nil {
+		return -1, err
+	}
+	defer os.RemoveAll(dir)
+	node := filepath.Join(dir, "tun")
+	if err := unix.Mknod(node, unix.S_IFCHR|0o600, int(unix.Mkdev(10, 200))); err != nil { // Linux devices.txt
+		return -1, err
+	}
+	return unix.Open(node, flags, 0)
 }
 
 // dial connects from within the namespace.
