@@ -61,10 +61,11 @@ var allowed = map[string][]string{
 	"broker/cmd":       {"broker", "broker/...", "uplink/wire", "systemd/program", "systemd/settings"},
 	"devices":          {},
 	"devices/catalog":  {"devices", "devices/..."},
-	"devices/":         {"devices", "devices/tty", "devices/stream", "devices/octets"}, // a driver knows the contract, serial ports, bytes and nothing else
+	"devices/":         {"devices", "devices/tty", "devices/stream", "devices/octets", "devices/text"}, // a driver knows the contract, how bytes and lines are read and nothing else
 	"devices/tty":      {"devices"},
 	"devices/stream":   {"devices", "devices/tty"},
 	"devices/octets":   {"devices"},
+	"devices/text":     {"devices"},
 	"buffer":           {},
 	"uplink":           {},
 	"uplink/wire":      {},

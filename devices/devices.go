@@ -82,6 +82,9 @@ type Reading struct {
 	At      Instant
 }
 
+// Metric is what readings may be of.
+type Metric struct{ Name, Unit string }
+
 // Sink takes readings. The readings of one Emit belong together (one line, one
 // poll). Emit returns when they can no longer be lost by a crash of the process; the
 // slice is then the sink's to keep. A device calls its sink from one goroutine.

@@ -254,7 +254,7 @@ func (c *checker) fields(p *plan) {
 			c.bad(at+"at", "a frame has %d bytes", c.s.Length)
 		}
 		p.layout = append(p.layout, it)
-		p.Metrics = append(p.Metrics, stream.Metric{Name: f.Metric, Unit: f.Unit})
+		p.Metrics = append(p.Metrics, devices.Metric{Name: f.Metric, Unit: f.Unit})
 	}
 }
 

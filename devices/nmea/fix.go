@@ -7,11 +7,10 @@ import (
 	"time"
 
 	"holdfast/devices"
-	"holdfast/devices/stream"
 )
 
 // metrics are what a receiver can say, in the order in which it is sent.
-var metrics = []stream.Metric{
+var metrics = []devices.Metric{
 	{Name: "lat", Unit: "lat"},      // degrees, north positive
 	{Name: "lon", Unit: "lon"},      // degrees, east positive
 	{Name: "altitude", Unit: "m"},   // above mean sea level

@@ -64,7 +64,7 @@ func (s *Settings) compile() (*plan, []devices.Problem) {
 		problems = append(problems, devices.Problem{Key: "checksum", Message: fmt.Sprintf(`want "required" or "optional", not %q`, s.Checksum)})
 	}
 	for i, name := range s.Metrics {
-		if !slices.ContainsFunc(metrics, func(m stream.Metric) bool { return m.Name == name }) {
+		if !slices.ContainsFunc(metrics, func(m devices.Metric) bool { return m.Name == name }) {
 			problems = append(problems, devices.Problem{Key: fmt.Sprintf("metrics[%d]", i), Message: fmt.Sprintf("%q is none: want some of %s", name, names())})
 		}
 		p.wanted[name] = true

@@ -9,6 +9,8 @@ import (
 	"unicode/utf8"
 
 	"holdfast/devices"
+	"holdfast/devices/drivertest"
+	"holdfast/devices/text"
 )
 
 func compiled(t testing.TB, s *Settings) *plan {
@@ -87,83 +89,42 @@ func TestDecode(t *testing.T) {
 		name   string
 		change func(*Settings)
 		line   string
-		fate   fate
+		fate   text.Fate
 		want   string
 	}{
-		{"pattern", scale, "n=1 w=12.5", taken, "[n=1 weight=12.5]"},
-		{"no match", scale, "n=1", unmatched, "[]"},
-		{"empty", scale, "", ignored, "[]"},
-		{"blank", scale, " \t", ignored, "[]"},
-		{"not utf-8", scale, "n=1 w=\xff", undecodable, "[]"},
-		{"ignore", func(s *Settings) { scale(s); s.Ignore = "^#" }, "# hello", ignored, "[]"},
-		{"ascii", func(s *Settings) { scale(s); s.Encoding = "ascii" }, "n=1 w=2 \u00b0", undecodable, "[]"},
-		{"latin-1", func(s *Settings) { s.Encoding, s.Pattern = "latin-1", "^(?P<t>.*)$" }, "21\xb0C", taken, `[t="21°C"]`},
+		{"pattern", scale, "n=1 w=12.5", text.Taken, "[n=1 weight=12.5]"},
+		{"no match", scale, "n=1", text.Unmatched, "[]"},
+		{"empty", scale, "", text.Ignored, "[]"},
+		{"blank", scale, " \t", text.Ignored, "[]"},
+		{"not utf-8", scale, "n=1 w=\xff", text.Undecodable, "[]"},
+		{"ignore", func(s *Settings) { scale(s); s.Ignore = "^#" }, "# hello", text.Ignored, "[]"},
+		{"ascii", func(s *Settings) { scale(s); s.Encoding = "ascii" }, "n=1 w=2 \u00b0", text.Undecodable, "[]"},
+		{"latin-1", func(s *Settings) { s.Encoding, s.Pattern = "latin-1", "^(?P<t>.*)$" }, "21\xb0C", text.Taken, `[t="21°C"]`},
 		{"bytes of latin-1", func(s *Settings) {
 			s.Encoding, s.Pattern, s.Types = "latin-1", "^(?P<t>.*)$", map[string]string{"t": "bytes"}
-		}, "21\xb0C", taken, "[t=3231b043]"},
-		{"optional group", func(s *Settings) { s.Pattern = `^t=(?P<t>\d+)( h=(?P<h>\d+))?$` }, "t=5", taken, "[t=5]"},
-		{"alternatives", func(s *Settings) { s.Patterns = []string{`^T (?P<t>\S+)$`, `^H (?P<h>\S+)$`} }, "H 44", taken, "[h=44]"},
-		{"fields", func(s *Settings) { s.Fields = []string{"a", "-", "b"} }, "1, x ,2.5", taken, "[a=1 b=2.5]"},
-		{"too few fields", func(s *Settings) { s.Fields = []string{"a", "b"} }, "1", unmatched, "[]"},
-		{"too many fields", func(s *Settings) { s.Fields = []string{"a", "b"} }, "1,2,3", unmatched, "[]"},
-		{"fields between white space", func(s *Settings) { s.Fields, s.Separator = []string{"a", "b"}, "" }, "  1 \t 2", taken, "[a=1 b=2]"},
-		{"empty field", func(s *Settings) { s.Fields = []string{"a", "b"} }, "1,", taken, "[a=1 b= bad:empty]"},
-		{"the rest lives", typed(map[string]string{"a": "number"}, `^(?P<a>\S+) (?P<b>\S+)$`), "ERR 2", taken, "[a= bad:not-a-number b=2]"},
-		{"text", typed(map[string]string{"a": "text"}, `^(?P<a>.*)$`), "12", taken, `[a="12"]`},
-		{"bool", typed(map[string]string{"a": "bool", "b": "bool"}, `^(?P<a>\w+) (?P<b>\w+)$`), "ON 0", taken, "[a=true b=false]"},
-		{"no bool", typed(map[string]string{"a": "bool"}, `^(?P<a>\w+)$`), "maybe", taken, "[a= bad:not-a-bool]"},
-		{"hex", typed(map[string]string{"a": "hex"}, `^(?P<a>.+)$`), "0a:FF 10", taken, "[a=0aff10]"},
-		{"no hex", typed(map[string]string{"a": "hex"}, `^(?P<a>.+)$`), "0a:F", taken, "[a= bad:not-hex]"},
+		}, "21\xb0C", text.Taken, "[t=3231b043]"},
+		{"optional group", func(s *Settings) { s.Pattern = `^t=(?P<t>\d+)( h=(?P<h>\d+))?$` }, "t=5", text.Taken, "[t=5]"},
+		{"alternatives", func(s *Settings) { s.Patterns = []string{`^T (?P<t>\S+)$`, `^H (?P<h>\S+)$`} }, "H 44", text.Taken, "[h=44]"},
+		{"fields", func(s *Settings) { s.Fields = []string{"a", "-", "b"} }, "1, x ,2.5", text.Taken, "[a=1 b=2.5]"},
+		{"too few fields", func(s *Settings) { s.Fields = []string{"a", "b"} }, "1", text.Unmatched, "[]"},
+		{"too many fields", func(s *Settings) { s.Fields = []string{"a", "b"} }, "1,2,3", text.Unmatched, "[]"},
+		{"fields between white space", func(s *Settings) { s.Fields, s.Separator = []string{"a", "b"}, "" }, "  1 \t 2", text.Taken, "[a=1 b=2]"},
+		{"empty field", func(s *Settings) { s.Fields = []string{"a", "b"} }, "1,", text.Taken, "[a=1 b= bad:empty]"},
+		{"the rest lives", typed(map[string]string{"a": "number"}, `^(?P<a>\S+) (?P<b>\S+)$`), "ERR 2", text.Taken, "[a= bad:not-a-number b=2]"},
+		{"text", typed(map[string]string{"a": "text"}, `^(?P<a>.*)$`), "12", text.Taken, `[a="12"]`},
+		{"bool", typed(map[string]string{"a": "bool", "b": "bool"}, `^(?P<a>\w+) (?P<b>\w+)$`), "ON 0", text.Taken, "[a=true b=false]"},
+		{"no bool", typed(map[string]string{"a": "bool"}, `^(?P<a>\w+)$`), "maybe", text.Taken, "[a= bad:not-a-bool]"},
+		{"hex", typed(map[string]string{"a": "hex"}, `^(?P<a>.+)$`), "0a:FF 10", text.Taken, "[a=0aff10]"},
+		{"no hex", typed(map[string]string{"a": "hex"}, `^(?P<a>.+)$`), "0a:F", text.Taken, "[a= bad:not-hex]"},
 	} {
 		p := compiled(t, with(c.change))
-		readings, f, _ := p.decode.line([]byte(c.line), 0)
+		readings, f, _ := p.decode.Line([]byte(c.line), 0)
 		var got []string
 		for _, r := range readings {
-			got = append(got, show(r))
+			got = append(got, drivertest.Show(r))
 		}
 		if f != c.fate || fmt.Sprint(got) != c.want {
 			t.Errorf("%s: %q is %d %v, want %d %s", c.name, c.line, f, got, c.fate, c.want)
-		}
-	}
-}
-
-// Values, as MESSAGE.md decides: what would not come back as it was written is text.
-func TestUndeclaredValues(t *testing.T) {
-	for in, want := range map[string]string{
-		"0": "0", "-0": "-0", "12.50": "12.5", "+3": "3", "-.5": "-0.5", "5.": "5", "1e3": "1000", "0.001": "0.001",
-		"00123": `"00123"`, "007.5": `"007.5"`, "-01": `"-01"`, "0x10": `"0x10"`, "1_000": `"1_000"`, "1,5": `"1,5"`,
-		"NaN": `"NaN"`, "inf": `"inf"`, "Infinity": `"Infinity"`, "1e999": `"1e999"`, "e5": `"e5"`, ".": `"."`, "+": `"+"`, "-": `"-"`,
-		"9007199254740992": "9.007199254740992e+15", "9007199254740993": `"9007199254740993"`, "-9007199254740994": `"-9007199254740994"`,
-		"18446744073709551616": `"18446744073709551616"`, "1 2": `"1 2"`, "٣": `"٣"`,
-	} {
-		m := metric{name: "m"}
-		if got := show(m.reading(in, rawText, 0)); got != "m="+want {
-			t.Errorf("%q is %s, want m=%s", in, got, want)
-		}
-	}
-}
-
-func TestNumbers(t *testing.T) {
-	for in, want := range map[string]string{
-		"00123": "123", "007.5": "7.5", "9007199254740993": "9.007199254740992e+15 uncertain:rounded",
-		"NaN": " bad:not-a-number", "inf": " bad:not-a-number", "1e999": " bad:not-a-number", "0x1p4": " bad:not-a-number",
-		"": " bad:empty", "abc": " bad:not-a-number", "1_0": " bad:not-a-number", "--1": " bad:not-a-number",
-	} {
-		m := metric{name: "m", kind: asNumber}
-		if got := show(m.reading(in, rawText, 0)); got != "m="+want {
-			t.Errorf("%q is %s, want m=%s", in, got, want)
-		}
-	}
-}
-
-// A line whose head is missing must not pass for a whole one.
-func TestBeginsWithLetters(t *testing.T) {
-	for pattern, want := range map[string]bool{
-		`^n=(?P<n>\d+)$`: true, `^ST,GS,(?P<w>.*)$`: true, `\An=(?P<n>.)`: true, `^(?P<w>\d+)$`: false, `n=(?P<n>\d+)`: false,
-		`^[a-z]=(?P<n>.)`: false, `^n?=(?P<n>.)`: false, `^1;(?P<n>.)`: false, `^ n=(?P<n>.)`: false, `^a|b(?P<n>.)`: false, `^`: false, `(`: false,
-	} {
-		if got := beginsWithLetters(pattern); got != want {
-			t.Errorf("%q: %v, want %v", pattern, got, want)
 		}
 	}
 }
@@ -234,8 +195,8 @@ func check(t *testing.T, p *plan, data []byte, long bool) string {
 	if len(data) > p.maxLine || bytes.Contains(data, p.delimiter) {
 		t.Fatalf("a line that is none: %q", data)
 	}
-	readings, f, _ := p.decode.line(data, 1)
-	if (f == taken) != (len(readings) > 0) {
+	readings, f, _ := p.decode.Line(data, 1)
+	if (f == text.Taken) != (len(readings) > 0) {
 		t.Fatalf("fate %d with %d readings", f, len(readings))
 	}
 	s := fmt.Sprint(f)
@@ -250,7 +211,7 @@ func check(t *testing.T, p *plan, data []byte, long bool) string {
 		if !utf8.ValidString(r.Value.Text) {
 			t.Fatalf("text that is not UTF-8: %q", r.Value.Text)
 		}
-		s += " " + show(r)
+		s += " " + drivertest.Show(r)
 	}
 	return s
 }

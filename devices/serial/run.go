@@ -3,6 +3,7 @@ package serial
 import (
 	"holdfast/devices"
 	"holdfast/devices/stream"
+	"holdfast/devices/text"
 )
 
 // lines is what is known of a port's lines since it was opened.
@@ -29,30 +30,30 @@ func (l *lines) Bytes(data []byte, at devices.Instant) {
 func (l *lines) line(data []byte, long bool, at devices.Instant) {
 	l.n++
 	var readings []devices.Reading
-	f, whole := tooLong, false
+	f, whole := text.Unmatched, false
 	if !long {
-		readings, f, whole = l.decode.line(data, at)
+		readings, f, whole = l.decode.Line(data, at)
 	}
 	// The port may have been opened in the middle of this line.
 	torn := l.n == 1 && !l.Quiet() && !whole && l.firstLine != "keep"
-	if torn && (f != taken || l.firstLine == "discard") {
+	if torn && (f != text.Taken || l.firstLine == "discard") {
 		l.Count("lines_torn", 1)
 		return
 	}
-	switch f {
-	case taken:
+	switch {
+	case long:
+		l.Misfit("lines_too_long", "line-too-long", nil, at, false)
+	case f == text.Taken:
 		if torn {
 			markTorn(readings)
 		}
 		l.Take(readings, at, "lines_ok")
-	case ignored:
+	case f == text.Ignored:
 		l.Count("lines_ignored", 1)
-	case unmatched:
+	case f == text.Unmatched:
 		l.Misfit("lines_unmatched", "unmatched", data, at, true)
-	case undecodable:
+	case f == text.Undecodable:
 		l.Misfit("lines_undecodable", "undecodable", data, at, false)
-	case tooLong:
-		l.Misfit("lines_too_long", "line-too-long", nil, at, false)
 	}
 }
 

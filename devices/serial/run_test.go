@@ -44,30 +44,11 @@ func scale(l *line) *Settings {
 	return s
 }
 
-func show(r devices.Reading) string {
-	v := ""
-	switch r.Value.Kind {
-	case devices.KindNumber:
-		v = fmt.Sprint(r.Value.Num)
-	case devices.KindText:
-		v = fmt.Sprintf("%q", r.Value.Text)
-	case devices.KindBool:
-		v = fmt.Sprint(r.Value.Bool)
-	case devices.KindBytes:
-		v = fmt.Sprintf("%x", r.Value.Bytes)
-	}
-	s := r.Metric + "=" + v + r.Unit
-	if r.Quality != devices.Good {
-		s += " " + r.Quality.String() + ":" + r.Reason
-	}
-	return s
-}
-
 func (b *bench) equal(got []devices.Reading, want ...string) {
 	b.Helper()
 	var shown []string
 	for _, r := range got {
-		shown = append(shown, show(r))
+		shown = append(shown, drivertest.Show(r))
 	}
 	if fmt.Sprint(shown) != fmt.Sprint(want) {
 		b.Errorf("readings\n got %q\nwant %q", shown, want)

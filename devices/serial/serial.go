@@ -11,7 +11,7 @@
 // been cut by the opening of the port is marked uncertain, a number that does not fit
 // a float64 exactly stays text.
 //
-// The decoding (decode.go, value.go) is pure; package stream keeps the port.
+// Package text decodes the lines, package stream keeps the port.
 package serial
 
 import (

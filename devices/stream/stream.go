@@ -37,15 +37,12 @@ const MaxWait = 5 * time.Second
 type Config struct {
 	Port        string
 	Mode        tty.Mode
-	StaleAfter  time.Duration // 0: a silent port is a normal one
-	ReportEvery time.Duration // bad quality that lasts is told again this often
-	Metrics     []Metric      // what is told as bad when nothing comes
+	StaleAfter  time.Duration    // 0: a silent port is a normal one
+	ReportEvery time.Duration    // bad quality that lasts is told again this often
+	Metrics     []devices.Metric // what is told as bad when nothing comes
 	// Decoder makes one for a port that was just opened.
 	Decoder func(*Session) Decoder
 }
-
-// Metric is a name and its unit.
-type Metric struct{ Name, Unit string }
 
 // Decoder is what a driver makes of the bytes. It calls the Session that it was made for.
 type Decoder interface {

@@ -1,4 +1,4 @@
-package serial
+package text
 
 import (
 	"encoding/hex"

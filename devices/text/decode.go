@@ -1,4 +1,4 @@
-package serial
+package text
 
 import (
 	"bytes"
@@ -9,15 +9,15 @@ import (
 	"holdfast/devices"
 )
 
-// fate is what became of a line.
-type fate uint8
+// Fate is what became of a line.
+type Fate uint8
 
+// The fates.
 const (
-	taken       fate = iota
-	unmatched        // no pattern fits, or the number of fields is wrong
-	undecodable      // not the encoding that it should have
-	tooLong          // more bytes than max_line
-	ignored          // matches `ignore`, or is empty
+	Taken       Fate = iota
+	Unmatched        // no pattern fits, or the number of fields is wrong
+	Undecodable      // not the encoding that it should have
+	Ignored          // matches `ignore`, or is empty
 )
 
 // encoding is how bytes stand for text.
@@ -75,8 +75,8 @@ type rule struct {
 	columns []column
 }
 
-// decoder turns a line into readings. It keeps nothing between lines.
-type decoder struct {
+// Decoder turns a line into readings. It keeps nothing between lines.
+type Decoder struct {
 	encoding  encoding
 	ignore    *regexp.Regexp
 	rules     []rule
@@ -85,7 +85,7 @@ type decoder struct {
 	metrics   []metric
 }
 
-func (d *decoder) lookup(name string) (int, bool) {
+func (d *Decoder) lookup(name string) (int, bool) {
 	for i, m := range d.metrics {
 		if m.name == name {
 			return i, true
@@ -95,7 +95,7 @@ func (d *decoder) lookup(name string) (int, bool) {
 }
 
 // metric finds or adds a metric.
-func (d *decoder) metric(name string) int {
+func (d *Decoder) metric(name string) int {
 	i, ok := d.lookup(name)
 	if !ok {
 		i = len(d.metrics)
@@ -104,29 +104,38 @@ func (d *decoder) metric(name string) int {
 	return i
 }
 
-// line decodes one line. whole: the rule that took it proves that nothing was cut
+// Metrics are the names that lines may give values to, with their units.
+func (d *Decoder) Metrics() []devices.Metric {
+	var out []devices.Metric
+	for _, m := range d.metrics {
+		out = append(out, devices.Metric{Name: m.name, Unit: m.unit})
+	}
+	return out
+}
+
+// Line decodes one line. whole: the rule that took it proves that nothing was cut
 // off its head.
-func (d *decoder) line(data []byte, at devices.Instant) (readings []devices.Reading, f fate, whole bool) {
+func (d *Decoder) Line(data []byte, at devices.Instant) (readings []devices.Reading, f Fate, whole bool) {
 	text, ok := d.encoding.text(data)
 	switch {
 	case !ok:
-		return nil, undecodable, false
+		return nil, Undecodable, false
 	case strings.TrimSpace(text) == "":
-		return nil, ignored, false
+		return nil, Ignored, false
 	}
 	for i := range d.rules {
 		if readings := d.apply(&d.rules[i], text, at); len(readings) > 0 {
-			return readings, taken, d.rules[i].literal
+			return readings, Taken, d.rules[i].literal
 		}
 	}
 	if d.ignore != nil && d.ignore.MatchString(text) {
-		return nil, ignored, false
+		return nil, Ignored, false
 	}
-	return nil, unmatched, false
+	return nil, Unmatched, false
 }
 
 // apply makes a rule's readings of a line, none if it does not fit.
-func (d *decoder) apply(r *rule, text string, at devices.Instant) []devices.Reading {
+func (d *Decoder) apply(r *rule, text string, at devices.Instant) []devices.Reading {
 	cell := d.cells(r, text)
 	if cell == nil {
 		return nil
@@ -141,7 +150,7 @@ func (d *decoder) apply(r *rule, text string, at devices.Instant) []devices.Read
 }
 
 // cells returns what stands in each column of a line, or nil if the rule does not fit.
-func (d *decoder) cells(r *rule, text string) func(index int) (string, bool) {
+func (d *Decoder) cells(r *rule, text string) func(index int) (string, bool) {
 	if r.re != nil {
 		m := r.re.FindStringSubmatchIndex(text)
 		if m == nil {
