@@ -139,7 +139,7 @@ func (cl *ClusterConfig) checkReplicas(doc *settings.Doc) {
 		doc.Problem("cluster.replicas", "is %d; 3 or 5, or 2 with two nodes", cl.Replicas)
 	case cl.Replicas > nodes:
 		doc.Problem("cluster.replicas", "is %d, and peers and this node are only %d nodes; name all other nodes in peers, or write replicas = %d", cl.Replicas, nodes, nodes)
-	case cl.Replicas%2 == 0:
+	case cl.Replicas%2 == 0 && doc.Has("cluster.replicas"):
 		doc.Warn("cluster.replicas", "%d: one dead node among them is as many as can be borne with %d, and with 2 none: an odd number is better", cl.Replicas, cl.Replicas-1)
 	}
 	switch {

@@ -105,7 +105,7 @@ func (e *engine) start() error {
 	if err != nil {
 		return fmt.Errorf("configure the storage engine: %w", err)
 	}
-	log := &engineLog{log: e.log, failed: make(chan error, 1)}
+	log := newEngineLog(e.log)
 	srv.SetLoggerV2(log, false, false, false)
 	srv.Start()
 	err = e.await(srv, log)

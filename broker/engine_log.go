@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"time"
 )
 
 // engineLog hands the engine's own log lines on. While it starts, what it calls fatal is not logged: it is
@@ -13,6 +14,30 @@ import (
 type engineLog struct {
 	log    *slog.Logger
 	failed chan error // the first fatal error; full once the engine runs
+
+	refused *limitedLog // connections between nodes
+}
+
+func newEngineLog(log *slog.Logger) *engineLog {
+	return &engineLog{log: log, failed: make(chan error, 1), refused: newLimitedLog(log, time.Now)}
+}
+
+// handshake says that a connection between nodes was refused, and by whom; once a minute and host: whoever it is
+// tries again at once. False if it is about something else.
+func (l *engineLog) handshake(f string, v []any) bool {
+	if !strings.Contains(f, "TLS %s handshake error") || len(v) < 2 { // which of its ports, and why
+		return false
+	}
+	addr, _, _ := strings.Cut(f, " - ")
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		host = addr
+	}
+	l.refused.warn(host, func(to *slog.Logger, repeated uint64) {
+		to.Warn("a connection between nodes was refused", "addr", addr, "err", v[1], "repeated", repeated,
+			"do", "secret_file must have the same content on all nodes, and [cluster] the same name; if no node is there: keep strangers away from the port of [cluster] listen")
+	})
+	return true
 }
 
 var errBegan = errors.New("it has begun")
@@ -63,6 +88,9 @@ func (l *engineLog) Warnf(f string, v ...any) {
 
 // Errorf: a node that cannot be reached is no error of this one.
 func (l *engineLog) Errorf(f string, v ...any) {
+	if l.handshake(f, v) {
+		return
+	}
 	if strings.Contains(f, "route") || strings.Contains(f, "TLS") || strings.Contains(f, "flushing") {
 		l.Warnf(f, v...)
 		return

@@ -48,7 +48,10 @@ def end(children):
         except subprocess.TimeoutExpired:
             c.kill()
             c.wait()
-    sys.exit(0)
+
+
+def stop(*_):
+    raise SystemExit(0)
 
 
 def main():
@@ -61,8 +64,15 @@ def main():
     with open(os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as f:
         f.write("0123456789abcdef0123456789abcdef\n")
     children = []
-    signal.signal(signal.SIGTERM, lambda *_: end(children))
-    signal.signal(signal.SIGINT, lambda *_: end(children))
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    try:
+        run(broker, folder, port, between, secret, children)
+    finally:
+        end(children)
+
+
+def run(broker, folder, port, between, secret, children):
     for name, host in NODES:
         peers = ", ".join(f'"{h}:{between}"' for n, h in NODES if n != name)
         conf, log = os.path.join(folder, name + ".toml"), open(os.path.join(folder, name + ".log"), "a")
@@ -73,8 +83,7 @@ def main():
         children.append(subprocess.Popen([broker, "run", "--config", conf], stdout=log, stderr=log))
     while not all(ready(os.path.join(folder, name)) for name, _ in NODES):
         if any(c.poll() is not None for c in children):
-            print("a node has ended:", folder, file=sys.stderr)
-            end(children)
+            sys.exit(f"a node has ended: {folder}")
         time.sleep(0.05)
     conf = os.path.join(folder, "haproxy.cfg")
     with open(conf, "w") as f:
@@ -84,7 +93,6 @@ def main():
     log = open(os.path.join(folder, "haproxy.log"), "a")
     children.append(subprocess.Popen(["haproxy", "-db", "-f", conf], stdout=log, stderr=log))
     children[-1].wait()
-    end(children)
 
 
 main()

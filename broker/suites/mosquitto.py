@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Runs mosquitto's broker tests, raw packets over a socket, with holdfast-broker in mosquitto's place.
 
-    mosquitto.py SOURCE BROKER [--only TEXT] [--jobs N]
+    mosquitto.py SOURCE BROKER [--only TEXT] [--jobs N] [--cluster]
 
 SOURCE is mosquitto's source (only read; the tests run in a copy), BROKER the program. Ends with 1 if a case fails
 that docs/conformance.md does not list.
@@ -38,7 +38,8 @@ def known():
 
 
 class Run:
-    def __init__(self, source, broker):
+    def __init__(self, source, broker, cluster):
+        self.cluster = cluster
         self.root = tempfile.mkdtemp(prefix="suite-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
         self.source, self.broker = source, os.path.abspath(broker)
         self.free = queue.Queue()
@@ -58,6 +59,11 @@ class Run:
                 text = open(f).read()
                 if "/usr/sbin/mosquitto" in text:
                     open(f, "w").write(text.replace("/usr/sbin/mosquitto", "../../src/mosquitto"))
+        if self.cluster:  # it takes longer to start than one program
+            helper = os.path.join(at, "test/mosq_test.py")
+            text = open(helper).read()
+            assert "range(0, 20)" in text
+            open(helper, "w").write(text.replace("range(0, 20)", "range(0, 900)"))
         with open(os.path.join(at, "test/mosq_test.py"), "a") as f:
             f.write("\n\n" + open(os.path.join(HERE, "mosquitto_shim.py")).read())
         return at
@@ -70,10 +76,12 @@ class Run:
         at, base, began = self.tree(name), self.free.get(), time.monotonic()
         env = dict(os.environ, SUITE_CHOICES=at + "/choices", SUITE_UNSUPPORTED=at + "/unsupported", SUITE_DATA=at + "/data",
                    HOLDFAST_BROKER=self.broker, PYTHONDONTWRITEBYTECODE="1")
+        if self.cluster:
+            env["SUITE_CLUSTER"] = os.path.join(HERE, "cluster.py")
         os.makedirs(at + "/data")
         try:
             p = subprocess.run(["/usr/bin/python3", name] + [str(base + i) for i in range(ports)], cwd=at + "/test/broker", env=env,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120, start_new_session=True)
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300 if self.cluster else 120, start_new_session=True)
             code, out = p.returncode, p.stdout.decode(errors="replace")
         except subprocess.TimeoutExpired as e:
             code, out = -1, "timeout\n" + (e.stdout or b"").decode(errors="replace")
@@ -81,7 +89,7 @@ class Run:
         lines = lambda f: sorted(set(open(at + f).read().split("\n")) - {""}) if os.path.exists(at + f) else []
         took, unsupported, choices = time.monotonic() - began, lines("/unsupported"), lines("/choices")
         started = os.path.exists(at + "/data/started")
-        logs = "".join(open(os.path.join(at, "data", f)).read() for f in os.listdir(at + "/data") if f.endswith(".log"))
+        logs = "".join(open(os.path.join(at, folder, f)).read() for folder, _, files in os.walk(at + "/data") for f in files if f.endswith(".log"))
         shutil.rmtree(at)
         if unsupported and code != 0:
             return "n/a", took, "setting: " + "; ".join(unsupported)
@@ -99,8 +107,9 @@ def main():
     ap.add_argument("--only", default="")
     ap.add_argument("--jobs", type=int, default=3)
     ap.add_argument("--choices", action="store_true", help="say which choices of the standard were used")
+    ap.add_argument("--cluster", action="store_true", help="three nodes, and each connection goes to the next one")
     args = ap.parse_args()
-    run, listed = Run(args.source, args.broker), known()
+    run, listed = Run(args.source, args.broker, args.cluster), known()
     todo = [c for c in cases(args.source) if args.only in c[1]]
     count = {"ok": 0, "FAIL": 0, "n/a": 0, "listed": 0}
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:

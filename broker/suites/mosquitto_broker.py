@@ -2,7 +2,8 @@
 """Stands where mosquitto's broker tests look for ../../src/mosquitto, and starts holdfast-broker instead.
 
 Takes -p PORT or -c FILE of mosquitto's configuration. A setting that holdfast-broker has no equal for ends it with
-64, and its name goes to $SUITE_UNSUPPORTED. $HOLDFAST_BROKER is the program, $SUITE_DATA a folder for its data.
+64, and its name goes to $SUITE_UNSUPPORTED. $HOLDFAST_BROKER is the program, $SUITE_DATA a folder for its data. With
+$SUITE_CLUSTER it is three nodes, and each connection goes to the next one (cluster.py, which that names).
 """
 import os
 import shutil
@@ -65,7 +66,9 @@ def main():
     os.dup2(log, 1)
     os.dup2(log, 2)
     open(os.path.join(os.environ["SUITE_DATA"], "started"), "w").close()
-    broker = os.environ["HOLDFAST_BROKER"]
+    broker, cluster = os.environ["HOLDFAST_BROKER"], os.environ.get("SUITE_CLUSTER")
+    if cluster:
+        os.execv(sys.executable, [sys.executable, cluster, broker, data, ports[0]])
     os.execv(broker, [broker, "run", "--config", conf])
 
 
