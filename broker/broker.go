@@ -66,11 +66,15 @@ type Broker struct {
 	wall func() time.Time
 	rand io.Reader
 
-	id       nodeID
-	reserve  int64
-	every    time.Duration // house
-	check    time.Duration // checkpoints
-	marks    []*mark
+	id      nodeID
+	founded atomic.Bool // id.Founded, for other goroutines
+	reserve int64
+	every   time.Duration // house
+	check   time.Duration // checkpoints
+	marks   []*mark
+
+	switching bool // Close ends with what makes this node one of a cluster
+
 	engine   *engine
 	stream   *logStream // messages
 	messages *writer
@@ -82,6 +86,7 @@ type Broker struct {
 	tail     *tail
 	own      *follower // of this node's messages log
 	peers    *peers    // nil: there are none
+	growth   *grower   // nil: the node is what its settings say; else it runs alone and becomes one of a cluster
 	attempts attempts
 	departed departed
 	wills    pendingWills
@@ -153,6 +158,9 @@ func New(cfg Config, o Options) (*Broker, error) {
 	}
 	b.ctx, b.stop = context.WithCancel(context.Background())
 	b.unready(errors.New("the broker starts"))
+	if err := b.chooseGrowth(); err != nil {
+		return nil, err
+	}
 	begun := context.AfterFunc(o.Starting, b.stop)
 	err := b.open(o)
 	if !begun() {
@@ -205,7 +213,12 @@ func (b *Broker) open(o Options) error {
 	if err = b.identify(); err != nil {
 		return err
 	}
-	if b.stream, err = b.engine.open(b.ctx, "messages", b.cfg.Store.MaxBytes+b.cfg.Store.MaxBytes/4+1<<30); err != nil {
+	if !b.alone() {
+		if err = b.found(); err != nil {
+			return err
+		}
+	}
+	if b.stream, err = b.engine.open(b.ctx, "messages", b.cfg.Store.engineBytes()); err != nil {
 		return err
 	}
 	stateStream, err := b.engine.open(b.ctx, "state", stateMax)
@@ -242,6 +255,22 @@ func (b *Broker) open(o Options) error {
 	b.state.watch(checkPrefix, b.inbound.settled(b.state))
 	b.door = NewDoor(b.cfg.Verify, b.registry, b.log)
 	return b.recover()
+}
+
+// chooseGrowth decides whether the node goes on alone, to become one of a cluster.
+func (b *Broker) chooseGrowth() error {
+	dir := b.cfg.Node.DataDir
+	if err := completeGrowth(dir); err != nil {
+		return err
+	}
+	switch {
+	case b.cfg.Cluster == nil:
+		return forgetGrowth(dir)
+	case ranAlone(dir):
+		b.growth = newGrower(b, b.cfg.Cluster)
+		b.cluster, b.cfg.Cluster = growCluster{soloCluster{b}, b.growth}, nil
+	}
+	return nil
 }
 
 func (b *Broker) openWriter(kind string, s *logStream, commit func(*Batch)) (*writer, error) {
@@ -307,7 +336,6 @@ func (b *Broker) recover() error {
 // joinPeers finds the other nodes that have been here, and reads what their state logs have. It tries
 // until there are enough nodes to say so, or the broker ends.
 func (b *Broker) joinPeers() error {
-	b.peers = newPeers(b)
 	b.cluster = peerCluster{b}
 	b.state.everywhere = func(ctx context.Context, batch uint64) error { return b.peers.everywhere(ctx, kindState, batch) }
 	var names []string
@@ -397,6 +425,9 @@ func (b *Broker) Run(ctx context.Context) error {
 	b.opened(f)
 	b.tasks.Go(func() { b.house(b.ctx) })
 	b.notReady.Store(nil) // before the first client is served, or it would be refused
+	if b.growth != nil {
+		b.background(b.growth.run)
+	}
 	var serving sync.WaitGroup
 	serving.Go(func() { f.serve(ctx, b.serve) })
 	b.log.Info("ready", "node", b.cfg.Node.Name, "listeners", b.Addrs())
@@ -420,9 +451,19 @@ var ErrNoAnswer = errEngine
 // untilEnd waits until ctx ends or the logs take nothing more.
 func (b *Broker) untilEnd(ctx context.Context) error {
 	w := b.messages
+	var ripe <-chan struct{}
+	var failed <-chan error
+	if b.growth != nil {
+		ripe, failed = b.growth.ripe, b.growth.failed
+	}
 	select {
 	case <-ctx.Done():
 		return nil
+	case <-ripe:
+		b.switching = true
+		return ErrGrown
+	case err := <-failed:
+		return err
 	case <-b.messages.ended:
 	case <-b.state.w.ended:
 		w = b.state.w
@@ -452,6 +493,14 @@ func (b *Broker) Close() {
 		b.saveDirty()
 		b.freeGroups()
 		b.state.w.stop(ctx)
+	}
+	if b.switching {
+		if err := b.growth.finish(); err != nil {
+			b.log.Error("the node could not become one of the cluster yet, and goes on alone", "err", err)
+		}
+	}
+	if b.growth != nil {
+		b.growth.close()
 	}
 	if b.engine != nil {
 		b.engine.close()

@@ -41,6 +41,9 @@ type StoreConfig struct {
 	MaxAge   time.Duration `toml:"max_age"`        // how long messages are kept
 }
 
+// engineBytes is the backstop of the engine: retention keeps the messages well below it.
+func (s StoreConfig) engineBytes() int64 { return s.MaxBytes + s.MaxBytes/4 + 1<<30 }
+
 // The values of VerifyRule.Policy.
 const (
 	PolicyReject = "reject" // a message that does not verify is refused

@@ -54,6 +54,10 @@ type engine struct {
 	token   atomic.Uint64
 	inbox   string
 
+	sizeMu  sync.Mutex
+	sized   int // nodes, as of sizedAt
+	sizedAt time.Time
+
 	busMu   sync.Mutex
 	subs    map[*busSub]struct{}
 	busLost map[string]uint64 // dropped by subscriptions that have ended, by queue

@@ -140,6 +140,37 @@ func (e *engine) view() (engineView, error) {
 	return v, nil
 }
 
+// size is how many nodes the cluster has, dead ones included: those that count in its quorum. What the engine
+// said counts for a second: it is asked with every beat.
+func (e *engine) size() int {
+	if !e.clustered() {
+		return 1
+	}
+	e.sizeMu.Lock()
+	defer e.sizeMu.Unlock()
+	if e.sized == 0 || time.Since(e.sizedAt) > time.Second {
+		e.sized, e.sizedAt = len(e.cfg.cluster.Peers)+1, time.Now()
+		if v, err := e.view(); err == nil && v.leader != "" {
+			e.sized = v.size(e.cfg.node, e.sized)
+		}
+	}
+	return e.sized
+}
+
+// size counts nodes, not stores: that of a node which has lost one is a peer until it is taken out. A peer
+// that was not met yet may be one; it counts as a node up to as many as the settings name.
+func (v engineView) size(self string, named int) int {
+	known, unknown := map[string]bool{self: true}, 0
+	for _, p := range v.peers {
+		if p.node == "" {
+			unknown++
+		}
+		known[p.node] = true
+	}
+	delete(known, "")
+	return max(len(known), min(len(known)+unknown, named))
+}
+
 // whyNot says why batches are not stored, as far as the engine knows.
 func (e *engine) whyNot() error {
 	if !e.clustered() {
@@ -153,7 +184,7 @@ func (e *engine) whyNot() error {
 		return err
 	}
 	if v.leader == "" {
-		return fmt.Errorf("%w: too few of the %d nodes reach each other", errNoQuorum, len(e.cfg.cluster.Peers)+1)
+		return fmt.Errorf("%w: too few of the %d nodes reach each other", errNoQuorum, v.size(e.cfg.node, len(e.cfg.cluster.Peers)+1))
 	}
 	return fmt.Errorf("%w yet: the log's replicas have no leader or do not answer", errNoQuorum)
 }

@@ -85,7 +85,8 @@ func (w *writer) closed(ctx context.Context) error {
 // fenceDead closes the logs of dead nodes that this node leads now: nobody else has a quorum for them.
 func (g *guard) fenceDead(ctx context.Context) {
 	for _, m := range g.members.list() {
-		if !m.Alive && m.Node != g.members.self {
+		unknown := m.Starting && m.Incarnation == 0 && g.b.mono()-g.started < unheardAfter // its old life; it may be about to begin
+		if !m.Alive && m.Node != g.members.self && !unknown {
 			g.fence(ctx, kindMessages, m.Node, m.Incarnation)
 			g.fence(ctx, kindState, m.Node, m.StateLife)
 		}

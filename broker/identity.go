@@ -28,14 +28,14 @@ func clusterIdentity(dir, name, cluster string, random func(int) []byte, log *sl
 		return id, err
 	case id.Name != name:
 		return id, otherName(dir, id.Name, name)
-	case id.Cluster == "":
-		return id, fmt.Errorf("the store in %s is that of a node that ran alone, and the engine of a cluster cannot take it over: give this node an empty data_dir, and remove [cluster] to run the old one", dir)
+	case id.Left:
+		return id, fmt.Errorf("the node with the store in %s has left the cluster %q for good: to join again, give it an empty data_dir", dir, id.Cluster)
 	case id.Cluster != cluster:
 		return id, fmt.Errorf("the store in %s is that of a node of cluster %q, and [cluster] name is %q: give the cluster its old name, or the node another data_dir", dir, id.Cluster, cluster)
 	}
 	if err == nil {
 		copied, err := readNodeID(inside)
-		if err == nil && copied == id {
+		if err == nil && copied.Name == id.Name && copied.ID == id.ID && copied.Cluster == id.Cluster {
 			return id, nil
 		}
 		log.Error("the store is not the one that node.id names: this node joins as a new one and copies what it had from the others", "data_dir", dir, "err", err)

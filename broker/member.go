@@ -25,6 +25,11 @@ type beat struct {
 	Incarnation uint64 `json:"incarnation"` // of this life of its messages log, 0 before it began
 	StateLife   uint64 `json:"state_life"`  // the same of its state log
 	Version     string `json:"version"`
+	Starting    bool   `json:"starting,omitempty"` // its logs are not open yet: it is there, and takes no part
+	Founded     bool   `json:"founded,omitempty"`  // it belongs to a cluster that has data, or may have
+	Growing     bool   `json:"growing,omitempty"`  // it ran alone, and brings its logs into the cluster
+
+	Copies map[string]copied `json:"copies,omitempty"` // which node lacks how much of the logs that this one leads or grows
 
 	Messages uint64            `json:"messages"` // last batch of its own logs that a quorum has
 	State    uint64            `json:"state"`
@@ -45,7 +50,8 @@ type beat struct {
 // member is a node as its last beat showed it.
 type member struct {
 	beat
-	Alive bool          // heard within deadAfter
+	Alive bool          // heard within deadAfter, and its logs are open
+	Heard bool          // heard within deadAfter
 	Age   time.Duration // of the last beat, by the monotonic clock
 }
 
@@ -124,6 +130,10 @@ func (m *members) hear(msg busMessage) {
 		return
 	}
 	m.mu.Lock()
+	if b.Starting { // what it has begun to end is still the life of before
+		old := m.m[b.Node].beat
+		b.Incarnation, b.StateLife, b.Messages, b.State = old.Incarnation, old.StateLife, old.Messages, old.State
+	}
 	m.m[b.Node] = heard{b, m.mono()}
 	close(m.changed)
 	m.changed = make(chan struct{})
@@ -144,8 +154,7 @@ func (m *members) list() []member {
 	now := m.mono()
 	out := make([]member, 0, len(m.m))
 	for _, h := range m.m {
-		age := now - h.at
-		out = append(out, member{h.beat, age < deadAfter, age})
+		out = append(out, h.member(now))
 	}
 	slices.SortFunc(out, func(a, b member) int { return strings.Compare(a.Node, b.Node) })
 	return out
@@ -156,8 +165,15 @@ func (m *members) get(node string) (member, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	h, ok := m.m[node]
-	age := m.mono() - h.at
-	return member{h.beat, ok && age < deadAfter, age}, ok
+	if !ok {
+		return member{}, false
+	}
+	return h.member(m.mono()), true
+}
+
+func (h heard) member(now time.Duration) member {
+	age := now - h.at
+	return member{h.beat, age < deadAfter && !h.beat.Starting, age < deadAfter, age}
 }
 
 // alive says whether a node was heard lately; this node lives.
@@ -191,7 +207,7 @@ func (m *members) forget(node string) {
 func unreached(self string, table []member, size int) error {
 	hears, fresh := map[string][]string{}, map[string][]string{}
 	for _, b := range table {
-		if b.Alive {
+		if b.Heard {
 			hears[b.Node], fresh[b.Node] = b.Hears, b.Fresh
 		}
 	}

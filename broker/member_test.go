@@ -73,7 +73,7 @@ func TestUnreached(t *testing.T) {
 					b.Fresh = append(b.Fresh, n)
 				}
 			}
-			out = append(out, member{beat: b, Alive: !dead})
+			out = append(out, member{beat: b, Alive: !dead, Heard: !dead})
 		}
 		return out
 	}

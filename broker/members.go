@@ -24,6 +24,7 @@ type Member struct {
 	Clients  int         `json:"clients"`
 	Logs     []MemberLog `json:"logs"` // its own
 	Drain    *Drain      `json:"drain,omitempty"`
+	Copying  string      `json:"copying,omitempty"` // how much of the logs that it is to hold it has, unless all
 }
 
 // The values of Member.Role.

@@ -27,23 +27,12 @@ func (c peerCluster) members() []Member {
 	table := b.peers.members.list()
 	var out []Member
 	for _, m := range table {
-		n := Member{Name: m.Node, Address: m.Cluster, Listen: m.Addrs, Version: m.Version, Role: RoleVoter, Ready: m.Ready && m.Alive, NotReady: []string{}, Clients: m.Clients}
+		n := otherMember(m, b.wall())
 		if m.Node == own {
 			n = b.member()
-			n.Role = RoleVoter
-			n.Address = b.cfg.Cluster.address()
+			n.Role, n.Address = RoleVoter, b.cfg.Cluster.address()
 		} else {
-			seen := b.wall().Add(-m.Age).UTC()
-			n.Seen = &seen
-			if !m.Alive {
-				n.NotReady = append(n.NotReady, fmt.Sprintf("not heard for %v", m.Age.Round(time.Second)))
-			} else if m.Why != "" {
-				n.NotReady = append(n.NotReady, m.Why)
-			}
 			n.Logs = []MemberLog{{Name: kindMessages, First: b.tail.oldest(m.Node), Last: m.Messages}, {Name: kindState, First: 1, Last: m.State}}
-			if m.Draining {
-				n.Drain = &Drain{Node: m.Node, State: DrainDraining, Connected: m.Clients}
-			}
 		}
 		lagOf(&n, table)
 		if m.Node == view.leader {
@@ -58,6 +47,26 @@ func (c peerCluster) members() []Member {
 	}
 	slices.SortFunc(out, func(a, b Member) int { return strings.Compare(a.Name, b.Name) })
 	return out
+}
+
+// otherMember is another node as its last beat showed it.
+func otherMember(m member, now time.Time) Member {
+	seen := now.Add(-m.Age).UTC()
+	n := Member{Name: m.Node, Listen: m.Addrs, Version: m.Version, Role: RoleVoter, Address: m.Cluster, Ready: m.Ready && m.Alive,
+		NotReady: []string{}, Clients: m.Clients, Seen: &seen, Logs: []MemberLog{}}
+	if n.Listen == nil {
+		n.Listen = []string{}
+	}
+	switch {
+	case !m.Heard:
+		n.NotReady = append(n.NotReady, fmt.Sprintf("not heard for %v", m.Age.Round(time.Second)))
+	case m.Why != "":
+		n.NotReady = append(n.NotReady, m.Why)
+	}
+	if m.Draining {
+		n.Drain = &Drain{Node: m.Node, State: DrainDraining, Connected: m.Clients}
+	}
+	return n
 }
 
 // lagOf says how much of a node's logs each other node that lives has still to read.

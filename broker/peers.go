@@ -24,6 +24,7 @@ type peers struct {
 	recs     readQueue
 	round    map[string]uint64     // what this node had read of each state log when the round began
 	trouble  atomic.Pointer[error] // why this node should take no clients
+	open     atomic.Bool           // this node's logs are open, and all others' followed
 	leases   leases
 }
 
@@ -43,6 +44,9 @@ type peer struct {
 
 // errUnheard is why a node that has just begun takes no clients.
 var errUnheard = errors.New("the other nodes have not been heard yet")
+
+// errStarting is why a node that is heard is not ready: its logs are not open, or the others' not read.
+var errStarting = errors.New("it starts")
 
 // nearBatches is how far behind another node's log a node may be and still take clients.
 const nearBatches = 256
@@ -248,11 +252,8 @@ func (p *peers) start() error {
 			return err
 		}
 	}
-	p.b.background(func(ctx context.Context) {
-		if err := p.members.run(ctx); err != nil {
-			p.b.log.Error("the other nodes cannot be heard", "err", err)
-		}
-	})
+	p.open.Store(true)
+	p.members.say()
 	p.b.background(p.watch)
 	p.b.background(newGuard(p.b, p.members).run)
 	return nil
@@ -272,7 +273,11 @@ func (p *peers) stop() {
 // beat completes this node's beat.
 func (p *peers) beat(out *beat) {
 	b := p.b
-	out.ID, out.Version = b.id.ID, b.version
+	out.ID, out.Version, out.Cluster, out.Founded = b.id.ID, b.version, b.cfg.Cluster.address(), b.founded.Load()
+	if out.Starting = !p.open.Load(); out.Starting {
+		out.Why = errStarting.Error()
+		return
+	}
 	out.Incarnation, out.StateLife = b.messages.cfg.incarnation, b.state.w.cfg.incarnation
 	out.Messages, out.State = b.messages.stored.Load(), b.state.w.stored.Load()
 	out.Read, out.ReadSt = map[string]uint64{}, map[string]uint64{}
@@ -283,7 +288,7 @@ func (p *peers) beat(out *beat) {
 	for _, a := range b.Addrs() {
 		out.Addrs = append(out.Addrs, a.String())
 	}
-	out.Reach, out.Cluster = b.reach(), b.cfg.Cluster.address()
+	out.Reach = b.reach()
 	if err := b.Ready(); err != nil {
 		out.Why = err.Error()
 	}
@@ -360,7 +365,7 @@ func (p *peers) look(ctx context.Context) {
 
 // fit says why this node should take no clients, or nil.
 func (p *peers) fit(table []member) error {
-	if err := unreached(p.b.cfg.Node.Name, table, len(p.b.cfg.Cluster.Peers)+1); err != nil {
+	if err := unreached(p.b.cfg.Node.Name, table, p.b.engine.size()); err != nil {
 		return err
 	}
 	for _, s := range []*logStream{p.b.stream, p.b.state.stream} {
@@ -396,7 +401,7 @@ func (p *peers) fit(table []member) error {
 
 // rounds ends the state's round when everybody has read what this node had read when it began.
 func (p *peers) rounds(table []member) {
-	if len(table) <= len(p.b.cfg.Cluster.Peers) { // somebody was never heard
+	if len(table) < p.b.engine.size() { // somebody was never heard
 		return
 	}
 	now := map[string]uint64{p.b.cfg.Node.Name: p.b.state.w.stored.Load()}

@@ -214,7 +214,7 @@ func (b *Broker) backTo(from vector) vector {
 	return from
 }
 
-// lastCheckpoint is this node's last one and under which keys its parts are.
+// lastCheckpoint is this node's last one, or without any that of another node, and under which keys its parts are.
 func (b *Broker) lastCheckpoint() (c checkpointRecord, prefix string, err error) {
 	if data, ok := b.state.get(checkpointKey(b.cfg.Node.Name)); ok {
 		err = json.Unmarshal(data, &c)
@@ -224,7 +224,31 @@ func (b *Broker) lastCheckpoint() (c checkpointRecord, prefix string, err error)
 		c.Generation, c.Parts = binary.BigEndian.Uint64(data), int(binary.BigEndian.Uint64(data[8:]))
 		c.UpTo = vector{{Node: b.cfg.Node.Name, Batch: binary.BigEndian.Uint64(data[16:])}}
 	}
-	return c, fmt.Sprintf("%s%016x/", oldLedgerPrefix, c.Generation), nil
+	if c.Generation > 0 || b.peers == nil {
+		return c, fmt.Sprintf("%s%016x/", oldLedgerPrefix, c.Generation), nil
+	}
+	return b.othersCheckpoint()
+}
+
+// othersCheckpoint is the one that another node has brought the furthest: this one is new here, or has lost its
+// store, and what was trimmed is in the logs no more.
+func (b *Broker) othersCheckpoint() (best checkpointRecord, prefix string, err error) {
+	var most uint64
+	for _, v := range b.state.versions(checkPrefix, false) {
+		var c checkpointRecord
+		node, err := hex.DecodeString(strings.TrimPrefix(v.key, checkPrefix))
+		if err != nil || json.Unmarshal(v.value, &c) != nil {
+			continue
+		}
+		sum := uint64(0)
+		for _, at := range c.UpTo {
+			sum += at.Batch
+		}
+		if sum > most {
+			most, best, prefix = sum, c, ledgerParts(string(node), c.Generation)
+		}
+	}
+	return best, prefix, nil
 }
 
 // replay enters what the logs have beyond the last checkpoint, merged by their Lamport clocks.

@@ -71,6 +71,8 @@ func (a *app) run(ctx context.Context, log *slog.Logger) (err error) {
 			return nil
 		case ctx.Err() != nil:
 			return err
+		case errors.Is(err, broker.ErrGrown):
+			log.Warn("this node is one of a cluster now: it begins anew", "cluster", cfg.Cluster.Name)
 		case errors.Is(err, broker.ErrFenced):
 			log.Warn("the other nodes had given this one up: it begins anew", "err", err)
 		case cfg.Cluster != nil && errors.Is(err, broker.ErrNoAnswer):

@@ -1,0 +1,82 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// A cluster is founded once, by all its nodes: before that no node of it makes a log or takes a client. One of
+// them may have run alone until then, and have sessions and messages that the others would deny for as long as
+// they have not heard of it. A node that comes later, or has lost its store, hears of one that is founded.
+
+// found begins to hear the other nodes, and returns when there is a cluster that this node may take part in.
+func (b *Broker) found() error {
+	b.peers = newPeers(b)
+	b.founded.Store(b.id.Founded)
+	b.background(func(ctx context.Context) {
+		if err := b.peers.members.run(ctx); err != nil {
+			b.log.Error("the other nodes cannot be heard", "err", err)
+		}
+	})
+	if b.id.Founded {
+		return nil
+	}
+	if err := b.peers.members.await(b.ctx, b.log, func(table []member) error { return foundable(table, len(b.cfg.Cluster.Peers)+1) }); err != nil {
+		return fmt.Errorf("found the cluster: %w", err)
+	}
+	b.id.Founded = true
+	if err := writeNodeID(filepath.Join(b.cfg.Node.DataDir, "node.id"), b.id); err != nil {
+		return err
+	}
+	b.founded.Store(true)
+	return nil
+}
+
+// await returns when a condition on the table holds, or ctx ends. Now and then it says what is waited for.
+func (m *members) await(ctx context.Context, log interface{ Info(string, ...any) }, ok func([]member) error) error {
+	tick := time.NewTicker(beatEvery)
+	defer tick.Stop()
+	for said := time.Duration(-1); ; {
+		news := m.news()
+		err := ok(m.list())
+		if err == nil {
+			return nil
+		}
+		if now := m.mono(); said < 0 || now-said > 10*time.Second {
+			log.Info("waiting for the cluster", "err", err)
+			said = now
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", ctx.Err(), err)
+		case <-news:
+		case <-tick.C:
+		}
+	}
+}
+
+// foundable says why a node that has never been in a cluster of size nodes has to wait, or nil.
+func foundable(table []member, size int) error {
+	var here []string
+	for _, m := range table {
+		switch {
+		case !m.Heard:
+			continue
+		case m.Founded:
+			return nil
+		}
+		here = append(here, m.Node)
+	}
+	if len(here) < size {
+		return fmt.Errorf("a new cluster begins when all its nodes have been heard, and of %d these are there: %s", size, strings.Join(here, ", "))
+	}
+	for _, m := range table {
+		if m.Growing {
+			return fmt.Errorf("node %s ran alone and brings its logs into the cluster: %s", m.Node, m.Why)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,73 @@
+package broker
+
+import (
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+)
+
+func newRand(seed uint64) func() *rand.Rand {
+	src := rand.New(rand.NewPCG(seed, 17))
+	return func() *rand.Rand { return rand.New(rand.NewPCG(seed, src.Uint64())) }
+}
+
+// TestGrow: a node with sessions, retained messages, gateways and a ledger becomes three, while publishers and
+// subscribers go on; then five. Nothing is lost, and every node knows everything.
+func TestGrow(t *testing.T) {
+	s := newPlace(t, buildBroker(t), 1, 5)
+	s.settle(0, 1)
+	s.start(0)
+	s.ready(0)
+	tr := newCrowd(t, s.nodes[:1], 0)
+	tr.begin()
+	tr.goesOn()
+	away, _ := dialRaw(t, s.nodes[0].addr, "away", opts{version: 5, expiry: 3600})
+	away.subscribe(1, "a/#")
+	away.nc.Close()
+	pub, _ := dialRaw(t, s.nodes[0].addr, "pub", opts{version: 5, clean: true})
+	pub.write(pub.publishPacket("a/kept", "retained", 3, 1, nil))
+	pub.expect(4)
+	pub.nc.Close()
+
+	for i := range 3 {
+		s.settle(i, 3)
+	}
+	if err := s.nodes[0].stop(); err != nil {
+		t.Fatal(err)
+	}
+	s.start(0)
+	if _, err := within(readyWithin, s.nodes[0].ready); err != nil {
+		t.Fatal(err) // it serves before the others are there
+	}
+	tr.goesOn()
+	if b, err := s.members(0); err != nil || len(b.Members) != 1 || !strings.Contains(b.Members[0].Copying, "1 of 3 have been heard") {
+		t.Errorf("while it waits for the others: %+v, %v", b, err)
+	}
+	tr.gaps()
+	s.start(1, 2)
+	took := s.ready(0, 1, 2)
+	t.Logf("1 to 3: all ready after %.1f s, longest time without PUBACK %d ms", took.Seconds(), tr.gaps().Milliseconds())
+	tr.goesOn()
+	for i := range 3 {
+		c, present := dialRaw(t, s.nodes[i].addr, "away", opts{version: 5, expiry: 3600})
+		if !present {
+			t.Fatalf("the session is not there at %s", s.nodes[i].name)
+		}
+		if i == 0 {
+			if m := c.take(); m.payload != "retained" {
+				t.Errorf("the session got %q", m.payload)
+			}
+		}
+		c.quiet()
+		c.nc.Close()
+		fresh, _ := dialRaw(t, s.nodes[i].addr, "fresh", opts{version: 5, clean: true})
+		fresh.subscribe(1, "a/#")
+		if m := fresh.take(); m.payload != "retained" {
+			t.Errorf("%s: retained is %q", s.nodes[i].name, m.payload)
+		}
+		fresh.nc.Close()
+	}
+	tr.end()
+	_ = time.Now
+}
