@@ -54,6 +54,8 @@ type engine struct {
 	token   atomic.Uint64
 	inbox   string
 
+	leavers atomic.Pointer[[]string] // nodes that are about to leave, or have left
+
 	sizeMu  sync.Mutex
 	sized   int // nodes, as of sizedAt
 	sizedAt time.Time
@@ -85,6 +87,14 @@ func (e *engine) gate() {
 	if e.cfg.gate != nil {
 		e.cfg.gate()
 	}
+}
+
+// leaving are the nodes on which nothing is to be stored any more.
+func (e *engine) leaving() []string {
+	if p := e.leavers.Load(); p != nil {
+		return *p
+	}
+	return nil
 }
 
 func (e *engine) clustered() bool { return e.cfg.cluster != nil }

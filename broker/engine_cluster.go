@@ -87,8 +87,7 @@ func (e *engine) join(o *server.Options, password string) error {
 		{Username: plainUser, Password: password, AllowedConnectionTypes: inside},
 	}
 	o.ConnectErrorReports, o.ReconnectErrorReports = 600, 600 // one line in ten minutes, not one a second
-	// Rings: with more nodes than replicas, neighbours hold each other's streams.
-	o.Tags = []string{"node:" + hexName(e.cfg.node)}
+	o.Tags = []string{nodeTag(e.cfg.node)}                    // see ring.go
 	return nil
 }
 

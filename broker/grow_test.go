@@ -4,7 +4,6 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
-	"time"
 )
 
 func newRand(seed uint64) func() *rand.Rand {
@@ -19,7 +18,7 @@ func TestGrow(t *testing.T) {
 	s.settle(0, 1)
 	s.start(0)
 	s.ready(0)
-	tr := newCrowd(t, s.nodes[:1], 0)
+	tr := newGuests(t, s.nodes[:1], 0)
 	tr.begin()
 	tr.goesOn()
 	away, _ := dialRaw(t, s.nodes[0].addr, "away", opts{version: 5, expiry: 3600})
@@ -68,6 +67,18 @@ func TestGrow(t *testing.T) {
 		}
 		fresh.nc.Close()
 	}
+	for i := range 5 { // the first three take note when they start the next time
+		s.settle(i, 5)
+	}
+	tr.gaps()
+	s.start(3, 4)
+	took = s.ready(0, 1, 2, 3, 4)
+	t.Logf("3 to 5: all ready after %.1f s, longest time without PUBACK %d ms", took.Seconds(), tr.gaps().Milliseconds())
+	moved, err := within(readyWithin, func() error { return s.placed(0, 3) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("all replicas in their places %.1f s later, longest time without PUBACK %d ms", moved.Seconds(), tr.gaps().Milliseconds())
+	tr.goesOn()
 	tr.end()
-	_ = time.Now
 }

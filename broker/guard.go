@@ -18,6 +18,8 @@ type guard struct {
 	waits   map[string]time.Duration // node → since when its fence waits for other logs
 	listed  time.Duration
 	nodes   []string // that have logs
+	placed  time.Duration
+	moving  bool // some replica is not where it belongs, or lacks something
 }
 
 const (
@@ -43,7 +45,48 @@ func (g *guard) run(ctx context.Context) {
 		g.comeHome(ctx)
 		g.meetFence(ctx)
 		g.fenceDead(ctx)
+		g.place(ctx)
 	}
+}
+
+// place brings the replicas of this node's logs to where they belong, and notes how far they are. The first node
+// that is ready does so for those that have left.
+func (g *guard) place(ctx context.Context) {
+	if now := g.b.mono(); !g.moving && now-g.placed < listEvery && g.placed > 0 {
+		return
+	}
+	g.placed, g.moving = g.b.mono(), false
+	now := whereStored{copies: map[string]copied{}, on: map[string][]string{}}
+	for _, s := range g.toPlace() {
+		p, err := s.place(ctx)
+		if err != nil {
+			g.b.log.Debug("a log's replicas are not placed yet", "log", s.kind, "of", s.node, "err", err)
+		}
+		g.moving = g.moving || !p.done
+		if s.node == g.members.self {
+			now.on[s.kind] = p.on
+		}
+		for node, c := range p.copies {
+			now.copies[node] = now.copies[node].add(c)
+		}
+	}
+	g.b.peers.placed.Store(&now)
+}
+
+// whereStored is where the replicas of a node's logs are, by kind, and how much those have that lack something.
+type whereStored struct {
+	on     map[string][]string
+	copies map[string]copied
+}
+
+func (g *guard) toPlace() []*logStream {
+	out := []*logStream{g.b.stream, g.b.state.stream}
+	if g.b.peers.acts() {
+		for _, node := range g.b.peers.left() {
+			out = append(out, g.b.engine.logOf(kindMessages, node), g.b.engine.logOf(kindState, node))
+		}
+	}
+	return out
 }
 
 // comeHome asks for the lead of this node's own logs, once.

@@ -29,7 +29,8 @@ type beat struct {
 	Founded     bool   `json:"founded,omitempty"`  // it belongs to a cluster that has data, or may have
 	Growing     bool   `json:"growing,omitempty"`  // it ran alone, and brings its logs into the cluster
 
-	Copies map[string]copied `json:"copies,omitempty"` // which node lacks how much of the logs that this one leads or grows
+	On     map[string][]string `json:"on,omitempty"`     // the nodes that store its logs, by kind
+	Copies map[string]copied   `json:"copies,omitempty"` // which node lacks how much of the logs that this one leads or grows
 
 	Messages uint64            `json:"messages"` // last batch of its own logs that a quorum has
 	State    uint64            `json:"state"`

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -150,8 +151,8 @@ func (s *place) members(i int) (ClusterBody, error) {
 	return b, err
 }
 
-// crowd is publishers and subscribers who go on while nodes come and go.
-type crowd struct {
+// guests is publishers and subscribers who go on while nodes come and go.
+type guests struct {
 	t       *testing.T
 	writers []*numberer
 	readers []*reader
@@ -164,14 +165,14 @@ type crowd struct {
 	absent []string
 }
 
-// newCrowd makes one writer and one session for each home, who come back where they were, and one of each
+// newGuests makes one writer and one session for each home, who come back where they were, and one of each
 // that roams over all of the nodes.
-func newCrowd(t *testing.T, nodes []*faultNode, homes ...int) *crowd {
-	tr := &crowd{t: t, stopW: make(chan struct{}), stopR: make(chan struct{})}
+func newGuests(t *testing.T, nodes []*faultNode, homes ...int) *guests {
+	tr := &guests{t: t, stopW: make(chan struct{}), stopR: make(chan struct{})}
 	rnd := newRand(uint64(len(nodes)))
 	client := func(id string, home int) *roamer { return &roamer{id: id, nodes: nodes, home: home, rnd: rnd()} }
 	for _, h := range homes {
-		w := &numberer{roamer: client(fmt.Sprint("writer-", h+1), h), refused: map[int]bool{}, through: map[int]uint8{}, last: time.Now()}
+		w := &numberer{roamer: client(fmt.Sprint("writer-", h+1), h), refused: map[int]bool{}, resent: map[int]bool{}, last: time.Now()}
 		tr.writers = append(tr.writers, w)
 		tr.readers = append(tr.readers, &reader{client(fmt.Sprint("reader-", h+1), h), newGatherer()})
 	}
@@ -179,7 +180,7 @@ func newCrowd(t *testing.T, nodes []*faultNode, homes ...int) *crowd {
 }
 
 // begin makes the sessions at the homes and lets all go on.
-func (tr *crowd) begin() {
+func (tr *guests) begin() {
 	for _, s := range tr.readers {
 		s.at.Store(int32(s.home))
 		c, _, err := s.dial(tr.t)
@@ -207,7 +208,7 @@ func (tr *crowd) begin() {
 }
 
 // gaps is the longest time without PUBACK of any writer since it was last asked for.
-func (tr *crowd) gaps() (longest time.Duration) {
+func (tr *guests) gaps() (longest time.Duration) {
 	for _, w := range tr.writers {
 		longest = max(longest, w.takeGap())
 	}
@@ -215,7 +216,7 @@ func (tr *crowd) gaps() (longest time.Duration) {
 }
 
 // acked is how many messages are acknowledged.
-func (tr *crowd) acked() (n int) {
+func (tr *guests) acked() (n int) {
 	for _, w := range tr.writers {
 		w.mu.Lock()
 		n += w.acked
@@ -225,7 +226,7 @@ func (tr *crowd) acked() (n int) {
 }
 
 // goesOn waits until every writer has some more acknowledged.
-func (tr *crowd) goesOn() {
+func (tr *guests) goesOn() {
 	tr.t.Helper()
 	for _, w := range tr.writers {
 		w.mu.Lock()
@@ -240,7 +241,7 @@ func (tr *crowd) goesOn() {
 }
 
 // end stops all and looks whether everything that was acknowledged has come, to sessions that were always there.
-func (tr *crowd) end() {
+func (tr *guests) end() {
 	tr.t.Helper()
 	close(tr.stopW)
 	tr.writing.Wait()
@@ -271,4 +272,28 @@ func (tr *crowd) end() {
 		}
 	}
 	tr.t.Logf("%d acknowledged and delivered to %d sessions, %d twice", tr.acked(), len(tr.readers), twice)
+}
+
+// placed is nil when every log is stored on the nodes of its ring, as a node of the cluster shows it.
+func (s *place) placed(i, replicas int) error {
+	b, err := s.members(i)
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, m := range b.Members {
+		names = append(names, m.Name)
+	}
+	for _, m := range b.Members {
+		if m.Copying != "" {
+			return fmt.Errorf("%s %s", m.Name, m.Copying)
+		}
+		for _, l := range m.Logs {
+			want := slices.Sorted(slices.Values(ring(names, m.Name, replicas)))
+			if fmt.Sprint(l.On) != fmt.Sprint(want) {
+				return fmt.Errorf("the %s log of %s is on %v, not on %v", l.Name, m.Name, l.On, want)
+			}
+		}
+	}
+	return nil
 }

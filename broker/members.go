@@ -39,9 +39,9 @@ type MemberLog struct {
 	Name   string            `json:"name"` // messages or state
 	First  uint64            `json:"first_batch"`
 	Last   uint64            `json:"last_batch"`
-	Leader string            `json:"leader,omitempty"` // of its stream; it should be the node itself
-	Lag    map[string]uint64 `json:"lag,omitempty"`    // batches that another node has not read yet, by node
-	Down   []string          `json:"replicas_down,omitempty"`
+	Leader string            `json:"leader,omitempty"`    // of its stream; it should be the node itself
+	Lag    map[string]uint64 `json:"lag,omitempty"`       // batches that another node has not read yet, by node
+	On     []string          `json:"stored_on,omitempty"` // the nodes that hold it
 }
 
 // ClusterBody is the body of /v1/cluster.

@@ -34,7 +34,13 @@ func (c peerCluster) members() []Member {
 		} else {
 			n.Logs = []MemberLog{{Name: kindMessages, First: b.tail.oldest(m.Node), Last: m.Messages}, {Name: kindState, First: 1, Last: m.State}}
 		}
+		for i := range n.Logs {
+			n.Logs[i].On = m.On[n.Logs[i].Name]
+		}
 		lagOf(&n, table)
+		if c := copiesOf(m.Node, table); c.Of > c.Have {
+			n.Copying = c.String()
+		}
 		if m.Node == view.leader {
 			n.Role = RoleLeader
 		}
@@ -67,6 +73,16 @@ func otherMember(m member, now time.Time) Member {
 		n.Drain = &Drain{Node: m.Node, State: DrainDraining, Connected: m.Clients}
 	}
 	return n
+}
+
+// copiesOf is how much a node has of the logs whose replica it is.
+func copiesOf(node string, table []member) (sum copied) {
+	for _, m := range table {
+		if m.Alive {
+			sum = sum.add(m.Copies[node])
+		}
+	}
+	return sum
 }
 
 // lagOf says how much of a node's logs each other node that lives has still to read.

@@ -22,9 +22,10 @@ type peers struct {
 
 	confirms confirms
 	recs     readQueue
-	round    map[string]uint64     // what this node had read of each state log when the round began
-	trouble  atomic.Pointer[error] // why this node should take no clients
-	open     atomic.Bool           // this node's logs are open, and all others' followed
+	round    map[string]uint64           // what this node had read of each state log when the round began
+	trouble  atomic.Pointer[error]       // why this node should take no clients
+	placed   atomic.Pointer[whereStored] // where this node's logs are stored
+	open     atomic.Bool                 // this node's logs are open, and all others' followed
 	leases   leases
 }
 
@@ -284,6 +285,9 @@ func (p *peers) beat(out *beat) {
 	for _, at := range p.all() {
 		out.Read[at.node], out.ReadSt[at.node] = at.messages.end()-1, at.state.end()-1
 	}
+	if at := p.placed.Load(); at != nil {
+		out.Copies, out.On = at.copies, at.on
+	}
 	out.Clients, out.Addrs = b.conns.clients(), []string{}
 	for _, a := range b.Addrs() {
 		out.Addrs = append(out.Addrs, a.String())
@@ -425,3 +429,6 @@ func (p *peers) rounds(table []member) {
 	}
 	p.round = now
 }
+
+// left are the nodes that have left the cluster and whose logs are still here.
+func (p *peers) left() []string { return nil }

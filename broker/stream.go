@@ -89,6 +89,10 @@ type streamInfo struct {
 	Config struct {
 		MaxBytes int64 `json:"max_bytes"`
 		Replicas int   `json:"num_replicas"`
+
+		Placement *struct {
+			Tags []string `json:"tags"`
+		} `json:"placement"`
 	} `json:"config"`
 	State struct {
 		First uint64 `json:"first_seq"`

@@ -59,7 +59,11 @@ func (e *engine) replicas() int {
 	if !e.clustered() {
 		return 1
 	}
-	return min(e.cfg.cluster.Replicas, len(e.cfg.cluster.Peers)+1)
+	n := len(e.cfg.cluster.Peers) + 1
+	if names, err := e.memberNames(); err == nil {
+		n = max(n, len(names))
+	}
+	return min(e.cfg.cluster.Replicas, n)
 }
 
 func (s *logStream) ensure(ctx context.Context, maxBytes int64) error {
@@ -70,9 +74,16 @@ func (s *logStream) ensure(ctx context.Context, maxBytes int64) error {
 	if err != nil && !errors.Is(err, errNoStream) {
 		return err
 	}
-	replicas := s.e.replicas()
+	cfg := s.config(maxBytes, s.e.replicas())
 	if st != nil {
-		replicas = st.Config.Replicas
+		cfg.Replicas = st.Config.Replicas
+		if tags := st.tags(); len(tags) > 0 {
+			cfg.Placement = &jetstream.Placement{Tags: tags}
+		}
+	} else if s.e.clustered() {
+		if cfg.Placement, err = s.placement(); err != nil {
+			return err
+		}
 	}
 	_, js, err := s.e.conn()
 	if err != nil {
@@ -80,13 +91,17 @@ func (s *logStream) ensure(ctx context.Context, maxBytes int64) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*s.e.call())
 	defer cancel()
-	_, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+	_, err = js.CreateOrUpdateStream(ctx, cfg)
+	return err
+}
+
+func (s *logStream) config(maxBytes int64, replicas int) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
 		Name: s.name, Subjects: []string{s.subject}, Storage: jetstream.FileStorage, Replicas: replicas,
 		// Retention is ours: max_age would run on the wall clock, and max_bytes is a backstop.
 		Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardNew, MaxBytes: maxBytes, MaxAge: 0,
 		Duplicates: 30 * time.Second, AllowDirect: true,
-	})
-	return err
+	}
 }
 
 // nodes are the names of all nodes that have a messages log, sorted.
@@ -136,7 +151,8 @@ func (s *logStream) bringHome(ctx context.Context) error {
 	for !s.isHome() {
 		err := s.moveTo(ctx, s.e.serverName())
 		if errors.Is(err, errNotReplica) {
-			err = errors.Join(err, s.e.dropOld(ctx, true))
+			_, perr := s.place(ctx)
+			err = errors.Join(err, s.e.dropOld(ctx, true), perr)
 		}
 		if err != nil {
 			s.e.log.Debug("a log does not come home yet", "log", s.kind, "err", err)

@@ -82,6 +82,9 @@ func (a *app) printCluster(b *broker.ClusterBody) error {
 		for _, why := range m.NotReady {
 			fmt.Fprintf(a.Stdout, "%s: %s\n", m.Name, why)
 		}
+		if m.Copying != "" {
+			fmt.Fprintf(a.Stdout, "%s: %s\n", m.Name, m.Copying)
+		}
 		if d := m.Drain; d != nil {
 			fmt.Fprintf(a.Stdout, "%s: %s\n", m.Name, drainWords(d))
 		}
