@@ -73,7 +73,8 @@ type Broker struct {
 	check   time.Duration // checkpoints
 	marks   []*mark
 
-	switching bool // Close ends with what makes this node one of a cluster
+	leaves    chan error // this node has left the cluster
+	switching bool       // Close ends with what makes this node one of a cluster
 
 	engine   *engine
 	stream   *logStream // messages
@@ -128,6 +129,14 @@ type Broker struct {
 	cert     atomic.Pointer[serverCert] // nil without TLS
 }
 
+// depart ends Run, because this node has left the cluster for good; err is what is wrong besides.
+func (b *Broker) depart(err error) {
+	select {
+	case b.leaves <- err:
+	default:
+	}
+}
+
 // errStopping is why a broker that ends is not ready.
 var errStopping = errors.New("the broker stops")
 
@@ -138,7 +147,7 @@ const diskReserve = 64 << 20
 // must be closed.
 func New(cfg Config, o Options) (*Broker, error) {
 	b := &Broker{cfg: cfg, log: o.Log, mono: o.Now, wall: o.Wall, rand: o.Rand, ledger: NewLedger(cfg.Node.Name), retained: newRetained(),
-		sessions: newSessions(), groups: map[string]*group{}, conns: connSet{m: map[*conn]struct{}{}}}
+		sessions: newSessions(), groups: map[string]*group{}, leaves: make(chan error, 1), conns: connSet{m: map[*conn]struct{}{}}}
 	b.defaults()
 	b.holds.b = b
 	b.shares = newShares(b)
@@ -252,6 +261,7 @@ func (b *Broker) open(o Options) error {
 	b.state.watch(registryPrefix, b.reloadDevice)
 	b.state.watch(sessionKey, b.claimed)
 	b.state.watch(shareKey, b.shares.heardShare)
+	b.state.watch(memberPrefix, b.noteLeavers)
 	b.state.watch(checkPrefix, b.inbound.settled(b.state))
 	b.door = NewDoor(b.cfg.Verify, b.registry, b.log)
 	return b.recover()
@@ -309,6 +319,11 @@ func (b *Broker) recover() error {
 	b.state.w.start()
 	if err := b.state.w.begin(b.ctx); err != nil {
 		return fmt.Errorf("state: %w", err)
+	}
+	if !b.alone() {
+		if err := b.joinAgain(b.ctx); err != nil {
+			return err
+		}
 	}
 	for _, restore := range []func() error{b.restoreRetained, b.restoreSessions} {
 		if err := restore(); err != nil {
@@ -464,6 +479,8 @@ func (b *Broker) untilEnd(ctx context.Context) error {
 		return ErrGrown
 	case err := <-failed:
 		return err
+	case err := <-b.leaves:
+		return errors.Join(ErrLeft, err)
 	case <-b.messages.ended:
 	case <-b.state.w.ended:
 		w = b.state.w

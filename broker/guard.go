@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -42,10 +43,15 @@ func (g *guard) run(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+		if g.depart(ctx) {
+			g.b.depart(g.b.markLeft())
+			return
+		}
 		g.comeHome(ctx)
 		g.meetFence(ctx)
 		g.fenceDead(ctx)
 		g.place(ctx)
+		g.dismiss(ctx)
 	}
 }
 
@@ -92,7 +98,7 @@ func (g *guard) toPlace() []*logStream {
 // comeHome asks for the lead of this node's own logs, once.
 func (g *guard) comeHome(ctx context.Context) {
 	for _, s := range []*logStream{g.b.stream, g.b.state.stream} {
-		if s.isHome() {
+		if s.isHome() || slices.Contains(s.e.leaving(), s.node) {
 			continue
 		}
 		if err := s.moveTo(ctx, s.e.serverName()); err != nil {

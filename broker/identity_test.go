@@ -47,10 +47,10 @@ func TestClusterIdentity(t *testing.T) {
 			t.Errorf("%+v: %v", c, err)
 		}
 	}
-	if err := os.WriteFile(file, []byte(`{"name":"n1","id":"1"}`), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(`{"name":"n1","id":"1","cluster":"c","left":true}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := who("n1", "c"); err == nil || !strings.Contains(err.Error(), "ran alone") {
-		t.Errorf("a node that ran alone: %v", err)
+	if _, err := who("n1", "c"); err == nil || !strings.Contains(err.Error(), "has left") {
+		t.Errorf("a node that has left: %v", err)
 	}
 }

@@ -119,7 +119,9 @@ func (s *place) ready(which ...int) time.Duration {
 // run runs a command of the program against a node and returns what it prints, and its exit code.
 func (s *place) run(i int, args ...string) (string, int) {
 	s.t.Helper()
-	c := exec.Command(s.program, append([]string{"--config", s.nodes[i].config}, args...)...)
+	ctx, cancel := context.WithTimeout(s.t.Context(), 2*readyWithin)
+	defer cancel()
+	c := exec.CommandContext(ctx, s.program, append([]string{"--config", s.nodes[i].config}, args...)...)
 	out, err := c.CombinedOutput()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
@@ -296,4 +298,11 @@ func (s *place) placed(i, replicas int) error {
 		}
 	}
 	return nil
+}
+
+// over says whether the process has ended.
+func (n *faultNode) over() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.cmd == nil
 }

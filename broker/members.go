@@ -24,6 +24,7 @@ type Member struct {
 	Clients  int         `json:"clients"`
 	Logs     []MemberLog `json:"logs"` // its own
 	Drain    *Drain      `json:"drain,omitempty"`
+	Leaving  bool        `json:"leaving,omitempty"` // for good (cluster leave)
 	Copying  string      `json:"copying,omitempty"` // how much of the logs that it is to hold it has, unless all
 }
 
@@ -54,9 +55,8 @@ type ClusterBody struct {
 
 // Errors of clusterAdmin, for errors.Is.
 var (
-	errAlone      = errors.New("this node runs alone: its settings have no [cluster]")
-	errNotMember  = errors.New("there is no such node in the cluster")
-	errNotDrained = errors.New("clients are still connected to it")
+	errAlone     = errors.New("this node runs alone: its settings have no [cluster]")
+	errNotMember = errors.New("there is no such node in the cluster")
 )
 
 // clusterAdmin is what the cluster's engine tells and does for an administrator. A node that runs
@@ -68,8 +68,8 @@ type clusterAdmin interface {
 	name() (name string, quorum bool)
 	// join adds a node by the address of its cluster listener.
 	join(ctx context.Context, address string) error
-	// leave removes a node and moves its replicas; force: it is dead.
-	leave(ctx context.Context, node string, force bool) error
+	// leave begins to take a node out for good; force: it is dead.
+	leave(ctx context.Context, node string, r admin.LeaveCluster) error
 	// drain, drainState and undrain act on another node; errNotMember if it is none.
 	drain(ctx context.Context, node string, r admin.DrainNode) (Drain, error)
 	drainState(ctx context.Context, node string) (Drain, error)
@@ -82,13 +82,13 @@ type clusterAdmin interface {
 // soloCluster is the cluster of one.
 type soloCluster struct{ b *Broker }
 
-func (c soloCluster) members() []Member                                 { return []Member{c.b.member()} }
-func (c soloCluster) name() (string, bool)                              { return "", c.b.messages.failure() == nil }
-func (c soloCluster) join(context.Context, string) error                { return errAlone }
-func (c soloCluster) leave(context.Context, string, bool) error         { return errAlone }
-func (c soloCluster) reference(string) (string, bool)                   { return "", false }
-func (c soloCluster) drainState(context.Context, string) (Drain, error) { return Drain{}, errNotMember }
-func (c soloCluster) undrain(context.Context, string) (Drain, error)    { return Drain{}, errNotMember }
+func (c soloCluster) members() []Member                                       { return []Member{c.b.member()} }
+func (c soloCluster) name() (string, bool)                                    { return "", c.b.messages.failure() == nil }
+func (c soloCluster) join(context.Context, string) error                      { return errAlone }
+func (c soloCluster) leave(context.Context, string, admin.LeaveCluster) error { return errAlone }
+func (c soloCluster) reference(string) (string, bool)                         { return "", false }
+func (c soloCluster) drainState(context.Context, string) (Drain, error)       { return Drain{}, errNotMember }
+func (c soloCluster) undrain(context.Context, string) (Drain, error)          { return Drain{}, errNotMember }
 func (c soloCluster) drain(context.Context, string, admin.DrainNode) (Drain, error) {
 	return Drain{}, errNotMember
 }
@@ -151,7 +151,7 @@ func (c *Console) LeaveCluster(ctx context.Context, node string, r admin.LeaveCl
 	if node == "" {
 		node = c.b.cfg.Node.Name
 	}
-	if err := c.b.cluster.leave(ctx, node, r.Force); err != nil {
+	if err := c.b.cluster.leave(ctx, node, r); err != nil {
 		return nil, explainCluster(err)
 	}
 	return c.ShowCluster(ctx)
@@ -195,7 +195,6 @@ func explainCluster(err error) error {
 	}{
 		{errAlone, http.StatusConflict, "a node joins by [cluster] in its settings: name, listen, peers and secret_file"},
 		{errNotMember, http.StatusNotFound, "holdfast-broker cluster show names the nodes"},
-		{errNotDrained, http.StatusConflict, "holdfast-broker cluster drain first; --force if the node is dead"},
 	} {
 		if errors.Is(err, e.is) {
 			return &admin.Error{Status: e.status, Message: err.Error(), Hint: e.hint}

@@ -34,6 +34,9 @@ func (c peerCluster) members() []Member {
 		} else {
 			n.Logs = []MemberLog{{Name: kindMessages, First: b.tail.oldest(m.Node), Last: m.Messages}, {Name: kindState, First: 1, Last: m.State}}
 		}
+		if r, is := b.memberRecordOf(m.Node); is && r.ID == m.ID {
+			n.Leaving = true
+		}
 		for i := range n.Logs {
 			n.Logs[i].On = m.On[n.Logs[i].Name]
 		}
@@ -47,6 +50,9 @@ func (c peerCluster) members() []Member {
 		out = append(out, n)
 	}
 	for _, p := range view.peers {
+		if r, is := b.memberRecordOf(p.node); is && r.Stay == stayLeft && r.ID == p.id {
+			continue
+		}
 		if !slices.ContainsFunc(out, func(m Member) bool { return m.Name == p.node }) {
 			out = append(out, Member{Name: p.node, Role: RoleVoter, Listen: []string{}, NotReady: []string{"not heard since this node started"}, Logs: []MemberLog{}})
 		}
@@ -106,27 +112,6 @@ func lagOf(n *Member, table []member) {
 func (c peerCluster) join(context.Context, string) error {
 	return &admin.Error{Status: http.StatusConflict, Message: "a node joins by itself",
 		Hint: "start it with [cluster] peers that name these nodes, and the same secret_file: cluster show lists it once it is heard"}
-}
-
-// leave takes a node that is not there any more, or that is empty, out of the engines' cluster.
-func (c peerCluster) leave(ctx context.Context, node string, force bool) error {
-	m, known := c.b.peers.members.get(node)
-	switch {
-	case !known:
-		return errNotMember
-	case node == c.b.cfg.Node.Name:
-		return &admin.Error{Status: http.StatusConflict, Message: "a node cannot take itself out while it runs", Hint: "drain it, stop it, and then ask another node: cluster leave " + node}
-	case m.Alive:
-		return &admin.Error{Status: http.StatusConflict, Message: "node " + node + " is alive", Hint: "drain it and stop it first, or it would join again at once"}
-	case !force && m.Clients > 0 && !m.Draining:
-		return errNotDrained
-	}
-	if err := c.b.engine.removePeer(ctx, node, m.ID); err != nil {
-		return err
-	}
-	c.b.log.Warn("a node has been taken out of the cluster", "node", node)
-	c.b.peers.members.forget(node)
-	return nil
 }
 
 func (c peerCluster) other(ctx context.Context, node string, q question) (out Drain, err error) {

@@ -338,6 +338,9 @@ func (p *peers) watch(ctx context.Context) {
 func (p *peers) look(ctx context.Context) {
 	table := p.members.list()
 	for _, m := range table {
+		if r, is := p.b.memberRecordOf(m.Node); is && r.Stay == stayLeft && r.ID == m.ID && !m.Heard {
+			p.members.forget(m.Node)
+		}
 		if m.Node == p.b.cfg.Node.Name || !m.Alive {
 			continue
 		}
@@ -429,6 +432,3 @@ func (p *peers) rounds(table []member) {
 	}
 	p.round = now
 }
-
-// left are the nodes that have left the cluster and whose logs are still here.
-func (p *peers) left() []string { return nil }

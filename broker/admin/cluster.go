@@ -30,7 +30,9 @@ type JoinCluster struct {
 
 // LeaveCluster is the body of DELETE /v1/cluster/members/{node}.
 type LeaveCluster struct {
-	Force bool `json:"force,omitempty"` // the node is dead and will not come back
+	Force bool       `json:"force,omitempty"` // the node is dead and will not come back
+	Undo  bool       `json:"undo,omitempty"`  // it stays after all, if it is there yet
+	Drain *DrainNode `json:"drain,omitempty"` // how its clients are sent away
 }
 
 // DrainNode is the body of POST /v1/cluster/members/{node}/drain. What is absent has a default.
@@ -73,13 +75,24 @@ func (s *Server) clusterRoutes(mux *http.ServeMux) {
 		answer(w, v, err)
 	})
 	mux.HandleFunc("DELETE /v1/cluster/members/{node}", func(w http.ResponseWriter, r *http.Request) {
-		q, err := readQuery(r, "force")
+		q, err := readQuery(r, "force", "undo", "rate", "wait", "server")
 		force := q.flag("force", &err)
+		undo := q.flag("undo", &err)
+		drain := DrainNode{Server: q.v.Get("server")}
+		if q.v.Get("rate") != "" {
+			drain.Rate = q.number("rate", 0, 1<<30, &err)
+		}
+		if wait := q.v.Get("wait"); wait != "" && err == nil {
+			drain.Wait = new(Period)
+			if bad := drain.Wait.UnmarshalText([]byte(wait)); bad != nil {
+				err = &Error{http.StatusBadRequest, "wait=" + wait, "write a duration, such as 10s"}
+			}
+		}
 		if err != nil {
 			fail(w, err)
 			return
 		}
-		v, err := s.o.Cluster.LeaveCluster(r.Context(), nodeOf(r), LeaveCluster{Force: force != nil && *force})
+		v, err := s.o.Cluster.LeaveCluster(r.Context(), nodeOf(r), LeaveCluster{Force: force != nil && *force, Undo: undo != nil && *undo, Drain: &drain})
 		answer(w, v, err)
 	})
 	mux.HandleFunc("POST /v1/cluster/members/{node}/drain", func(w http.ResponseWriter, r *http.Request) {

@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -82,6 +84,9 @@ func (a *app) printCluster(b *broker.ClusterBody) error {
 		for _, why := range m.NotReady {
 			fmt.Fprintf(a.Stdout, "%s: %s\n", m.Name, why)
 		}
+		if m.Leaving {
+			fmt.Fprintf(a.Stdout, "%s: it leaves the cluster\n", m.Name)
+		}
 		if m.Copying != "" {
 			fmt.Fprintf(a.Stdout, "%s: %s\n", m.Name, m.Copying)
 		}
@@ -130,25 +135,99 @@ func (a *app) clusterJoin() *cobra.Command {
 }
 
 func (a *app) clusterLeave() *cobra.Command {
-	var force bool
+	var force, undo, background bool
+	var rate int
+	var wait time.Duration
+	var server string
 	c := &cobra.Command{
 		Use:   "leave [NODE]",
-		Short: "Take a node out for good: its peers drop it and keep the replicas elsewhere",
-		Long: `Takes a node out of the cluster: without NODE the one that is asked. Drain it first. --force
-is for a node that is dead and will not come back.`,
+		Short: "Take a node out for good: its clients, its replicas and what only its logs hold stay with the others",
+		Long: `Takes a node out of the cluster, without NODE the one that is asked. Its clients are sent
+elsewhere as by cluster drain --moved, replicas move to the other nodes, and it ends; its logs
+stay with the others until retention lets them go. It is refused when the others would have no
+quorum. Shows the progress and ends when the node is out. SIGINT ends only the showing.
+--force is for a node that is dead and will not come back.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, list []string) error {
+			q := url.Values{"force": {strconv.FormatBool(force)}, "undo": {strconv.FormatBool(undo)}, "rate": {strconv.Itoa(rate)}, "wait": {wait.String()}}
+			if server != "" {
+				q.Set("server", server)
+			}
 			return a.ask(func(c *admin.Client) error {
 				var b broker.ClusterBody
-				if err := c.Delete(cmd.Context(), memberPath(list)+fmt.Sprintf("?force=%v", force), &b); err != nil {
+				if err := c.Delete(cmd.Context(), memberPath(list)+"?"+q.Encode(), &b); err != nil {
 					return err
 				}
-				return a.printCluster(&b)
+				node := b.Node
+				if len(list) > 0 {
+					node = list[0]
+				}
+				if background || undo {
+					return a.printCluster(&b)
+				}
+				return a.followLeave(cmd.Context(), c, node, &b)
 			})
 		},
 	}
-	c.Flags().BoolVar(&force, "force", false, "the node is dead and will not come back")
+	f := c.Flags()
+	f.BoolVar(&force, "force", false, "the node is dead and will not come back")
+	f.IntVar(&rate, "rate", 200, "`clients` to send away per second")
+	f.DurationVar(&wait, "wait", 10*time.Second, "`time` for load balancers to notice that /readyz fails")
+	f.StringVar(&server, "server", "", "server `reference` for MQTT 5 clients, host:port (default: the other nodes)")
+	f.BoolVar(&background, "background", false, "do not wait until it is out")
+	f.BoolVar(&undo, "undo", false, "it stays after all, if it has not ended yet")
+	c.MarkFlagsMutuallyExclusive("force", "undo", "background")
 	return c
+}
+
+// followLeave shows what happens until the node is no member any more. The node that leaves ends before it is out:
+// then only another one can say so.
+func (a *app) followLeave(ctx context.Context, c *admin.Client, node string, b *broker.ClusterBody) error {
+	said := ""
+	for {
+		i := slices.IndexFunc(b.Members, func(m broker.Member) bool { return m.Name == node })
+		if i < 0 {
+			if a.JSON {
+				return a.PrintJSON(b)
+			}
+			fmt.Fprintf(a.Stdout, "%s is out of the cluster\n", node)
+			return nil
+		}
+		if line := leaveWords(b, b.Members[i]); line != said && !a.JSON {
+			said = line
+			fmt.Fprintln(a.Stdout, line)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s goes on leaving: %w", node, ctx.Err())
+		case <-time.After(500 * time.Millisecond):
+		}
+		var now broker.ClusterBody
+		if err := c.Get(ctx, "/v1/cluster", &now); err != nil {
+			if b.Node == node && ctx.Err() == nil {
+				fmt.Fprintf(a.Stderr, "%s has ended; ask another node whether it is out (cluster show)\n", node)
+				return nil
+			}
+			return err
+		}
+		b = &now
+	}
+}
+
+func leaveWords(b *broker.ClusterBody, m broker.Member) string {
+	line := m.Name + " leaves: "
+	if m.Drain != nil && m.Clients > 0 {
+		return line + fmt.Sprintf("%d clients are still connected", m.Clients)
+	}
+	for _, o := range b.Members {
+		if o.Copying != "" {
+			return line + fmt.Sprintf("%s %s", o.Name, o.Copying)
+		}
+	}
+	if !m.Ready && m.Drain == nil {
+		return line + "it has ended, and its logs are closed"
+	}
+	return line + "it sends its clients elsewhere, and its replicas move"
 }
 
 func memberPath(list []string) string {

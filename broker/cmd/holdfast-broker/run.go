@@ -71,6 +71,9 @@ func (a *app) run(ctx context.Context, log *slog.Logger) (err error) {
 			return nil
 		case ctx.Err() != nil:
 			return err
+		case errors.Is(err, broker.ErrLeft):
+			log.Warn("this node has left the cluster for good and ends; its data_dir is of no use to the others", "err", err)
+			return nil
 		case errors.Is(err, broker.ErrGrown):
 			log.Warn("this node is one of a cluster now: it begins anew", "cluster", cfg.Cluster.Name)
 		case errors.Is(err, broker.ErrFenced):
