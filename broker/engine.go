@@ -16,7 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// The files engine*.go, stream*.go and bus.go are the only ones that know nats-server and nats.go.
+// The files engine*.go, stream*.go, ring.go and bus.go are the only ones that know nats-server and nats.go.
 
 // Errors of the engine, for errors.Is.
 var (

@@ -165,8 +165,8 @@ func TestClusterShowAndDrain(t *testing.T) {
 	}
 	eventually(t, "n3 takes clients again", func() bool { return c.up[2].Ready() == nil })
 
-	if _, err := con[0].LeaveCluster(ctx, "n2", admin.LeaveCluster{}); !errors.As(err, &e) || e.Status != 409 {
-		t.Errorf("leave of a node that is alive: %v", err)
+	if _, err := con[0].LeaveCluster(ctx, "n2", admin.LeaveCluster{Force: true}); !errors.As(err, &e) || e.Status != 409 {
+		t.Errorf("leave by force of a node that is alive: %v", err)
 	}
 	if _, err := con[0].JoinCluster(ctx, admin.JoinCluster{Address: "h:1"}); !errors.As(err, &e) || e.Status != 409 {
 		t.Errorf("join: %v", err)

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -40,9 +41,10 @@ func TestGrow(t *testing.T) {
 		t.Fatal(err) // it serves before the others are there
 	}
 	tr.goesOn()
-	if b, err := s.members(0); err != nil || len(b.Members) != 1 || !strings.Contains(b.Members[0].Copying, "1 of 3 have been heard") {
-		t.Errorf("while it waits for the others: %+v, %v", b, err)
-	}
+	eventually(t, "it says what it waits for", func() bool {
+		b, err := s.members(0)
+		return err == nil && len(b.Members) == 1 && strings.Contains(b.Members[0].Copying, "1 of 3 have been heard")
+	})
 	tr.gaps()
 	s.start(1, 2)
 	took := s.ready(0, 1, 2)
@@ -72,6 +74,11 @@ func TestGrow(t *testing.T) {
 	}
 	tr.gaps()
 	s.start(3, 4)
+	for i := 3; i < 5; i++ {
+		if out := s.must(0, "cluster", "join", fmt.Sprintf("%s1%d:6222", s.network, i+1)); !strings.Contains(out, s.nodes[i].name) {
+			t.Errorf("join: %s", out)
+		}
+	}
 	took = s.ready(0, 1, 2, 3, 4)
 	t.Logf("3 to 5: all ready after %.1f s, longest time without PUBACK %d ms", took.Seconds(), tr.gaps().Milliseconds())
 	moved, err := within(readyWithin, func() error { return s.placed(0, 3) })

@@ -109,9 +109,16 @@ func lagOf(n *Member, table []member) {
 	}
 }
 
-func (c peerCluster) join(context.Context, string) error {
-	return &admin.Error{Status: http.StatusConflict, Message: "a node joins by itself",
-		Hint: "start it with [cluster] peers that name these nodes, and the same secret_file: cluster show lists it once it is heard"}
+// join says whether the node at an address is one of the cluster. It joins by itself, as soon as it runs and knows
+// the secret and one of the others.
+func (c peerCluster) join(_ context.Context, address string) error {
+	for _, m := range c.b.peers.members.list() {
+		if m.Heard && m.Cluster == address {
+			return nil
+		}
+	}
+	return &admin.Error{Status: http.StatusConflict, Message: "no node at " + address + " has been heard: a node joins by itself, when it starts",
+		Hint: "start it with [cluster] peers that name these nodes, the same name and secret_file, an empty data_dir and a name of its own"}
 }
 
 func (c peerCluster) other(ctx context.Context, node string, q question) (out Drain, err error) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -118,19 +119,57 @@ func lag(m broker.Member) string {
 }
 
 func (a *app) clusterJoin() *cobra.Command {
-	return &cobra.Command{
+	var wait time.Duration
+	c := &cobra.Command{
 		Use:   "join ADDRESS",
-		Short: "Take a node in, by the address of its cluster listener",
-		Args:  cobra.ExactArgs(1),
+		Short: "Wait until a new node is one of the cluster, by the address of its cluster listener",
+		Long: `A node joins by itself when it starts with an empty data_dir and a [cluster] that names the
+others as peers. This waits until the node at ADDRESS is ready and has its share of the logs, and
+shows the progress. Then add ADDRESS to peers of the other nodes; it counts at their next start.`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, list []string) error {
-			return a.ask(func(c *admin.Client) error {
-				var b broker.ClusterBody
-				if err := c.Post(cmd.Context(), "/v1/cluster/members", admin.JoinCluster{Address: list[0]}, &b); err != nil {
-					return err
-				}
-				return a.printCluster(&b)
-			})
+			ctx, cancel := context.WithTimeout(cmd.Context(), wait)
+			defer cancel()
+			return a.ask(func(c *admin.Client) error { return a.followJoin(ctx, c, list[0]) })
 		},
+	}
+	c.Flags().DurationVar(&wait, "wait", 2*time.Minute, "`time` to wait for it")
+	return c
+}
+
+func (a *app) followJoin(ctx context.Context, c *admin.Client, address string) error {
+	var b broker.ClusterBody
+	if err := c.Get(ctx, "/v1/cluster", &b); err != nil {
+		return err
+	}
+	alone := b.Cluster == ""
+	for said := ""; ; {
+		b = broker.ClusterBody{}
+		err := c.Post(ctx, "/v1/cluster/members", admin.JoinCluster{Address: address}, &b)
+		if refused := (*admin.Error)(nil); err != nil && (!errors.As(err, &refused) || refused.Status != 409 || alone) {
+			return err
+		}
+		line := fmt.Sprint("waiting: ", err)
+		for _, m := range b.Members {
+			switch {
+			case m.Address != address:
+			case m.Ready && m.Copying == "" && len(m.Logs) > 0:
+				return a.printCluster(&b)
+			case m.Copying != "":
+				line = m.Name + " " + m.Copying
+			default:
+				line = m.Name + ": " + strings.Join(m.NotReady, "; ")
+			}
+		}
+		if line != said && !a.JSON {
+			fmt.Fprintln(a.Stderr, line)
+			said = line
+		}
+		select {
+		case <-ctx.Done():
+			return program.Exit{Code: program.AnswerNo, Msg: "not within --wait: " + line}
+		case <-time.After(500 * time.Millisecond):
+		}
 	}
 }
 
