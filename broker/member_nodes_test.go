@@ -37,7 +37,8 @@ func newPlace(t *testing.T, program string, number, n int) *place {
 	for i := range n {
 		name := fmt.Sprint("n", i+1)
 		n := &faultNode{name: name, addr: fmt.Sprintf("%s1%d:1883", s.network, i+1), program: program,
-			log: filepath.Join(s.dir, name+".log"), config: filepath.Join(s.dir, name+".toml")}
+			log: filepath.Join(s.dir, name+".log"), config: filepath.Join(s.dir, name+".toml"), data: s.data(i),
+			in: func(fn func()) { fn() }, dial: func(addr string) (net.Conn, error) { return net.DialTimeout("tcp", addr, clientPatience) }}
 		socket := filepath.Join(s.data(i), "admin.sock")
 		n.admin = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", socket)

@@ -76,7 +76,7 @@ func (p *peers) gone(ctx context.Context, silent map[string]bool) error {
 	if len(lost) == 0 {
 		return nil
 	}
-	if nodes := len(p.b.cfg.Cluster.Peers) + 1; 2*(len(witnesses)+1) <= nodes {
+	if nodes := p.b.engine.size(); 2*(len(witnesses)+1) <= nodes {
 		return fmt.Errorf("%w: reaches %d of %d nodes, itself included", errNoQuorum, len(witnesses)+1, nodes)
 	}
 	data, err := json.Marshal(witnessRequest{lost})

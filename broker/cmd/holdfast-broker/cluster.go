@@ -154,7 +154,10 @@ func (a *app) followJoin(ctx context.Context, c *admin.Client, address string) e
 			switch {
 			case m.Address != address:
 			case m.Ready && m.Copying == "" && len(m.Logs) > 0:
-				return a.printCluster(&b)
+				if err := a.printCluster(&b); !errors.Is(err, program.No) { // that another one is not ready is not asked
+					return err
+				}
+				return nil
 			case m.Copying != "":
 				line = m.Name + " " + m.Copying
 			default:
