@@ -4,6 +4,7 @@ package catalog
 
 import (
 	"holdfast/devices"
+	"holdfast/devices/exec"
 	"holdfast/devices/frame"
 	"holdfast/devices/modbus"
 	"holdfast/devices/nmea"
@@ -14,6 +15,7 @@ import (
 // Drivers returns every driver by its name in the configuration.
 func Drivers() map[string]devices.Driver {
 	return map[string]devices.Driver{
+		"exec":         exec.Driver{},
 		"modbus":       modbus.NewDriver(),
 		"nmea":         nmea.Driver{},
 		"serial-frame": frame.Driver{},

@@ -6,6 +6,7 @@ import (
 
 	"holdfast/devices"
 	"holdfast/devices/stream"
+	"holdfast/devices/text"
 )
 
 // maxCycle bounds the sentences that are waited for.
@@ -21,7 +22,7 @@ const lateness = time.Second
 type cycle struct {
 	*plan
 	*stream.Session
-	split    stream.Splitter
+	split    text.Splitter
 	lines    int
 	now      fix
 	at       devices.Instant // when its first sentence came
@@ -30,7 +31,7 @@ type cycle struct {
 }
 
 func (p *plan) decoder(s *stream.Session) stream.Decoder {
-	return &cycle{plan: p, Session: s, split: stream.Splitter{Delimiter: []byte("\n"), TrimCR: true, Max: maxSentence}}
+	return &cycle{plan: p, Session: s, split: text.Splitter{Delimiter: []byte("\n"), TrimCR: true, Max: maxSentence}}
 }
 
 // Bytes takes what came.

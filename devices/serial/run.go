@@ -10,7 +10,7 @@ import (
 type lines struct {
 	*plan
 	*stream.Session
-	split stream.Splitter
+	split text.Splitter
 	n     uint64
 }
 
@@ -18,8 +18,8 @@ func (p *plan) lines(s *stream.Session) stream.Decoder {
 	return &lines{plan: p, Session: s, split: p.splitter()}
 }
 
-func (p *plan) splitter() stream.Splitter {
-	return stream.Splitter{Delimiter: p.delimiter, TrimCR: p.trimCR, Max: p.maxLine}
+func (p *plan) splitter() text.Splitter {
+	return text.Splitter{Delimiter: p.delimiter, TrimCR: p.trimCR, Max: p.maxLine}
 }
 
 // Bytes takes what came.

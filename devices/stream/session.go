@@ -33,7 +33,7 @@ func (r *run) begin(p *tty.Port) *Session {
 // Take passes on the readings of one piece, taken at one instant, and counts it.
 func (s *Session) Take(readings []devices.Reading, at devices.Instant, counter string) {
 	s.last, s.misfits, s.good = at, false, true
-	s.bad.over()
+	s.bad.Over()
 	s.emit(readings)
 	s.sink.Count(counter, 1)
 }
@@ -47,7 +47,7 @@ func (s *Session) Misfit(counter, reason string, data []byte, at devices.Instant
 	if !chatter || !s.good {
 		s.tell(reason, at)
 	}
-	if s.odd.due(reason, at) {
+	if s.odd.Due(reason, at) {
 		s.log.Warn("a piece that gives no reading; more of them are only counted for a while",
 			"reason", reason, "bytes", excerpt(data), "counter", counter, "every", s.ReportEvery)
 	}

@@ -78,7 +78,7 @@ func seeded(env devices.Env) *rand.Rand {
 
 // Run opens the port, reads it until it fails, and begins again.
 func (d *Device) Run(ctx context.Context, sink devices.Sink) error {
-	r := &run{Device: d, sink: sink, bad: trouble{every: d.ReportEvery}, odd: trouble{every: d.ReportEvery}}
+	r := &run{Device: d, sink: sink, bad: devices.Trouble{Every: d.ReportEvery}, odd: devices.Trouble{Every: d.ReportEvery}}
 	for {
 		err := r.session(ctx)
 		if ctx.Err() != nil {
@@ -97,8 +97,8 @@ func (d *Device) Run(ctx context.Context, sink devices.Sink) error {
 type run struct {
 	*Device
 	sink devices.Sink
-	bad  trouble // what was told as bad quality
-	odd  trouble // what was written to the log about single pieces
+	bad  devices.Trouble // what was told as bad quality
+	odd  devices.Trouble // what was written to the log about single pieces
 	wait time.Duration
 	at   devices.Instant // of the latest reading: it never goes back
 	good bool            // something was taken since the start
@@ -124,7 +124,7 @@ func (r *run) portDown(err error) {
 
 // tell emits a bad reading for each metric, if it is time for that.
 func (r *run) tell(reason string, at devices.Instant) bool {
-	if !r.bad.due(reason, at) {
+	if !r.bad.Due(reason, at) {
 		return false
 	}
 	readings := make([]devices.Reading, len(r.Metrics))

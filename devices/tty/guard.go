@@ -3,6 +3,8 @@ package tty
 import (
 	"errors"
 	"fmt"
+	"os"
+	"strconv"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -120,4 +122,19 @@ func (g guard) lineErrors() (LineErrors, bool) {
 		return LineErrors{}, false
 	}
 	return LineErrors{uint32(c.frame), uint32(c.overrun), uint32(c.parity), uint32(c.brk), uint32(c.buf)}, true
+}
+
+// closeOnExec keeps every descriptor from programs that this process starts. The library's
+// are not so by themselves; a port that a child still has open is not free, and comes back
+// under another name.
+func closeOnExec() {
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return
+	}
+	for _, e := range open {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd)
+		}
+	}
 }

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strconv"
+	"syscall"
 	"time"
 
 	lib "go.bug.st/serial"
@@ -66,8 +67,11 @@ func Open(path string, m Mode) (p *Port, note string, err error) {
 	if err != nil {
 		return nil, "", err
 	}
+	syscall.ForkLock.RLock() // nobody starts a program until what the library opens is close-on-exec
 	// By the guard's descriptor: path may have come to name another device since.
 	l, err := lib.Open("/proc/self/fd/"+strconv.Itoa(int(g)), m.forLib())
+	closeOnExec()
+	syscall.ForkLock.RUnlock()
 	if err == nil {
 		p = &Port{lib: l, guard: g}
 		if err = errors.Join(l.SetReadTimeout(readWait), g.finish()); err == nil {
