@@ -22,6 +22,8 @@ type nodes struct {
 	cfgs []Config
 	up   []*running // nil: down
 
+	prepare func(*Broker) // before it serves
+
 	pauses []*pauser // of each node; nil: none can be made to stand still
 }
 
@@ -62,6 +64,9 @@ func (c *nodes) begin(which ...int) {
 			if err != nil {
 				c.t.Errorf("start %s: %v", c.cfgs[i].Node.Name, err)
 				return
+			}
+			if c.prepare != nil {
+				c.prepare(b)
 			}
 			c.up[i] = serveBroker(c.t, b)
 		})

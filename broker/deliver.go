@@ -60,7 +60,7 @@ func (s *session) pull(ctx context.Context, c *conn, buf []byte) ([]byte, bool, 
 // hungry is the groups that had something for this session when it had no room, if it has room now. s.mu
 // is held.
 func (s *session) hungry() []*part {
-	if !s.starved || s.outstanding+len(s.extra) >= s.window {
+	if !s.starved || s.outstanding+len(s.extra) >= s.window { // a share is smaller than that: then it is looked at in vain
 		return nil
 	}
 	s.starved = false
@@ -118,6 +118,7 @@ func (s *session) skips(it *item) bool {
 		s.b.stats.Expired.Add(1)
 		s.b.discards.one(discardExpired, s.id, it.rec.Topic, Position(it.at))
 		if it.part != nil {
+			s.less(it.part)
 			it.part.finished(it.at)
 		}
 		return true
@@ -250,6 +251,7 @@ func (s *session) finish(id uint16) {
 		s.outstanding--
 	}
 	if f.part != nil {
+		s.less(f.part)
 		f.part.finished(f.At)
 	}
 	s.touch()

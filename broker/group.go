@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"time"
 
 	"holdfast/broker/mqtt"
 )
@@ -19,13 +20,16 @@ type group struct {
 	epoch uint64 // of the claim: its rank in the state
 	local *part  // this node's members
 
-	links []*link             // to the parts of other nodes; never changed in place
-	back  []item              // to be handed out again, oldest first
-	out   map[cursor]*link    // handed out, not finished; nil: to this node's own
-	again []cursor            // after a claim: to be read and handed out again
-	skip  map[cursor]struct{} // finished or in hand before the claim: not to be dealt again
-	left  []*link             // to nodes that are gone: what they had is still to be taken back
-	began map[string]struct{} // clients whose SUBSCRIBE it began with, and that have not said so yet
+	links    []*link             // to the parts of other nodes; never changed in place
+	back     []item              // to be handed out again, oldest first
+	out      map[cursor]*link    // handed out, not finished; nil: to this node's own
+	again    []cursor            // after a claim: to be read and handed out again
+	skip     map[cursor]struct{} // finished or in hand before the claim: not to be dealt again
+	left     []*link             // to nodes that are gone: what they had is still to be taken back
+	reclaims int                 // of them, how many are being dealt with
+	began    map[string]struct{} // clients whose SUBSCRIBE it began with, and that have not said so yet
+
+	idleFor, lookAt time.Duration // nobody is connected: when it is asked next whether it still has members
 
 	active bool // it deals
 	over   bool // another node has it now, or it has ended

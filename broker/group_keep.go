@@ -1,10 +1,10 @@
 package broker
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"slices"
+	"time"
 )
 
 // What becomes of a group in the state: its saves, its end, and what comes round for its owner.
@@ -35,8 +35,6 @@ func (g *group) record(free bool) []byte {
 			r.Done = append(r.Done, at)
 		}
 	}
-	slices.SortFunc(r.Open, cursor.compare)
-	slices.SortFunc(r.Done, cursor.compare)
 	data, _ := json.Marshal(r) // plain values: it cannot fail
 	return data
 }
@@ -84,13 +82,12 @@ func (g *group) tend() {
 			g.abandon(l)
 		}
 	}
-	left, idle := g.left, g.idle()
+	left := g.left
 	g.left = nil
+	g.reclaims += len(left)
 	g.mu.Unlock()
 	if len(left) > 0 {
 		g.b.background(func(ctx context.Context) { g.reclaim(ctx, left) })
-	} else if idle && !g.b.shared(g.name) {
-		g.end()
 	}
 	g.wake()
 }
@@ -102,7 +99,7 @@ func (g *group) idle() bool {
 			return false
 		}
 	}
-	return g.active && g.local.weight() == 0 && len(g.left) == 0
+	return g.active && g.local.weight() == 0 && len(g.left)+g.reclaims == 0
 }
 
 // abandon ends the link to a node that is gone; reclaim deals again what it had. g.mu is held.
@@ -124,6 +121,7 @@ func (g *group) reclaim(ctx context.Context, left []*link) {
 	if err := g.b.peers.readDead(ctx, gone); err != nil {
 		g.b.log.Warn("what a node that is gone has left cannot be read yet", "share", g.name, "err", err)
 		g.mu.Lock()
+		g.reclaims -= len(left)
 		g.left = append(g.left, left...) // the next round tries again
 		g.mu.Unlock()
 		return
@@ -136,6 +134,7 @@ func (g *group) reclaim(ctx context.Context, left []*link) {
 		}
 	}
 	n := 0
+	g.reclaims -= len(left)
 	for _, l := range left {
 		n += len(l.out)
 		g.drop(l)
@@ -145,18 +144,80 @@ func (g *group) reclaim(ctx context.Context, left []*link) {
 	g.wake()
 }
 
-// shared says whether a session that is kept anywhere, but those named, is a member of a group.
-func (b *Broker) shared(name string, but ...string) bool {
-	for _, v := range b.state.versions(sessionKey, false) {
-		if !bytes.Contains(v.value, []byte("$share/")) || slices.Contains(but, v.key[len(sessionKey):]) {
+// sharing is the groups that sessions which are kept anywhere are members of; those named are left out.
+func (b *Broker) sharing(but ...string) map[string]bool {
+	out := map[string]bool{}
+	for _, v := range b.state.containing(sessionKey, "$share/") {
+		var r sessionRecord
+		if slices.Contains(but, v.key[len(sessionKey):]) || json.Unmarshal(v.value, &r) != nil {
 			continue
 		}
-		var r sessionRecord
-		if json.Unmarshal(v.value, &r) == nil && slices.ContainsFunc(r.Subs, func(s *subscription) bool { return s.Filter == name }) {
-			return true
+		for _, s := range r.Subs {
+			out[s.Filter] = true
 		}
 	}
-	return false
+	return out
+}
+
+// Groups that nobody is connected to are looked at so often whether they still have members.
+const (
+	idleSoon = shareTick
+	idleLate = 30 * time.Second
+)
+
+// endIdle ends the groups of this node that have no members any more. All are looked at when one is due.
+func (sh *shares) endIdle(groups []*group) {
+	now, due := sh.b.mono(), false
+	var idle []*group
+	for _, g := range groups {
+		g.mu.Lock()
+		if is := g.idle(); !is {
+			g.idleFor = 0
+		} else {
+			idle = append(idle, g)
+			due = due || now >= g.lookAt || g.idleFor == 0
+		}
+		g.mu.Unlock()
+	}
+	if !due {
+		return
+	}
+	has := sh.b.sharing()
+	for _, g := range idle {
+		if !has[g.name] {
+			g.end()
+			continue
+		}
+		g.mu.Lock()
+		g.idleFor = min(max(idleSoon, 2*g.idleFor), idleLate)
+		g.lookAt = now + g.idleFor
+		g.mu.Unlock()
+	}
+}
+
+// sweepRecords forgets the groups that nobody owns and whose last member has ended meanwhile: by expiry, for
+// instance. The first of the ready nodes does it.
+func (sh *shares) sweepRecords() {
+	b := sh.b
+	if b.takes() != nil || !b.peers.acts() {
+		return
+	}
+	var has map[string]bool
+	for _, v := range b.state.versions(shareKey, false) {
+		name := v.key[len(shareKey):]
+		if v.node != b.cfg.Node.Name && b.peers.members.alive(v.node) || sh.get(name) != nil {
+			continue
+		}
+		if _, own := b.ownShare(name); own {
+			continue
+		}
+		if has == nil {
+			has = b.sharing()
+		}
+		if !has[name] {
+			_ = b.state.deleteAsync(v.key, v.rank) // refused only when the broker ends
+		}
+	}
 }
 
 // anew begins a group at a place if clients that are about to be members, fresh ones, are the only ones: it
@@ -170,9 +231,9 @@ func (g *group) anew(fresh []string, since vector, others int) {
 	for _, l := range g.links {
 		others += l.online + len(l.out)
 	}
-	idle := n == len(g.began) && g.active && !g.over && len(g.left) == 0 && g.local.weight()+others <= 0
+	idle := n == len(g.began) && g.active && !g.over && len(g.left)+g.reclaims == 0 && g.local.weight()+others <= 0
 	g.mu.Unlock()
-	if !idle || g.b.alone() || g.b.shared(g.name, fresh...) {
+	if !idle || g.b.alone() || g.b.sharing(fresh...)[g.name] {
 		return
 	}
 	g.deals.Lock()

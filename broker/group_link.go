@@ -16,8 +16,7 @@ const (
 	looseDeal    = "hf.dealt." // unlogged QoS 0 messages, to a part
 	shareLimit   = 1 << 14     // messages that may wait here
 
-	dealAtOnce = 64   // positions in one message
-	maxInHand  = 4096 // positions that one node may have in hand of one group
+	dealAtOnce = 64 // positions in one message
 
 	shareTick  = 250 * time.Millisecond // what was not answered is said again
 	shareAgain = 500 * time.Millisecond // after so long
@@ -87,7 +86,7 @@ func (l *link) hand(it item) bool {
 	g := l.g
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if l.online == 0 || l.dealt >= l.limit || len(l.out) >= maxInHand || !slices.Contains(g.links, l) {
+	if l.online == 0 || l.dealt >= l.limit || !slices.Contains(g.links, l) {
 		return false
 	}
 	l.dealt++

@@ -168,7 +168,7 @@ func (s *session) accept(p *part, sub *subscription, it item) bool {
 		s.mu.Unlock()
 		return false
 	}
-	if s.outstanding+len(s.extra) >= s.window {
+	if s.outstanding+len(s.extra) >= s.window || s.dealt[p] >= p.share() {
 		s.starved = true
 		s.mu.Unlock()
 		return false
@@ -181,7 +181,12 @@ func (s *session) accept(p *part, sub *subscription, it item) bool {
 		it.part = nil // done when it is sent
 		it.must = true
 	}
-	s.extra = append(s.extra, it)
+	if s.extra = append(s.extra, it); it.part != nil {
+		if s.dealt == nil {
+			s.dealt = map[*part]int{}
+		}
+		s.dealt[p]++
+	}
 	c := s.conn
 	s.mu.Unlock()
 	if it.qos == 0 && it.at != (cursor{}) {
@@ -189,6 +194,23 @@ func (s *session) accept(p *part, sub *subscription, it item) bool {
 	}
 	c.kick()
 	return true
+}
+
+// A group's members at one node have no more than about maxInHand in hand together, whatever their windows
+// are: what is in hand is in each save. It is divided among them, so that slow ones leave the quick ones theirs.
+const (
+	maxInHand = 4096
+	minInHand = 16 // each member's, however many they are
+)
+
+// share is how much of the group one member may have in hand.
+func (p *part) share() int { return max(minInHand, maxInHand/max(1, p.weight())) }
+
+// less notes that one message of a group is not in hand any more. s.mu is held.
+func (s *session) less(p *part) {
+	if s.dealt[p]--; s.dealt[p] <= 0 {
+		delete(s.dealt, p)
+	}
 }
 
 // room is how much the members could take now.
@@ -200,7 +222,7 @@ func (p *part) room() (n int) {
 		s := m.s
 		s.mu.Lock()
 		if s.conn != nil && !s.ended {
-			free := s.window - s.outstanding - len(s.extra)
+			free := min(s.window-s.outstanding-len(s.extra), p.share()-s.dealt[p])
 			s.starved = s.starved || free <= 0
 			n += max(0, free)
 		}
@@ -251,12 +273,14 @@ func (s *session) giveBack() map[*part][]item {
 	s.extra = slices.DeleteFunc(s.extra, func(it item) bool {
 		if it.part != nil {
 			back[it.part] = append(back[it.part], it)
+			delete(s.dealt, it.part)
 		}
 		return it.part != nil
 	})
 	for id, f := range s.inflight {
 		if f.part != nil && f.QoS == 1 {
 			back[f.part] = append(back[f.part], item{at: f.At})
+			delete(s.dealt, f.part)
 			delete(s.inflight, id)
 		}
 	}
@@ -310,7 +334,7 @@ func (p *part) tell(context.Context) {
 func (p *part) report(room int) []byte {
 	u := &p.up
 	u.nDone, u.nBack, u.nFresh, u.sent = len(u.done), len(u.back), len(p.fresh), p.b.mono()
-	room = max(0, min(room-len(u.queue), maxInHand-len(u.hand)))
+	room = max(0, room-len(u.queue))
 	for i := len(p.done) - 1; i >= 0 && p.done[i].seq == 0; i-- {
 		p.done[i].seq = u.seq
 	}

@@ -25,7 +25,8 @@ type session struct {
 	goneWall int64         // µs, for after a restart
 	kept     bool          // there is a record of it in the state store
 	shares   map[string]membership
-	starved  bool // a group had something for it, and it had no room
+	dealt    map[*part]int // of each group, what is in hand and not this client's alone
+	starved  bool          // a group had something for it, and it had no room
 	ended    bool
 
 	window      int // how much may be unacknowledged (Receive Maximum)
@@ -214,7 +215,9 @@ func (s *session) own(fs []*sent) {
 	for _, f := range fs {
 		s.mu.Lock()
 		p := f.part
-		f.part = nil
+		if f.part = nil; p != nil {
+			s.less(p)
+		}
 		s.mu.Unlock()
 		if p != nil {
 			p.finished(f.At)
@@ -306,7 +309,15 @@ func (b *Broker) restoreSessions() error {
 	for _, s := range b.sessions.m {
 		b.enterShares(s)
 	}
-	return nil
+	if !b.alone() {
+		return nil
+	}
+	return b.state.Each(shareKey, func(key string, _ []byte) error {
+		if b.shares.get(key[len(shareKey):]) == nil { // its last member has just ended
+			return b.state.deleteAsync(key, 0)
+		}
+		return nil
+	})
 }
 
 // enterShares makes a session that is this node's a member of the groups that it has subscribed to.

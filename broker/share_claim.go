@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -35,24 +34,24 @@ type claimRequest struct {
 
 // holding is the answer.
 type holding struct {
-	Node   string   `json:"node"`
-	Busy   bool     `json:"busy,omitempty"`  // it claims the group too, and goes first
-	Owner  uint64   `json:"owner,omitempty"` // it owns the group, by this claim
-	Life   uint64   `json:"life,omitempty"`
-	Link   uint64   `json:"link,omitempty"` // 0: it has no part of it
-	Hold   []cursor `json:"hold,omitempty"` // in hand, numbered from 1
-	Done   []cursor `json:"done,omitempty"` // finished since the last owner's last save
-	Online int      `json:"online,omitempty"`
-	Since  vector   `json:"since,omitempty"`
-	Fresh  []string `json:"fresh,omitempty"` // members that have just subscribed
+	Node   string    `json:"node"`
+	Busy   bool      `json:"busy,omitempty"`  // it claims the group too, and goes first
+	Owner  uint64    `json:"owner,omitempty"` // it owns the group, by this claim
+	Life   uint64    `json:"life,omitempty"`
+	Link   uint64    `json:"link,omitempty"` // 0: it has no part of it
+	Hold   cursorSet `json:"hold,omitempty"` // in hand, numbered from 1 in the order of the logs
+	Done   cursorSet `json:"done,omitempty"` // finished since the last owner's last save
+	Online int       `json:"online,omitempty"`
+	Since  vector    `json:"since,omitempty"`
+	Fresh  []string  `json:"fresh,omitempty"` // members that have just subscribed
 }
 
 // shareRecord is a group in the state.
 type shareRecord struct {
-	At   vector   `json:"at"`
-	Open []cursor `json:"open,omitempty"` // handed out and not finished
-	Done []cursor `json:"done,omitempty"` // finished, and behind At
-	Free bool     `json:"free,omitempty"` // its owner has ended in order
+	At   vector    `json:"at"`
+	Open cursorSet `json:"open,omitempty"` // handed out and not finished
+	Done cursorSet `json:"done,omitempty"` // finished, and behind At
+	Free bool      `json:"free,omitempty"` // its owner has ended in order
 }
 
 // parseShare reads a group's record.
@@ -328,7 +327,7 @@ func (sh *shares) begin(p *part, epoch uint64, held []holding) (*group, error) {
 	for _, h := range held {
 		fresh, online = append(fresh, h.Fresh...), online+h.Online
 	}
-	if len(r.Open) == 0 && online == len(fresh) && !b.shared(p.name, fresh...) { // it had ended
+	if len(r.Open) == 0 && online == len(fresh) && !b.sharing(fresh...)[p.name] { // it had ended
 		r = shareRecord{}
 	}
 	if r.At == nil {
@@ -385,10 +384,7 @@ func (g *group) known(l *link, hold, done []cursor) {
 
 // sentShares is what sessions have, by what they saved, as their own QoS 2 messages of a group.
 func (b *Broker) sentShares(name string) (out []cursor) {
-	for _, v := range b.state.versions(cursorKey, false) {
-		if !bytes.Contains(v.value, []byte(`"share":`)) {
-			continue
-		}
+	for _, v := range b.state.containing(cursorKey, `"share":`) {
 		var r cursorRecord
 		if json.Unmarshal(v.value, &r) != nil {
 			continue

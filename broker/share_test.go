@@ -1,7 +1,11 @@
 package broker
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
+	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"testing"
@@ -90,7 +94,7 @@ func (w *crowd) all(t *testing.T, n int) {
 		}
 		return out
 	}
-	deadline := time.Now().Add(60 * time.Second)
+	deadline := time.Now().Add(patience)
 	for len(missing()) > 0 {
 		if time.Now().After(deadline) {
 			t.Fatalf("missing of %d: %s", n, shorten(missing()))
@@ -394,6 +398,7 @@ func TestShareOutlivesItsOwner(t *testing.T) {
 	}
 	c.publishAll("o/x", 0, 100)
 	w.exactly(t, 100)
+	c.settledGroup(filter) // what was not acknowledged comes again
 	owner := c.ownerOf(filter)
 	c.stop(owner)
 	other := (owner + 1) % 3
@@ -428,4 +433,226 @@ func (c *nodes) publishRest(topic string, from, to, at int) {
 	for i := from; i < to; i++ {
 		p.publish(topic, fmt.Sprint(i), uint16(i%60000+1))
 	}
+}
+
+// TestShareOverALossyBus: the bus loses and repeats nothing that counts: what two nodes say of a group gets through
+// in the end, once.
+func TestShareOverALossyBus(t *testing.T) {
+	c := startNodes(t, 3)
+	var mu sync.Mutex
+	rnd := rand.New(rand.NewPCG(7, 7))
+	losing := true
+	c.prepare = func(b *Broker) {
+		b.shares.lose = func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return losing && rnd.IntN(3) == 0
+		}
+	}
+	c.begin()
+	const filter = "$share/g/l/#"
+	w := newCrowd()
+	var members []*rawClient
+	for i := range 6 {
+		id := fmt.Sprint("l", i)
+		m := c.member(i%3, id, opts{version: 5, clean: true, receive: 7}, 1, filter)
+		w.reads(id, m)
+		members = append(members, m)
+	}
+	c.publishAll("l/x", 0, 150)
+	for i := range 3 { // what they have in hand goes to the others
+		members[i].disconnect()
+	}
+	c.publishAll("l/x", 150, 300)
+	w.all(t, 300)
+	mu.Lock()
+	losing = false
+	mu.Unlock()
+	c.settledGroup(filter)
+	twice := 0
+	for _, n := range w.counts() {
+		twice += n - 1
+	}
+	if twice > 3*7 { // the windows of those who left without a word
+		t.Errorf("%d came twice", twice)
+	}
+}
+
+// TestShareQoS2: a QoS 2 message that has its packet id is its client's, wherever that goes, and nobody else's.
+func TestShareQoS2(t *testing.T) {
+	c := startNodes(t, 3)
+	c.begin()
+	const filter = "$share/g/two/#"
+	kept := opts{version: 5, expiry: 600, receive: 3}
+	a := c.member(0, "a", kept, 2, filter)
+	b := c.member(1, "b", kept, 2, filter)
+	p := c.member(2, "p", opts{version: 5, clean: true}, 0, "")
+	for i := range 6 {
+		p.write(p.publishPacket("two/x", fmt.Sprint(i), 4, uint16(i+1), nil))
+		p.expect(mqtt.PUBREC)
+		p.ack(mqtt.PUBREL, uint16(i+1))
+		p.expect(mqtt.PUBCOMP)
+	}
+	had := map[string]uint16{}
+	for range 3 {
+		m := a.message()
+		had[m.payload] = m.id
+	}
+	a.nc.Close()
+	for _, m := range b.finishThree() { // its own, and none of a's
+		if _, twice := had[m.payload]; twice {
+			t.Errorf("b got %s, which is a's", m.payload)
+		}
+	}
+	b.quiet()
+	a = c.member(2, "a", kept, 0, "")
+	for _, m := range a.finishThree() {
+		if id, is := had[m.payload]; !is || id != m.id || !m.dup {
+			t.Errorf("a got %+v again, and had %v", m, had)
+		}
+	}
+	a.quiet()
+	c.settledGroup(filter)
+	// A session that ends takes what is its own along ([MQTT-4.8.2-5]).
+	p.write(p.publishPacket("two/x", "mine", 4, 7, nil))
+	p.expect(mqtt.PUBREC)
+	p.ack(mqtt.PUBREL, 7)
+	p.expect(mqtt.PUBCOMP)
+	first, other := a, b
+	k := func() packet {
+		for {
+			_ = a.nc.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+			if q, err := a.next(); err == nil {
+				return q
+			}
+			_ = b.nc.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+			if q, err := b.next(); err == nil {
+				first, other = b, a
+				return q
+			}
+		}
+	}()
+	if m := k.message(5); m.payload != "mine" || m.qos != 2 {
+		t.Fatalf("%+v", m)
+	}
+	c.settledGroup(filter)
+	first.write(frame(mqtt.DISCONNECT<<4, []byte{0, 5, 17, 0, 0, 0, 0})) // and its session ends
+	first.closed()
+	_ = other.nc.SetReadDeadline(time.Time{})
+	p.publish("two/x", "next", 8)
+	if m := other.take(); m.payload != "next" {
+		t.Errorf("the other member got %s", m.payload)
+	}
+}
+
+// finishThree reads three messages of QoS 2, and then finishes them.
+func (c *rawClient) finishThree() (ms []message) {
+	for range 3 {
+		ms = append(ms, c.message())
+	}
+	for _, m := range ms {
+		c.ack(mqtt.PUBREC, m.id)
+		c.expect(mqtt.PUBREL)
+		c.ack(mqtt.PUBCOMP, m.id)
+	}
+	return ms
+}
+
+// TestShareAfterAnError: a session that could not be opened is no member of its group.
+func TestShareAfterAnError(t *testing.T) {
+	c := startNodes(t, 3)
+	c.begin()
+	const filter = "$share/g/e/#"
+	kept := opts{version: 5, expiry: 600}
+	c.member(0, "e", kept, 1, filter).nc.Close()
+	eventually(t, "it is away", func() bool { return c.up[0].sessions.get("e").away() })
+	b := c.up[1]
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if s, err := b.fetch(ctx, "e", nil); err == nil {
+		t.Errorf("a session came though its CONNECT was over: %v", s.id)
+	}
+	v, _ := b.state.version(sessionKey + "e")
+	s, err := b.sessionOf("e", v.value, nil, v.rank)
+	if err != nil || len(s.shares) != 1 {
+		t.Fatalf("%v, %d shared subscriptions", err, len(s.shares))
+	}
+	if n := b.members(filter); n != 0 {
+		t.Errorf("a session that nobody has opened is one of %d members", n)
+	}
+}
+
+// TestShareOfAMember: many members at one node divide what may be in hand there; slow ones leave the quick one its part.
+func TestShareOfAMember(t *testing.T) {
+	b := start(t, testConfig(t.TempDir()))
+	const slow, n = 300, 2000
+	for i := range slow {
+		m, _ := dialRaw(t, b.addr, fmt.Sprint("slow", i), opts{version: 5, clean: true, receive: 1000})
+		m.subscribe(1, "$share/g/many")
+	}
+	w := newCrowd()
+	quick, _ := dialRaw(t, b.addr, "quick", opts{version: 5, clean: true, receive: 10})
+	quick.subscribe(1, "$share/g/many")
+	w.reads("quick", quick)
+	pub, _ := dialRaw(t, b.addr, "pub", v5)
+	if err := pipeline(pub, "many", []byte("x"), slow*minInHand+n, 500); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the quick one gets what the slow ones may not hold", func() bool { return len(w.of("quick")) >= n })
+	if i, ok := b.ownShare("$share/g/many"); !ok || i.InHand["n1"] > slow*minInHand+10 {
+		t.Errorf("in hand: %v", i)
+	}
+}
+
+// FuzzShare: whatever comes on the bus, a node goes on, and says what it has in words that can be read.
+func FuzzShare(f *testing.F) {
+	for _, v := range []any{
+		report{Group: "$share/g/x", Node: "n2", Life: 1, Epoch: 3, Link: 1, Seq: 1, Limit: 5, Done: []uint64{1}, Back: []uint64{2}, Online: 1},
+		deal{Group: "$share/g/x", Owner: "n2", Epoch: 3, Link: 1, Seen: 1, From: 1, At: []cursor{{"n2", 1, 0}}},
+		deal{Group: "$share/g/x", Owner: "n2", Epoch: 3, Link: 1, No: noLink},
+		shareRecord{At: vector{{"n1", 3, 0}}, Open: cursorSet{{"n1", 1, 1}, {"n1", 1, 2}, {"n2", 7, 0}}},
+		[]cursor{{"n1", 1, 2}},
+	} {
+		data, err := json.Marshal(v)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Add(append([]byte{10}, "$share/g/xrubbish"...))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		b := &Broker{cfg: Config{Node: NodeConfig{Name: "n1"}, Cluster: &ClusterConfig{}}, log: slog.New(slog.DiscardHandler), groups: map[string]*group{},
+			mono: func() time.Duration { return 0 }}
+		b.shares = newShares(b)
+		b.shares.lose = func() bool { return true }
+		for _, hear := range []func(busMessage){b.shares.hearReport, b.shares.hearDeal, b.shares.hearLoose} {
+			hear(busMessage{Data: data})
+		}
+		g := &group{b: b, name: "$share/g/x", epoch: 3, active: true, local: &part{b: b}, out: map[cursor]*link{}}
+		var r report
+		if json.Unmarshal(data, &r) == nil {
+			g.mu.Lock()
+			if l := g.linkOf(r); l != nil {
+				l.take(r)
+			}
+			g.mu.Unlock()
+		}
+		var s cursorSet
+		if json.Unmarshal(data, &s) != nil {
+			return
+		}
+		text, err := json.Marshal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var again cursorSet
+		if err := json.Unmarshal(text, &again); err != nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+		want := slices.Clone(s)
+		slices.SortFunc(want, cursor.compare)
+		if want = slices.Compact(want); !slices.Equal(want, again) {
+			t.Errorf("%v came back as %v", want, again)
+		}
+	})
 }

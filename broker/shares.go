@@ -18,6 +18,7 @@ type shares struct {
 	going map[string]*claiming // claims of this node that are not through
 	links uint64               // the last link's id
 	slots chan struct{}        // claims at once
+	lose  func() bool          // for tests: whether a message is lost on its way
 	solo  sync.Mutex           // a broker of one node: joining and leaving, one at a time
 }
 
@@ -80,6 +81,9 @@ func (sh *shares) link() uint64 {
 
 // send publishes on the bus what may be lost.
 func (sh *shares) send(subject string, data []byte) {
+	if sh.lose != nil && sh.lose() {
+		return
+	}
 	if err := sh.b.engine.publish(subject, data); err != nil {
 		sh.b.log.Debug("nothing can be said about a shared subscription", "subject", subject, "err", err)
 	}
@@ -105,11 +109,14 @@ func (p *peers) listenShares() error {
 	return nil
 }
 
+// sweepEvery is how many rounds lie between two looks for groups that have no members any more.
+const sweepEvery = 240
+
 // run says again what was not answered, and sees to groups whose owner is gone.
 func (sh *shares) run(ctx context.Context) {
 	tick := time.NewTicker(shareTick)
 	defer tick.Stop()
-	for {
+	for round := 0; ; {
 		select {
 		case <-ctx.Done():
 			return
@@ -118,8 +125,13 @@ func (sh *shares) run(ctx context.Context) {
 		for _, p := range sh.all() {
 			p.tend()
 		}
-		for _, g := range sh.b.owned() {
+		groups := sh.b.owned()
+		for _, g := range groups {
 			g.tend()
+		}
+		sh.endIdle(groups)
+		if round++; round%sweepEvery == 0 {
+			sh.sweepRecords()
 		}
 	}
 }
@@ -184,7 +196,12 @@ func (p *part) connect(owner string, epoch uint64) {
 	p.mu.Unlock()
 	for _, m := range order {
 		m.s.mu.Lock()
-		m.s.extra = slices.DeleteFunc(m.s.extra, func(it item) bool { return it.part == p })
+		m.s.extra = slices.DeleteFunc(m.s.extra, func(it item) bool {
+			if it.part == p {
+				m.s.less(p)
+			}
+			return it.part == p
+		})
 		m.s.mu.Unlock()
 	}
 	id := p.b.shares.link()

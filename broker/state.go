@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -174,6 +175,25 @@ func (st *stateStore) versions(prefix string, all bool) []keyed {
 		}
 	}
 	slices.SortFunc(out, func(a, b keyed) int { return strings.Compare(a.key, b.key) })
+	return out
+}
+
+// containing is the winning versions of the keys with the prefix whose values have a text in them; in no
+// order.
+func (st *stateStore) containing(prefix, text string) []keyed {
+	st.mu.RLock()
+	defer st.mu.RUnlock()
+	var out []keyed
+	for _, m := range st.maps {
+		for k, v := range m.m {
+			if !strings.HasPrefix(k, prefix) || !bytes.Contains(v.value, []byte(text)) {
+				continue
+			}
+			if won, _ := st.winner(k); won.node == m.node && !won.gone {
+				out = append(out, keyed{k, v})
+			}
+		}
+	}
 	return out
 }
 
