@@ -62,9 +62,17 @@ func (b *Broker) newGroup(p *part, epoch uint64, r shareRecord) *group {
 	return g
 }
 
-// open begins to read: from now on the tail hands records in.
-func (g *group) open() {
+// open begins to read: from now on the tail hands records in. False: another node was quicker.
+func (g *group) open() bool {
 	b := g.b
+	g.deals.Lock()
+	defer g.deals.Unlock()
+	g.mu.Lock()
+	over := g.over
+	g.mu.Unlock()
+	if over {
+		return false
+	}
 	b.groupsMu.Lock()
 	b.groups[g.name] = g
 	b.groupsMu.Unlock()
@@ -75,6 +83,7 @@ func (g *group) open() {
 	g.active = true
 	g.mu.Unlock()
 	g.wake()
+	return true
 }
 
 // close ends the reading. The local part is left without an owner by whoever calls it.
@@ -98,11 +107,14 @@ func (g *group) close() {
 // wake lets the group's pump look; there is one at a time, and none while there is nothing to do.
 func (g *group) wake() { g.pump.wake(g.b, g.run) }
 
-// takeBack queues items to be handed out again, in log order.
+// takeBack queues items of this node's part to be handed out again, in log order. What it had of an earlier
+// claim, and has been dealt to others since, does not count.
 func (g *group) takeBack(items []item) {
 	g.mu.Lock()
 	for i := range items {
-		g.comeBack(items[i])
+		if l, has := g.out[items[i].at]; has && l == nil {
+			g.comeBack(items[i])
+		}
 	}
 	g.sortBack()
 	g.mu.Unlock()

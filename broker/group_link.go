@@ -167,7 +167,7 @@ func (g *group) resend() {
 // hear takes a report; it returns why not, if so.
 func (g *group) hear(r report) (no string) {
 	g.mu.Lock()
-	if g.over || !g.active || r.Epoch != g.epoch {
+	if g.over || r.Epoch != g.epoch {
 		g.mu.Unlock()
 		return noOwner
 	}

@@ -263,8 +263,9 @@ func (p *part) remember(at cursor) {
 	p.done = append(p.done, finish{at: at})
 }
 
-// giveBack takes out of a session what its groups may give to other members: all but QoS 2 that has a
-// packet id, which is this client's and nobody else's ([MQTT-4.8.2-4], [MQTT-4.8.2-5]). s.mu is held.
+// giveBack takes out of a session what its groups may give to other members: all but QoS 2 whose packet id
+// is on disk, which is this client's and nobody else's ([MQTT-4.8.2-4], [MQTT-4.8.2-5]) and has no part any
+// more. s.mu is held.
 func (s *session) giveBack() map[*part][]item {
 	if len(s.extra) == 0 && len(s.inflight) == 0 {
 		return nil
@@ -278,10 +279,11 @@ func (s *session) giveBack() map[*part][]item {
 		return it.part != nil
 	})
 	for id, f := range s.inflight {
-		if f.part != nil && f.QoS == 1 {
+		if f.part != nil {
 			back[f.part] = append(back[f.part], item{at: f.At})
 			delete(s.dealt, f.part)
 			delete(s.inflight, id)
+			f.part = nil // a save of it may be on its way
 		}
 	}
 	return back

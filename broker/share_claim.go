@@ -175,8 +175,11 @@ func (sh *shares) claim(ctx context.Context, p *part, epoch uint64) error {
 		return err
 	}
 	b.log.Info("this node owns a shared subscription", "share", p.name, "epoch", epoch, "from", g.at.String())
-	g.open()
+	if !g.open() {
+		return errElsewhere
+	}
 	p.mu.Lock()
+	p.done = nil // it is in the record
 	p.changed()
 	p.mu.Unlock()
 	return nil
@@ -364,7 +367,7 @@ func (sh *shares) begin(p *part, epoch uint64, held []holding) (*group, error) {
 		g.back = append(g.back, item{at: it})
 	}
 	g.again = slices.DeleteFunc(g.again, func(at cursor) bool { _, has := g.skip[at]; return has })
-	p.group, p.up, p.done, p.fresh = g, uplink{}, nil, nil
+	p.group, p.up, p.fresh = g, uplink{}, nil
 	b.groupsMu.Lock()
 	b.groups[p.name] = g
 	b.groupsMu.Unlock()

@@ -334,6 +334,40 @@ func TestShareOverNodes(t *testing.T) {
 		m.disconnect()
 		o.disconnect()
 	})
+	t.Run("many groups begin at three nodes at once", func(t *testing.T) {
+		const groups = 20
+		w := newCrowd()
+		var subscribing sync.WaitGroup
+		for i := range c.up {
+			m := c.member(i, fmt.Sprint("many", i), clean, 0, "")
+			defer m.disconnect()
+			subscribing.Go(func() {
+				for k := range groups {
+					if code := m.subscribe(1, fmt.Sprintf("$share/g%d/many", k))[0]; code != 1 {
+						t.Errorf("SUBACK 0x%02X", code)
+					}
+				}
+				w.reads(fmt.Sprint("many", i), m)
+			})
+		}
+		subscribing.Wait()
+		c.publishAll("many", 0, 30)
+		eventually(t, "each group gets each message", func() bool {
+			n := 0
+			for _, k := range w.counts() {
+				n += k
+			}
+			return n >= 30*groups
+		})
+		for k := range groups {
+			c.settledGroup(fmt.Sprintf("$share/g%d/many", k))
+		}
+		for p, n := range w.counts() {
+			if n != groups {
+				t.Errorf("%s came %d times to %d groups", p, n, groups)
+			}
+		}
+	})
 	t.Run("a slow member holds up its window", func(t *testing.T) {
 		const filter = "$share/slow/s/#"
 		w := newCrowd()
