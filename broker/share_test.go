@@ -305,6 +305,8 @@ func TestShareOverNodes(t *testing.T) {
 		b.disconnect()
 		p.disconnect()
 	})
+	t.Run("a QoS 2 message is its client's", func(t *testing.T) { shareQoS2(t, c) })
+	t.Run("after an error", func(t *testing.T) { shareAfterAnError(t, c) })
 	t.Run("No Local is a protocol error", func(t *testing.T) {
 		m := c.member(0, "nolocal", clean, 0, "")
 		m.write(frame(mqtt.SUBSCRIBE<<4|2, append(mqtt.AppendText(m.props([]byte{0, 1}, nil), "$share/g/x"), 1|4)))
@@ -512,10 +514,8 @@ func TestShareOverALossyBus(t *testing.T) {
 	}
 }
 
-// TestShareQoS2: a QoS 2 message that has its packet id is its client's, wherever that goes, and nobody else's.
-func TestShareQoS2(t *testing.T) {
-	c := startNodes(t, 3)
-	c.begin()
+// shareQoS2: a QoS 2 message that has its packet id is its client's, wherever that goes, and nobody else's.
+func shareQoS2(t *testing.T, c *nodes) {
 	const filter = "$share/g/two/#"
 	kept := opts{version: 5, expiry: 600, receive: 3}
 	a := c.member(0, "a", kept, 2, filter)
@@ -592,10 +592,8 @@ func (c *rawClient) finishThree() (ms []message) {
 	return ms
 }
 
-// TestShareAfterAnError: a session that could not be opened is no member of its group.
-func TestShareAfterAnError(t *testing.T) {
-	c := startNodes(t, 3)
-	c.begin()
+// shareAfterAnError: a session that could not be opened is no member of its group.
+func shareAfterAnError(t *testing.T, c *nodes) {
 	const filter = "$share/g/e/#"
 	kept := opts{version: 5, expiry: 600}
 	c.member(0, "e", kept, 1, filter).nc.Close()
