@@ -20,26 +20,26 @@ func newGuard(path string) (guard, error) {
 	if err != nil {
 		return -1, explainOpen(path, err)
 	}
-	if err := take(fd); err != nil {
+	if err := take(fd, path); err != nil {
 		unix.Close(fd)
 		return -1, err
 	}
 	return guard(fd), nil
 }
 
-func take(fd int) error {
+func take(fd int, path string) error {
 	if fd > maxDescriptor {
-		return &Error{Failed, fmt.Errorf("%w: a serial port needs a descriptor below %d", unix.EMFILE, maxDescriptor)}
+		return &Error{Failed, fmt.Errorf("open %s: %w: a serial port needs a descriptor below %d", path, unix.EMFILE, maxDescriptor)}
 	}
 	if _, err := unix.IoctlGetTermios(fd, unix.TCGETS); err != nil {
 		if errors.Is(err, unix.EIO) { // unplugged since
-			return &Error{Lost, fmt.Errorf("get terminal settings: %w", err)}
+			return &Error{Lost, fmt.Errorf("open %s: get terminal settings: %w", path, err)}
 		}
-		return &Error{NotAPort, fmt.Errorf("this is not a serial port: %w", err)}
+		return &Error{NotAPort, fmt.Errorf("open %s: this is not a serial port: %w", path, err)}
 	}
 	// A lock that root respects too, unlike TIOCEXCL, and that dies with the process.
 	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return &Error{Busy, fmt.Errorf("lock: %w: another program has this port", err)}
+		return &Error{Busy, fmt.Errorf("open %s: lock: %w: another program has this port", path, err)}
 	}
 	return nil
 }

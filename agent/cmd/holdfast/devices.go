@@ -28,6 +28,7 @@ so nothing is disturbed.`,
 			return board.print(a.Stdout)
 		},
 	}
+	cmd.AddCommand(a.scanCommand())
 	return cmd
 }
 
