@@ -155,6 +155,11 @@ func (l *loader) device(i int, d DeviceConfig) {
 	}
 	for f := range v.NumField() {
 		name := v.Type().Field(f).Tag.Get("toml")
+		if command, ok := v.Field(f).Interface().([]string); ok && name == "command" && len(command) > 0 {
+			if why := noProgram(command[0], l.reader); why != "" {
+				l.tables[i].Problem(name, "%s", why)
+			}
+		}
 		if name != "port" && name != "chip" && name != "bus" || v.Field(f).Kind() != reflect.String {
 			continue
 		}
@@ -203,6 +208,25 @@ func noPort(path string) string {
 		return ""
 	}
 	return fmt.Sprintf("%s is no serial port, but a device of %q; choose one that `holdfast devices` lists", path, filepath.Base(of))
+}
+
+// noProgram says why path cannot be run now.
+func noProgram(path string, who reader) string {
+	info, err := os.Stat(path)
+	switch {
+	case !filepath.IsAbs(path):
+		return "" // its Check has said so
+	case errors.Is(err, fs.ErrNotExist):
+		return path + " is not there now; the agent will run and wait for it. Install it"
+	case err != nil:
+		return err.Error()
+	case !info.Mode().IsRegular():
+		return path + " is not a program"
+	}
+	if err := who.may(path, unix.X_OK); err != nil {
+		return fmt.Sprintf("%s: %v; chmod 755 it", path, err)
+	}
+	return ""
 }
 
 const probeLimit = 10 * time.Second

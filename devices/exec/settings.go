@@ -3,7 +3,6 @@ package exec
 import (
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -49,7 +48,7 @@ func defaults() *Settings {
 	}
 }
 
-// Check tells every mistake. A program that is absent is a warning: it may be installed later.
+// Check tells every mistake. A program that is absent is none: it may be installed later.
 func (s *Settings) Check() []devices.Problem {
 	_, problems := s.compile()
 	return problems
@@ -116,19 +115,12 @@ func (s *Settings) compile() (*plan, []devices.Problem) {
 	return p, c.problems
 }
 
-// program looks at the command without running it.
 func (c *checker) program(s *Settings) {
 	switch {
 	case len(s.Command) == 0 || s.Command[0] == "":
 		c.bad("command", `is missing: ["/usr/local/bin/station", "--json"]`)
 	case !filepath.IsAbs(s.Command[0]):
 		c.bad("command", "%q: want an absolute path; a service has no PATH of yours, and no shell reads this", s.Command[0])
-	default:
-		if info, err := os.Stat(s.Command[0]); err != nil {
-			c.warn("command", "%v: install it, and the device will begin", err)
-		} else if info.IsDir() || info.Mode()&0o111 == 0 {
-			c.warn("command", "%s is not a program: chmod +x", s.Command[0])
-		}
 	}
 }
 
