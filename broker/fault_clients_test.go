@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -14,14 +15,21 @@ import (
 	"holdfast/broker/mqtt"
 )
 
-// clientPatience is how long a client of the fault rig waits for an answer before it tries another node.
-const clientPatience = 4 * time.Second
+// A client of the fault rig waits for an answer as long as this before it tries another node: each time another
+// while, so that it leaves a stopped node before its fence and behind it, and a slow machine gets its time.
+const (
+	leastPatience = 4 * time.Second
+	mostPatience  = 15 * time.Second
+)
 
-// patientConn gives up when nothing comes for clientPatience.
-type patientConn struct{ net.Conn }
+// patientConn gives up when nothing comes for so long.
+type patientConn struct {
+	net.Conn
+	patience time.Duration
+}
 
 func (c patientConn) Read(p []byte) (int, error) {
-	_ = c.SetReadDeadline(time.Now().Add(clientPatience))
+	_ = c.SetReadDeadline(time.Now().Add(c.patience))
 	return c.Conn.Read(p)
 }
 
@@ -33,15 +41,33 @@ type roamer struct {
 	moves bool
 	rnd   *rand.Rand
 	at    atomic.Int32 // the node that has it or had it last
+
+	patience time.Duration // 0: leastPatience to mostPatience
+}
+
+// settle connects at home for the first time, however long that takes.
+func (r *roamer) settle(t testing.TB) (c *rawClient) {
+	t.Helper()
+	r.at.Store(int32(r.home))
+	if _, err := within(patience, func() (err error) { c, _, err = r.dial(t); return err }); err != nil {
+		t.Fatalf("%s: %v", r.id, err)
+	}
+	c.nc = c.nc.(patientConn).Conn
+	c.r.Reset(c.nc)
+	return c
 }
 
 func (r *roamer) dial(t testing.TB) (*rawClient, bool, error) {
+	limit := r.patience
+	if limit == 0 {
+		limit = leastPatience + time.Duration(r.rnd.Int64N(int64(mostPatience-leastPatience)))
+	}
 	n := r.nodes[r.at.Load()]
 	nc, err := n.dial(n.addr)
 	if err != nil {
 		return nil, false, err
 	}
-	c := &rawClient{t: t, nc: patientConn{nc}, version: mqtt.V5}
+	c := &rawClient{t: t, nc: patientConn{nc, limit}, version: mqtt.V5}
 	c.r = bufio.NewReaderSize(c.nc, 64<<10)
 	_, err = nc.Write(connectPacket(r.id, opts{version: mqtt.V5, expiry: 3600}))
 	var p packet
@@ -123,14 +149,15 @@ func (p *numberer) topic() string { return "f/" + p.id }
 
 // use sends until the connection breaks.
 func (p *numberer) use(c *rawClient, _ bool) {
-	credit := make(chan struct{}, numbersUnderWay)
+	credit, broken := make(chan struct{}, numbersUnderWay), make(chan struct{})
 	reading := make(chan error, 1)
 	go func() {
 		err := p.acks(c, credit)
 		c.nc.Close()
+		close(broken)
 		reading <- err
 	}()
-	err := p.send(c, credit)
+	err := p.send(c, credit, broken)
 	c.nc.Close()
 	if r := <-reading; r != nil {
 		err = r
@@ -142,14 +169,16 @@ func (p *numberer) use(c *rawClient, _ bool) {
 	}
 }
 
-func (p *numberer) send(c *rawClient, credit chan<- struct{}) error {
+func (p *numberer) send(c *rawClient, credit chan<- struct{}, broken <-chan struct{}) error {
 	p.mu.Lock()
 	next := p.acked + 1
 	p.mu.Unlock()
 	for ; ; next++ {
 		select {
 		case credit <- struct{}{}:
-		case <-time.After(clientPatience):
+		case <-broken:
+			return io.EOF
+		case <-time.After(c.nc.(patientConn).patience):
 			return errors.New("no PUBACK")
 		}
 		flags := byte(2)
@@ -207,7 +236,7 @@ func pings(c *rawClient, over <-chan struct{}) {
 		select {
 		case <-over:
 			return
-		case <-time.After(clientPatience / 3):
+		case <-time.After(c.nc.(patientConn).patience / 3):
 		}
 		if _, err := c.nc.Write([]byte{mqtt.PINGREQ << 4, 0}); err != nil {
 			return

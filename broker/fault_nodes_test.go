@@ -64,7 +64,7 @@ func faultNodes(t *testing.T, program string, seed uint64) []*faultNode {
 	var places []nodePlace
 	for i := range 3 {
 		places = append(places, nodePlace{fmt.Sprintf("%s1%d:6222", network, i+1), fmt.Sprintf("%s1%d:1883", network, i+1), func(fn func()) { fn() },
-			func(addr string) (net.Conn, error) { return net.DialTimeout("tcp", addr, clientPatience) }})
+			func(addr string) (net.Conn, error) { return net.DialTimeout("tcp", addr, mostPatience) }})
 	}
 	return nodesAt(t, program, places)
 }
@@ -101,7 +101,7 @@ func nodesAt(t *testing.T, program string, places []nodePlace) (out []*faultNode
 		n.config = write(name+".toml", fmt.Sprintf("[node]\nname = %q\ndata_dir = %q\n[listen]\nmqtt = %q\nadmin = \"\"\n"+
 			"[cluster]\nname = \"faults\"\nlisten = %q\nsecret_file = %q\npeers = [%s]\n",
 			name, n.data, n.addr, place.cluster, secret, strings.Join(peers, ", ")))
-		n.admin = &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		n.admin = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(n.data, "admin.sock"))
 		}}}
 		t.Cleanup(n.kill)
@@ -162,11 +162,11 @@ func (n *faultNode) stop() error {
 	select {
 	case <-n.signal(syscall.SIGTERM, true):
 		return nil
-	case <-time.After(60 * time.Second):
+	case <-time.After(readyWithin()):
 	}
 	n.signal(syscall.SIGABRT, true) // it says in its log where it hangs
 	<-n.ended
-	return fmt.Errorf("%s does not stop within 60 s of SIGTERM", n.name)
+	return fmt.Errorf("%s does not stop within %s of SIGTERM", n.name, readyWithin())
 }
 
 func (n *faultNode) get(path string) (int, []byte, error) {

@@ -37,7 +37,7 @@ func TestGrow(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.start(0)
-	if _, err := within(readyWithin, s.nodes[0].ready); err != nil {
+	if _, err := within(readyWithin(), s.nodes[0].ready); err != nil {
 		t.Fatal(err) // it serves before the others are there
 	}
 	tr.goesOn()
@@ -81,7 +81,7 @@ func TestGrow(t *testing.T) {
 	}
 	took = s.ready(0, 1, 2, 3, 4)
 	t.Logf("3 to 5: all ready after %.1f s, longest time without PUBACK %d ms", took.Seconds(), tr.gaps().Milliseconds())
-	moved, err := within(readyWithin, func() error { return s.placed(0, 3) })
+	moved, err := within(readyWithin(), func() error { return s.placed(0, 3) })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -178,7 +178,7 @@ func openTun() (int, error) {
 
 // dial connects from within the namespace.
 func (p *port) dial(addr string) (nc net.Conn, err error) {
-	p.do(func() { nc, err = net.DialTimeout("tcp", addr, clientPatience) })
+	p.do(func() { nc, err = net.DialTimeout("tcp", addr, mostPatience) })
 	return nc, err
 }
 

@@ -38,7 +38,7 @@ func TestLeave(t *testing.T) {
 	}
 	tr.gaps()
 	t.Logf("%s", s.must(0, "cluster", "leave", "n4", "--wait", "0s"))
-	if took, err := within(readyWithin, func() error { return s.placed(0, 3) }); err != nil {
+	if took, err := within(readyWithin(), func() error { return s.placed(0, 3) }); err != nil {
 		t.Errorf("after %s: %v", took, err)
 	}
 	t.Logf("longest time without PUBACK %d ms", tr.gaps().Milliseconds())

@@ -38,7 +38,7 @@ func newPlace(t *testing.T, program string, number, n int) *place {
 		name := fmt.Sprint("n", i+1)
 		n := &faultNode{name: name, addr: fmt.Sprintf("%s1%d:1883", s.network, i+1), program: program,
 			log: filepath.Join(s.dir, name+".log"), config: filepath.Join(s.dir, name+".toml"), data: s.data(i),
-			in: func(fn func()) { fn() }, dial: func(addr string) (net.Conn, error) { return net.DialTimeout("tcp", addr, clientPatience) }}
+			in: func(fn func()) { fn() }, dial: func(addr string) (net.Conn, error) { return net.DialTimeout("tcp", addr, mostPatience) }}
 		socket := filepath.Join(s.data(i), "admin.sock")
 		n.admin = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
@@ -88,7 +88,7 @@ func (s *place) start(which ...int) {
 // ready waits until nodes are ready and, in a cluster, tell the same about each other.
 func (s *place) ready(which ...int) time.Duration {
 	s.t.Helper()
-	took, err := within(2*readyWithin, func() error {
+	took, err := within(2*readyWithin(), func() error {
 		var list []*faultNode
 		for _, i := range which {
 			list = append(list, s.nodes[i])
@@ -120,7 +120,7 @@ func (s *place) ready(which ...int) time.Duration {
 // run runs a command of the program against a node and returns what it prints, and its exit code.
 func (s *place) run(i int, args ...string) (string, int) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 2*readyWithin)
+	ctx, cancel := context.WithTimeout(s.t.Context(), 2*readyWithin())
 	defer cancel()
 	c := exec.CommandContext(ctx, s.program, append([]string{"--config", s.nodes[i].config}, args...)...)
 	out, err := c.CombinedOutput()
@@ -248,7 +248,7 @@ func (tr *guests) end() {
 	tr.t.Helper()
 	close(tr.stopW)
 	tr.writing.Wait()
-	_, err := within(deliverWithin, func() error {
+	_, err := within(deliverWithin(), func() error {
 		var errs []error
 		for _, s := range tr.readers {
 			for _, w := range tr.writers {

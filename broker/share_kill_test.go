@@ -32,11 +32,7 @@ func newSharers(filter string, members ...*roamer) *sharers {
 // subscribe makes the members' sessions.
 func (s *sharers) subscribe(t testing.TB) {
 	for _, m := range s.members {
-		m.at.Store(int32(m.home))
-		c, _, err := m.dial(t)
-		if err != nil {
-			t.Fatalf("%s: %v", m.id, err)
-		}
+		c := m.settle(t)
 		if code := c.subscribe(1, s.filter)[0]; code != 1 {
 			t.Fatalf("%s: SUBACK 0x%02X", m.id, code)
 		}
@@ -163,15 +159,15 @@ func TestShareKill(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := within(readyWithin, func() error { return allReady(nodes) }); err != nil {
+	if _, err := within(readyWithin(), func() error { return allReady(nodes) }); err != nil {
 		t.Fatal(err)
 	}
 	var writers []*numberer
 	var members []*roamer
 	for i := range nodes {
-		w := &numberer{roamer: &roamer{id: fmt.Sprint("w", i+1), nodes: nodes, home: i, rnd: rand.New(rand.NewPCG(1, uint64(i)))}, refused: map[int]bool{}, resent: map[int]bool{}, last: time.Now()}
+		w := &numberer{roamer: &roamer{id: fmt.Sprint("w", i+1), nodes: nodes, home: i, patience: patience, rnd: rand.New(rand.NewPCG(1, uint64(i)))}, refused: map[int]bool{}, resent: map[int]bool{}, last: time.Now()}
 		writers = append(writers, w)
-		members = append(members, &roamer{id: fmt.Sprint("m", i+1), nodes: nodes, home: i, rnd: rand.New(rand.NewPCG(2, uint64(i)))})
+		members = append(members, &roamer{id: fmt.Sprint("m", i+1), nodes: nodes, home: i, patience: patience, rnd: rand.New(rand.NewPCG(2, uint64(i)))})
 	}
 	s := newSharers("$share/g/f/#", members...)
 	s.subscribe(t)
@@ -182,7 +178,7 @@ func TestShareKill(t *testing.T) {
 		writing.Go(func() { w.run(t, stopWriting, w.use) })
 	}
 	owner := func() (at int) {
-		if _, err := within(readyWithin, func() error {
+		if _, err := within(readyWithin(), func() error {
 			name, err := shareOwner(nodes[0], "m1")
 			for i, n := range nodes {
 				if n.name == name {
@@ -202,7 +198,7 @@ func TestShareKill(t *testing.T) {
 			target[w] = w.acked + 50
 			w.mu.Unlock()
 		}
-		took, err := within(deliverWithin, func() error {
+		took, err := within(deliverWithin(), func() error {
 			for _, w := range writers {
 				w.mu.Lock()
 				acked := w.acked
@@ -253,7 +249,7 @@ func TestShareKill(t *testing.T) {
 			}
 		}
 		goesOn(f.what)
-		if _, err := within(readyWithin, func() error { return allReady(nodes) }); err != nil {
+		if _, err := within(readyWithin(), func() error { return allReady(nodes) }); err != nil {
 			t.Fatal(err)
 		}
 		// One member was on that node. It acknowledges at once, so little of its window was in use; the rest is
@@ -266,7 +262,7 @@ func TestShareKill(t *testing.T) {
 	}
 	close(stopWriting)
 	writing.Wait()
-	if _, err := within(deliverWithin, func() error { return s.missing(writers) }); err != nil {
+	if _, err := within(deliverWithin(), func() error { return s.missing(writers) }); err != nil {
 		t.Errorf("LOST: %v", err)
 	}
 	close(stopReading)
