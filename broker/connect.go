@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"holdfast/broker/mqtt"
@@ -155,6 +157,9 @@ func (c *conn) subscribe(ctx context.Context, p *mqtt.Subscribe) error {
 	codes := make([]byte, len(p.Filters))
 	var send []item
 	room := s.room()
+	if slices.ContainsFunc(p.Filters, func(f mqtt.Filter) bool { return f.RetainHandling < 2 && !strings.HasPrefix(f.Filter, "$share/") }) {
+		b.readOnNow(ctx)
+	}
 	for i, f := range p.Filters {
 		share, plain, _ := mqtt.ParseFilter(f.Filter)
 		if share != "" && f.NoLocal { // [MQTT-3.8.3-4]

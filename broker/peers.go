@@ -245,7 +245,7 @@ func (b *Broker) seen(clock uint64) {
 
 // start begins to hear the other nodes and to be heard.
 func (p *peers) start() error {
-	if err := errors.Join(p.confirms.listen(p), p.listenTakes(), p.listenWitness(), p.listenEnds(), p.listenQuestions(), p.listenLoose(), p.listenShares()); err != nil {
+	if err := errors.Join(p.confirms.listen(p), p.listenTakes(), p.listenWitness(), p.listenEnds(), p.listenQuestions(), p.listenLoose(), p.listenTips(), p.listenShares()); err != nil {
 		return err
 	}
 	for _, at := range p.all() {
