@@ -239,8 +239,17 @@ func (b *Broker) open(o Options) error {
 			return err
 		}
 	}
-	b.state = newState(b.cfg.Node.Name, stateStream, b.alone(), b.log)
+	var others []string // of a node that runs alone
+	if b.alone() {
+		if others, err = b.otherLogs(); err != nil {
+			return err
+		}
+	}
+	b.state = newState(b.cfg.Node.Name, stateStream, b.alone() && len(others) == 0, b.log)
 	if _, err = b.state.load(b.ctx, stateStream); err != nil {
+		return err
+	}
+	if err = b.readOthersState(others); err != nil {
 		return err
 	}
 	for _, err := range b.state.damaged {
@@ -264,7 +273,7 @@ func (b *Broker) open(o Options) error {
 	b.state.watch(memberPrefix, b.noteLeavers)
 	b.state.watch(checkPrefix, b.inbound.settled(b.state))
 	b.door = NewDoor(b.cfg.Verify, b.registry, b.log)
-	return b.recover()
+	return b.recover(others)
 }
 
 // chooseGrowth decides whether the node goes on alone, to become one of a cluster.
@@ -277,6 +286,9 @@ func (b *Broker) chooseGrowth() error {
 	case b.cfg.Cluster == nil:
 		return forgetGrowth(dir)
 	case ranAlone(dir):
+		if id, _ := readNodeID(filepath.Join(dir, "node.id")); id.NotWith != "" && id.NotWith == secretPrint(b.cfg.Cluster) {
+			return errSameSecret
+		}
 		b.growth = newGrower(b, b.cfg.Cluster)
 		b.cluster, b.cfg.Cluster = growCluster{soloCluster{b}, b.growth}, nil
 	}
@@ -300,12 +312,15 @@ func (b *Broker) openWriter(kind string, s *logStream, commit func(*Batch)) (*wr
 }
 
 // recover brings what follows from the log up to its end, and starts the writers.
-func (b *Broker) recover() error {
+func (b *Broker) recover(others []string) error {
 	first, _, _, err := b.stream.bounds(b.ctx)
 	if err != nil {
 		return err
 	}
 	b.openTail(first)
+	if err := b.addOthersLogs(others); err != nil {
+		return err
+	}
 	if !b.alone() {
 		if err := b.joinPeers(); err != nil {
 			return err
@@ -333,7 +348,9 @@ func (b *Broker) recover() error {
 	if err := b.replay(b.ctx, from); err != nil {
 		return err
 	}
-	b.adoptWills(b.cfg.Node.Name)
+	for _, node := range append(others, b.cfg.Node.Name) {
+		b.adoptWills(node)
+	}
 	b.messages.start()
 	if err := b.messages.begin(b.ctx); err != nil {
 		return fmt.Errorf("messages: %w", err)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"time"
 
@@ -247,3 +248,6 @@ func reading(base time.Time, r wire.Record) TailReading {
 	}
 	return out
 }
+
+// Backup implements admin.Backup.
+func (c *Console) Backup(ctx context.Context, w io.Writer) error { return c.b.Backup(ctx, w) }

@@ -15,9 +15,10 @@ type nodeID struct {
 	Name string `json:"name"`
 	ID   string `json:"id"` // random
 
-	Cluster string `json:"cluster,omitempty"` // its name; "" for a node that runs alone
-	Founded bool   `json:"founded,omitempty"` // it has been a node of a cluster that was complete once; beside the store only
-	Left    bool   `json:"left,omitempty"`    // it was taken out of the cluster for good
+	Cluster string `json:"cluster,omitempty"`  // its name; "" for a node that runs alone
+	Founded bool   `json:"founded,omitempty"`  // it has been a node of a cluster that was complete once; beside the store only
+	NotWith string `json:"not_with,omitempty"` // fingerprint of a cluster's secret with which this store, restored from a backup, must not be used
+	Left    bool   `json:"left,omitempty"`     // it was taken out of the cluster for good
 }
 
 // readIdentity finds out who this node is, before its engine starts.

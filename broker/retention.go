@@ -48,6 +48,9 @@ func (b *Broker) house(ctx context.Context) {
 		if err := b.trim(ctx); err != nil && ctx.Err() == nil {
 			b.log.Error("the log cannot be trimmed", "err", err)
 		}
+		if err := b.trimOthers(ctx); err != nil && ctx.Err() == nil {
+			b.log.Warn("the logs of nodes that are gone cannot be trimmed yet", "err", err)
+		}
 		b.retained.forget(b.tail.clock())
 		if err := b.state.compact(ctx); err != nil && ctx.Err() == nil {
 			b.log.Error("the state store cannot be compacted", "err", err)
@@ -198,14 +201,11 @@ func (b *Broker) restoreLedger() (vector, error) {
 // backTo is from where on the logs are read: in another node's log from where that node has stored
 // what follows from it, or from where this one has, whichever comes first.
 func (b *Broker) backTo(from vector) vector {
-	if b.peers == nil {
-		return from
-	}
-	for _, at := range b.peers.all() {
+	for _, node := range without(b.tail.nodes(), []string{b.cfg.Node.Name}) {
 		var c checkpointRecord
-		upTo := cursor{Node: at.node, Batch: 1}
-		if data, ok := b.state.get(checkpointKey(at.node)); ok && json.Unmarshal(data, &c) == nil {
-			upTo = c.UpTo.of(at.node)
+		upTo := cursor{Node: node, Batch: 1}
+		if data, ok := b.state.get(checkpointKey(node)); ok && json.Unmarshal(data, &c) == nil {
+			upTo = c.UpTo.of(node)
 		}
 		if from.past(upTo) {
 			from = from.with(upTo)
@@ -224,7 +224,7 @@ func (b *Broker) lastCheckpoint() (c checkpointRecord, prefix string, err error)
 		c.Generation, c.Parts = binary.BigEndian.Uint64(data), int(binary.BigEndian.Uint64(data[8:]))
 		c.UpTo = vector{{Node: b.cfg.Node.Name, Batch: binary.BigEndian.Uint64(data[16:])}}
 	}
-	if c.Generation > 0 || b.peers == nil {
+	if c.Generation > 0 {
 		return c, fmt.Sprintf("%s%016x/", oldLedgerPrefix, c.Generation), nil
 	}
 	return b.othersCheckpoint()

@@ -280,7 +280,7 @@ func (d *dirtySet) take() []*session {
 // connected yet. Those of other nodes come when their clients do.
 func (b *Broker) restoreSessions() error {
 	for _, v := range b.state.versions(sessionKey, false) {
-		if v.node != b.cfg.Node.Name {
+		if v.node != b.cfg.Node.Name && !b.alone() {
 			continue
 		}
 		s, err := b.parseSession(v.key[len(sessionKey):], v.value)
@@ -292,7 +292,7 @@ func (b *Broker) restoreSessions() error {
 		b.sessions.m[s.id] = s
 	}
 	for _, v := range b.state.versions(cursorKey, false) {
-		if v.node != b.cfg.Node.Name {
+		if v.node != b.cfg.Node.Name && !b.alone() {
 			continue
 		}
 		s := b.sessions.m[v.key[len(cursorKey):]]

@@ -87,6 +87,16 @@ func (t *tail) addLog(l *tailLog) {
 	t.ends = nil
 }
 
+// nodes are those whose logs are in the tail.
+func (t *tail) nodes() (out []string) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for _, l := range t.logs {
+		out = append(out, l.node)
+	}
+	return out
+}
+
 // logOf finds a node's log, or nil. t.mu is held.
 func (t *tail) logOf(node string) *tailLog {
 	for _, l := range t.logs {

@@ -72,6 +72,12 @@ type Tail interface {
 	Tail(ctx context.Context, filter string, emit func(line any) error) error
 }
 
+// Backup writes all that the cluster has.
+type Backup interface {
+	// Backup writes a backup, which says itself whether it is whole.
+	Backup(ctx context.Context, w io.Writer) error
+}
+
 // Options is what a Server shows. All but Log must be there.
 type Options struct {
 	Health   Health
@@ -80,6 +86,7 @@ type Options struct {
 	Tail     Tail
 	Sessions Sessions
 	Cluster  Cluster
+	Backup   Backup // nil: it makes none
 	Metrics  http.Handler
 	Token    string
 	Log      *slog.Logger
@@ -232,11 +239,12 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("DELETE /v1/devices/{gateway}", s.revokeDevice)
 	mux.HandleFunc("GET /v1/ledger", s.ledger)
 	mux.HandleFunc("GET /v1/tail", s.tail)
+	mux.HandleFunc("GET /v1/backup", s.backup)
 	s.sessionRoutes(mux)
 	s.clusterRoutes(mux)
 	mux.HandleFunc("GET /{$}", page)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		fail(w, &Error{http.StatusNotFound, fmt.Sprintf("there is no %s %s", r.Method, r.URL.Path), "see /v1/status, /v1/devices, /v1/ledger, /v1/tail, /v1/sessions, /v1/explain, /v1/cluster, /healthz, /readyz, /metrics"})
+		fail(w, &Error{http.StatusNotFound, fmt.Sprintf("there is no %s %s", r.Method, r.URL.Path), "see /v1/status, /v1/devices, /v1/ledger, /v1/tail, /v1/sessions, /v1/explain, /v1/cluster, /v1/backup, /healthz, /readyz, /metrics"})
 	})
 	return mux
 }

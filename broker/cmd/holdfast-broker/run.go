@@ -107,7 +107,7 @@ func listenAdmin(cfg broker.Config, b *broker.Broker, version string, log *slog.
 		return nil, nil, nil, err
 	}
 	console := broker.NewConsole(b, version)
-	s, err = admin.New(admin.Options{Health: console, Devices: console, Ledger: console, Tail: console, Sessions: console, Cluster: console,
+	s, err = admin.New(admin.Options{Health: console, Devices: console, Ledger: console, Tail: console, Sessions: console, Cluster: console, Backup: console,
 		Metrics: broker.MetricsHandler(b), Token: token, Log: log})
 	if err != nil {
 		return nil, nil, nil, err
