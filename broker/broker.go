@@ -121,6 +121,8 @@ type Broker struct {
 	stop     context.CancelFunc
 	tasks    sync.WaitGroup // house, group pumps
 	notReady atomic.Pointer[error]
+	again    chan error            // has room for one: why this life has to end
+	full     atomic.Pointer[error] // the disk is, in a cluster
 	damage   atomic.Pointer[error]
 	loud     atomic.Int64 // second in which damage was last logged
 	addrs    atomic.Pointer[[]net.Addr]
@@ -147,7 +149,7 @@ const diskReserve = 64 << 20
 // must be closed.
 func New(cfg Config, o Options) (*Broker, error) {
 	b := &Broker{cfg: cfg, log: o.Log, mono: o.Now, wall: o.Wall, rand: o.Rand, ledger: NewLedger(cfg.Node.Name), retained: newRetained(),
-		sessions: newSessions(), groups: map[string]*group{}, leaves: make(chan error, 1), conns: connSet{m: map[*conn]struct{}{}}}
+		sessions: newSessions(), groups: map[string]*group{}, leaves: make(chan error, 1), again: make(chan error, 1), conns: connSet{m: map[*conn]struct{}{}}}
 	b.defaults()
 	b.holds.b = b
 	b.shares = newShares(b)
@@ -501,6 +503,10 @@ func (b *Broker) untilEnd(ctx context.Context) error {
 	case <-b.messages.ended:
 	case <-b.state.w.ended:
 		w = b.state.w
+	case err := <-b.again:
+		b.messages.cancel()
+		b.state.w.cancel()
+		return fmt.Errorf("node %s: %w", b.cfg.Node.Name, err)
 	}
 	if err := w.failure(); err != nil {
 		return fmt.Errorf("node %s can write no more: %w", b.cfg.Node.Name, err)
@@ -615,6 +621,9 @@ func (b *Broker) Ready() error {
 	}
 	if err := b.takes(); err != nil {
 		return err
+	}
+	if p := b.full.Load(); p != nil {
+		return *p
 	}
 	if err := b.messages.failure(); err != nil {
 		return err

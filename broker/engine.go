@@ -242,10 +242,9 @@ func (e *engine) close() {
 }
 
 // reopen stops and starts the engine: after a write error its store takes nothing more until
-// it has been read again. In a cluster, where silence usually means that others are gone, it does
-// so only if the engine says that its store has failed.
+// it has been read again. In a cluster the guard sees to it, and silence usually means that others are gone.
 func (e *engine) reopen() error {
-	if srv := e.server(); e.clustered() && srv != nil && srv.JetStreamEnabled() {
+	if e.clustered() {
 		return nil
 	}
 	e.close()

@@ -417,24 +417,26 @@ func (r *faultRun) checkOnce() {
 
 // sameShow: every node tells the same about the cluster.
 func (r *faultRun) sameShow() {
-	if _, err := within(readyWithin(), func() error {
-		first := ""
-		for _, n := range r.nodes {
-			s, err := n.show()
-			if err != nil {
-				return err
-			}
-			if first == "" {
-				first = s
-			}
-			if s != first || strings.Contains(s, "ready false") || strings.Contains(s, "quorum false") {
-				return fmt.Errorf("%s says %q, %s says %q", r.nodes[0].name, first, n.name, s)
-			}
-		}
-		return nil
-	}); err != nil {
+	if _, err := within(readyWithin(), func() error { return sameShow(r.nodes) }); err != nil {
 		r.t.Errorf("cluster show: %v", err)
 	}
+}
+
+func sameShow(nodes []*faultNode) error {
+	first := ""
+	for _, n := range nodes {
+		s, err := n.show()
+		if err != nil {
+			return err
+		}
+		if first == "" {
+			first = s
+		}
+		if s != first || strings.Contains(s, "ready false") || strings.Contains(s, "quorum false") {
+			return fmt.Errorf("%s says %q, %s says %q", nodes[0].name, first, n.name, s)
+		}
+	}
+	return nil
 }
 
 func (r *faultRun) totals() (acked, twice int) {

@@ -47,6 +47,7 @@ func (g *guard) run(ctx context.Context) {
 			g.b.depart(g.b.markLeft())
 			return
 		}
+		g.cramped()
 		g.comeHome(ctx)
 		g.meetFence(ctx)
 		g.fenceDead(ctx)

@@ -372,6 +372,12 @@ func (p *peers) look(ctx context.Context) {
 
 // fit says why this node should take no clients, or nil.
 func (p *peers) fit(table []member) error {
+	if err := p.b.engine.failed(); err != nil {
+		if room := p.b.full.Load(); room != nil {
+			err = fmt.Errorf("%w; %w", *room, err)
+		}
+		return err
+	}
 	if err := unreached(p.b.cfg.Node.Name, table, p.b.engine.size()); err != nil {
 		return err
 	}

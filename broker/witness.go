@@ -53,11 +53,12 @@ func (p *peers) listenWitness() error {
 	})
 }
 
-// reaches says whether a node answers, or may still: its connections have not been given up yet.
+// reaches says whether a node answers, or may still: its connections have not been given up yet. One that has only
+// just started its engine serves nobody and has no ear for this yet.
 func (p *peers) reaches(ctx context.Context, node string) bool {
 	ctx, cancel := context.WithTimeout(ctx, probeEvery)
 	defer cancel()
-	_, err := p.b.engine.request(ctx, hereSubject(node), nil)
+	_, err := p.b.engine.request(ctx, witnessSubject+hexName(node), []byte("{}"))
 	return err == nil || !errors.Is(err, errNobody) && p.members.alive(node)
 }
 

@@ -78,6 +78,8 @@ func (a *app) run(ctx context.Context, log *slog.Logger) (err error) {
 			log.Warn("this node is one of a cluster now: it begins anew", "cluster", cfg.Cluster.Name)
 		case errors.Is(err, broker.ErrFenced):
 			log.Warn("the other nodes had given this one up: it begins anew", "err", err)
+		case errors.Is(err, broker.ErrAgain):
+			log.Warn("the node begins anew", "err", err)
 		case cfg.Cluster != nil && errors.Is(err, broker.ErrNoAnswer):
 			log.Warn("the cluster does not answer yet: the node begins anew", "err", err)
 		default:
