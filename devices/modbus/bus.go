@@ -14,7 +14,6 @@ import (
 const (
 	firstWait = 100 * time.Millisecond // before the second attempt to open again
 	maxWait   = 4 * time.Second        // between two attempts: a port that is back is found within 5 s
-	steady    = 5 * time.Second        // a link that lived so long is opened again at once, and only then missed
 )
 
 // bus is one serial line or one TCP server, and the devices that ask through it. Its
@@ -62,7 +61,6 @@ func (b *bus) run(ctx context.Context) {
 	defer func() { b.set(nil, ErrNotRunning) }()
 	wait, told := time.Duration(0), ""
 	for ctx.Err() == nil {
-		began := b.clock.Now()
 		l, note, err := b.open(ctx)
 		if err == nil {
 			b.log.Info("bus open")
@@ -75,12 +73,12 @@ func (b *bus) run(ctx context.Context) {
 			case <-ctx.Done():
 			case <-l.in().failed:
 			}
-			b.lost()
+			worked := b.lost()
 			l.close()
 			err = l.in().why()
-			if b.clock.Now()-began >= steady {
+			if worked {
 				wait = 0
-				continue // a server that closes idle connections is no loss
+				continue // a server that closes connections that it does not need is no loss
 			}
 		}
 		if ctx.Err() != nil {
@@ -107,11 +105,16 @@ func (b *bus) up(l link) {
 	b.set(&talker{busConfig: b.busConfig, clock: b.clock, link: l, free: b.clock.Now() + b.pause}, nil)
 }
 
-// lost waits for whoever has the turn: it notices by the inbox.
-func (b *bus) lost() {
+// lost waits for whoever has the turn: it notices by the inbox. worked: somebody has
+// answered over this link.
+func (b *bus) lost() (worked bool) {
+	b.mu.Lock()
+	t := b.talker
+	b.mu.Unlock()
 	b.set(nil, nil)
-	_ = b.take(context.Background())
-	b.give()
+	_ = b.take(context.Background()) // its error is the context's
+	defer b.give()
+	return t.worked
 }
 
 func (b *bus) set(t *talker, down error) {
@@ -227,6 +230,7 @@ func (b *bus) ask(ctx context.Context, m *member, r request) (attempt, error) {
 	if m.turnaround > 0 {
 		t.free = max(t.free, b.clock.Now()+m.turnaround)
 	}
+	t.worked = t.worked || judge(err) == answered
 	b.owe(m, began, err)
 	return attempt{rep, max(0, t.free-began)}, err
 }
@@ -236,6 +240,10 @@ func (b *bus) quietUntil(slave byte) devices.Instant {
 	defer b.mu.Unlock()
 	return b.quiet[slave]
 }
+
+// lateness is how late an answer may come and still not be taken for another's, in
+// time-outs from its request.
+const lateness = 3
 
 // owe keeps the slave from being asked for something else while an answer to an earlier
 // request may still come: an RTU answer does not say which request it is for. A retry
@@ -257,7 +265,7 @@ func (b *bus) owe(m *member, began devices.Instant, err error) {
 	case errors.Is(err, errDamaged):
 	case m.owed:
 		m.owed = false
-		b.quiet[m.slave] = now + (began - m.owedSince) + m.timeout/2
+		b.quiet[m.slave] = max(began+lateness*m.timeout, now+began-m.owedSince+m.timeout/2)
 	}
 }
 
@@ -267,6 +275,6 @@ func (b *bus) giveUp(m *member) {
 	defer b.mu.Unlock()
 	if m.owed {
 		m.owed = false
-		b.quiet[m.slave] = b.clock.Now() + max(m.timeout, m.lastAsked-m.owedSince)
+		b.quiet[m.slave] = m.lastAsked + lateness*m.timeout
 	}
 }

@@ -246,17 +246,28 @@ func newRig(t *testing.T, clock devices.Clock, d *Driver) *rig {
 
 func (r *rig) start(s *Settings) (*sink, *Device) {
 	r.t.Helper()
+	k := &sink{}
+	return k, r.run(s, k)
+}
+
+func (r *rig) startInto(s *Settings, k *sink) *sink {
+	r.t.Helper()
+	r.run(s, k)
+	return k
+}
+
+func (r *rig) run(s *Settings, k *sink) *Device {
+	r.t.Helper()
 	dev, err := r.driver.New(s, devices.Env{Name: fmt.Sprint("d", s.Slave), Clock: r.clock, Log: slog.New(slog.DiscardHandler), Seed: 1})
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	k := &sink{}
 	r.done.Go(func() {
 		if err := dev.Run(r.ctx, k); err != context.Canceled {
 			r.t.Errorf("Run: %v", err)
 		}
 	})
-	return k, dev.(*Device)
+	return dev.(*Device)
 }
 
 func (r *rig) stop() { r.cancel(); r.done.Wait() }

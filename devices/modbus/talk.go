@@ -58,6 +58,7 @@ type talker struct {
 	free        devices.Instant // before this nothing is sent
 	transaction uint16
 	frame, buf  []byte
+	worked      bool // an answer came
 }
 
 // damagedWait is how long a line must be silent until a damaged answer counts as over:
