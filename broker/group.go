@@ -31,6 +31,9 @@ type group struct {
 
 	idleFor, lookAt time.Duration // nobody is connected: when it is asked next whether it still has members
 
+	saving     bool // a save is on its way
+	savingFrom time.Duration
+
 	active bool // it deals
 	over   bool // another node has it now, or it has ended
 
@@ -145,9 +148,12 @@ func (g *group) finished(at cursor) {
 // run hands out records until there are none or nobody has room.
 func (g *group) run(ctx context.Context) {
 	defer g.flush()
-	for n := 0; ctx.Err() == nil && !g.b.asleep(); n++ {
+	for n := 0; ctx.Err() == nil; n++ {
 		if n%dealAtOnce == 0 {
 			g.flush()
+			if g.b.asleep() || g.unsure() {
+				return // it is woken by the next tick, or by the save
+			}
 			g.outs = g.outlets()
 		}
 		more, err := g.dealOne(ctx)

@@ -41,27 +41,61 @@ func (g *group) record(free bool) []byte {
 
 // saveGroup writes how far a group has come, and tells its parts what they need not remember.
 func (b *Broker) saveGroup(g *group, free bool) {
+	now := b.mono()
 	g.mu.Lock()
-	ok := g.active && !g.over
+	ok, busy := g.active && !g.over, g.saving && !free
 	seen := map[*link]uint64{}
 	for _, l := range g.links {
 		seen[l] = l.seen
 	}
 	g.mu.Unlock()
-	if !ok {
+	switch {
+	case !ok:
+		return
+	case busy: // saves are never on their way twice
+		b.dirtyGroups.Store(g, struct{}{})
 		return
 	}
-	_ = b.state.putAsync(pair{key: shareKey + g.name, value: g.record(free), rank: g.epoch}, func(err error) {
-		if err != nil {
-			b.dirtyGroups.Store(g, struct{}{})
-			return
-		}
-		g.mu.Lock()
-		for l, n := range seen {
+	g.mu.Lock()
+	g.saving, g.savingFrom = true, now
+	g.mu.Unlock()
+	err := b.state.putAsync(pair{key: shareKey + g.name, value: g.record(free), rank: g.epoch}, func(err error) {
+		g.saved(seen, err)
+	})
+	if err != nil {
+		g.saved(seen, err)
+	}
+}
+
+// saved is the end of a save. Seen is the last report of each part that is in it.
+func (g *group) saved(seen map[*link]uint64, err error) {
+	g.mu.Lock()
+	g.saving = false
+	for l, n := range seen {
+		if err == nil {
 			l.kept = max(l.kept, n)
 		}
-		g.mu.Unlock()
-	})
+	}
+	g.mu.Unlock()
+	if err != nil {
+		g.b.dirtyGroups.Store(g, struct{}{})
+		return
+	}
+	g.wake()
+}
+
+// saveLease is how long an owner goes on dealing while a save of the group is not stored: it may be cut off, and
+// another node about to go on from the save before. It is as long as a node may be silent.
+const saveLease = deadAfter
+
+// unsure: what the group deals now may never be known to have been dealt.
+func (g *group) unsure() bool {
+	if g.b.peers == nil {
+		return false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.saving && g.b.mono()-g.savingFrom > saveLease
 }
 
 // freeGroups saves all groups of a node that ends in order: the others need not wait for it.
@@ -77,8 +111,10 @@ func (g *group) tend() {
 	g.mu.Lock()
 	for _, l := range g.links {
 		m, heard := g.b.peers.members.get(l.node)
-		again := heard && m.Alive && m.Incarnation != l.life && m.Age < g.b.mono()-l.born
-		if !m.Alive || again {
+		since := heard && m.Alive && m.Age < g.b.mono()-l.born // the link is older than its last beat
+		again := since && m.Incarnation != l.life
+		deaf := since && !slices.Contains(m.Hears, g.b.cfg.Node.Name)
+		if !m.Alive || again || deaf {
 			g.abandon(l)
 		}
 	}
