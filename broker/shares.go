@@ -116,11 +116,19 @@ const sweepEvery = 240
 func (sh *shares) run(ctx context.Context) {
 	tick := time.NewTicker(shareTick)
 	defer tick.Stop()
+	last, calm := sh.b.mono(), time.Duration(0)
 	for round := 0; ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		}
+		now := sh.b.mono()
+		if now-last > 4*shareTick { // this node was held up itself: the others' beats may lie unheard
+			calm = now + 2*beatEvery
+		}
+		if last = now; now < calm {
+			continue
 		}
 		for _, p := range sh.all() {
 			p.tend()

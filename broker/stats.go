@@ -24,6 +24,7 @@ type Stats struct {
 	LostUnread      atomic.Uint64 // unfinished messages that were trimmed or damaged before they were sent again
 	DamagedBatches  atomic.Uint64 // batches that could not be read, once per reader
 	SessionsExpired atomic.Uint64 // sessions whose expiry had passed
+	SharedAgain     atomic.Uint64 // messages of shared subscriptions that a node had in hand which is gone
 	Panics          atomic.Uint64 // bugs that ended a connection
 	Front           FrontCounts   // connections that never spoke MQTT
 
