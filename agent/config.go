@@ -39,6 +39,7 @@ type DeviceConfig struct {
 	Name     string
 	Driver   string
 	Settings devices.Settings // what the driver's Settings() made, filled in
+	Rules    []Rule           // what of its readings is sent; the first that fits decides
 }
 
 // file is the configuration as it is written. docs/CONFIG.md explains every key; a
@@ -89,6 +90,7 @@ type file struct {
 type deviceKeys struct {
 	Name   string `toml:"name"`
 	Driver string `toml:"driver"`
+	Rules  []Rule `toml:"rule"`
 }
 
 // defaults is the configuration of an empty file.

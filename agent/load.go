@@ -237,7 +237,12 @@ func (l *loader) devices(drivers map[string]devices.Driver) []DeviceConfig {
 		if s == nil {
 			continue
 		}
-		d := DeviceConfig{Name: k.Name, Driver: k.Driver, Settings: s}
+		for i := range k.Rules {
+			for _, p := range k.Rules[i].check() {
+				t.Problem(fmt.Sprintf("rule[%d].%s", i, p.Key), "%s", p.Message)
+			}
+		}
+		d := DeviceConfig{Name: k.Name, Driver: k.Driver, Settings: s, Rules: k.Rules}
 		l.port(t, d, ports)
 		l.tables = append(l.tables, t)
 		list = append(list, d)

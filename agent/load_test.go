@@ -215,6 +215,7 @@ func TestConfigDocHoldsEveryKey(t *testing.T) {
 	real := map[string]string{}
 	keysOf(reflect.ValueOf(f), "", real)
 	keysOf(reflect.ValueOf(deviceKeys{}), "device", real)
+	keysOf(reflect.ValueOf(Rule{}), "device.rule", real)
 	for k, v := range real {
 		if said[k] != v {
 			t.Errorf("%s: the default is %s, docs/CONFIG.md says %q", k, v, said[k])

@@ -35,7 +35,8 @@ type station struct {
 
 	taking atomic.Int64 // since when (boot-monotonic, ns) a group is being journalled; 0: not
 
-	emit sync.Mutex // keeps the order of Take and put the same
+	emit  sync.Mutex // keeps the order of Take and put the same
+	shape *shape     // nil: no rules; under emit
 
 	mu       sync.Mutex
 	status   DeviceStatus
@@ -57,7 +58,7 @@ const (
 )
 
 func newStation(cfg DeviceConfig, driver devices.Driver, l *lane, due func()) *station {
-	return &station{
+	s := &station{
 		cfg: cfg, driver: driver, lane: l, due: due,
 		log:  l.log.With("device", cfg.Name, "driver", cfg.Driver),
 		done: make(chan struct{}), patience: 2 * time.Second,
@@ -65,6 +66,8 @@ func newStation(cfg DeviceConfig, driver devices.Driver, l *lane, due func()) *s
 		metrics:  map[string]devices.Reading{},
 		status:   DeviceStatus{Name: cfg.Name, Driver: cfg.Driver, State: StateRunning},
 	}
+	s.shape = newShape(cfg.Rules, s.Count)
+	return s
 }
 
 // start runs the device until halt.
@@ -120,10 +123,21 @@ func (s *station) drive(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err = dev.Run(ctx, s); err == nil {
+	err = dev.Run(ctx, s)
+	s.finish()
+	if err == nil {
 		err = errors.New("driver ended without saying why")
 	}
 	return err
+}
+
+// finish sends what the windows under way came to.
+func (s *station) finish() {
+	s.emit.Lock()
+	defer s.emit.Unlock()
+	if s.shape != nil {
+		s.send(s.valid(s.shape.flush()))
+	}
 }
 
 // gaveUp reports a failed device as bad quality of all that it used to tell: silence
@@ -141,7 +155,10 @@ func (s *station) gaveUp(err error) {
 	if len(bad) == 0 {
 		bad = append(bad, badReading("device", "driver-failed", now))
 	}
-	s.Emit(bad...)
+	s.emit.Lock()
+	defer s.emit.Unlock()
+	s.shape = newShape(s.cfg.Rules, s.Count) // what comes next is news
+	s.send(s.valid(bad))
 }
 
 func badReading(metric, reason string, at time.Duration) devices.Reading {
@@ -154,6 +171,14 @@ func (s *station) Emit(readings ...devices.Reading) {
 	good := s.valid(readings)
 	s.emit.Lock()
 	defer s.emit.Unlock()
+	if s.shape != nil {
+		good = s.valid(s.shape.apply(good)) // names that a rule made may be too long
+	}
+	s.send(good)
+}
+
+// send takes readings as they are. emit is held.
+func (s *station) send(good []devices.Reading) {
 	for len(good) > 0 {
 		n := s.chunk(good)
 		s.take(good[:n:n])
