@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -386,7 +387,7 @@ func (c *conn) writeAll() error {
 		}
 		s, ending := c.session, c.ending || c.over
 		c.mu.Unlock()
-		more := false
+		answers, more := len(*buf), false
 		if s != nil && !ending {
 			out, m, err := s.pull(c.b.ctx, c, *buf)
 			if err != nil {
@@ -398,6 +399,9 @@ func (c *conn) writeAll() error {
 			c.mu.Lock()
 			if !c.ending { // then end has set a nearer one
 				_ = c.nc.SetWriteDeadline(time.Now().Add(writeTimeout))
+				// What was answered meanwhile goes first: a SUBACK before the retained messages that it brings.
+				*buf = slices.Insert(*buf, answers, c.out...)
+				c.out = c.out[:0]
 			}
 			c.mu.Unlock()
 			c.leaving(*buf)
