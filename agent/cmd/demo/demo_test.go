@@ -132,6 +132,27 @@ func TestVerdict(t *testing.T) {
 	}
 }
 
+// TestVerdictSaysWhatWasShown: with three nodes, and only if nothing was lost.
+func TestVerdictSaysWhatWasShown(t *testing.T) {
+	for nodes, want := range map[int]bool{1: false, 3: true} {
+		v := arrive(asItIs)
+		v.nodes = nodes
+		for _, lost := range []bool{false, true} {
+			if lost {
+				v.ledger.missing = 1
+			}
+			var said bytes.Buffer
+			v.print(&said, false)
+			if got := strings.Contains(said.String(), "killed at once"); got != (want && !lost) {
+				t.Errorf("%d nodes, lost %v:\n%s", nodes, lost, said.String())
+			}
+		}
+		if got := strings.Contains(prologue(nodes), "n1 ← agent"); got != want {
+			t.Errorf("%d nodes: %s", nodes, prologue(nodes))
+		}
+	}
+}
+
 // TestVerdictOfTheLedger: the broker's own account can condemn us too, and so can an
 // agent that does not end well.
 func TestVerdictOfTheLedger(t *testing.T) {

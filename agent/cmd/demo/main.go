@@ -60,6 +60,17 @@ func howMany(nodes string) (int, error) {
 	return 0, fmt.Errorf("NODES=%s: there is a play for one node and one for three; write NODES=1 or NODES=3", nodes)
 }
 
+// prologue says what is about to be shown, and who judges it.
+func prologue(nodes int) string {
+	const meter = "A meter (simulated) writes lines to a serial port. The agent reads, signs and sends them to "
+	const judge = "In the end each reading that the agent took from the port is looked for among those.\n"
+	if nodes == 1 {
+		return meter + "a broker;\nmosquitto_sub, which subscribed once, prints what the broker delivers. " + judge + "\n"
+	}
+	return fmt.Sprintf(meter+"one of %d brokers;\nmosquitto_sub, which subscribed once, prints what another one delivers. "+judge+
+		"\"n1 ← agent\" and \"n1 → subscriber\" say which broker each of them uses, or tries to.\n\n", nodes)
+}
+
 // exitCode tells on standard error what kept the play from its end.
 func exitCode(lost bool, err error) int {
 	switch {
@@ -85,6 +96,7 @@ func run(ctx context.Context, nodes int) (lost bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	fmt.Print(prologue(nodes))
 	p := newPanel(os.Stdout)
 	v, err := play(ctx, st, p)
 	p.close()

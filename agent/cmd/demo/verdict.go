@@ -168,8 +168,8 @@ func (v *verdict) print(w io.Writer, color bool) {
 	row("taken", v.delivered+v.missing, "readings that the agent took from the wire")
 	row("delivered", v.delivered, "different readings at the subscriber, each checked against what the meter wrote")
 	row("missing", v.missing, where(v.where))
-	row("duplicates", c.again, "messages that came twice and are counted once (same gateway, device, epoch and seq)")
-	row("signatures", c.good, fmt.Sprintf("messages checked with Ed25519 by %s; %d bad", v.receiver, c.bad))
+	row("duplicates", c.again, "messages that the subscriber got twice, counted once (same gateway, device, epoch and seq)")
+	row("signatures", c.good, fmt.Sprintf("messages, with those that came twice, checked with Ed25519 by %s; %d bad", v.receiver, c.bad))
 	row("on the wire", v.onWire, fmt.Sprintf("read from the port in the last %v before kill -9 and not yet taken", wireWindow))
 	if v.twice > 0 || v.foreign > 0 {
 		fmt.Fprintf(w, "\n  %d readings came again as new ones, %d were never written by the meter.\n", v.twice, v.foreign)
@@ -182,6 +182,10 @@ func (v *verdict) print(w io.Writer, color bool) {
 	}
 	fmt.Fprintln(w)
 	v.printLedger(w)
+	if v.nodes > 1 && !v.lost() {
+		fmt.Fprint(w, "\n  A broker was killed under the agent, one was emptied under the subscriber, and then everything was\n"+
+			"  killed at once. What a broker had acknowledged was on the disks of two: all of it has arrived.\n")
+	}
 	if v.agentErr != nil {
 		fmt.Fprintf(w, "  The agent did not end well: %v\n", v.agentErr)
 	}
