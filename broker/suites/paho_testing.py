@@ -64,8 +64,15 @@ class Lines(unittest.TextTestResult):
 
 
 def spread(client, addresses):
-    """Each connection goes to the next address."""
-    connect, turn = client.Client.connect, itertools.cycle(addresses)
+    """Each connection goes to the next address. A subscription gets a moment: the suite waits for the wrong client's
+    SUBACK in places (RACES), and over several nodes the publisher would always be first."""
+    connect, subscribe, turn = client.Client.connect, client.Client.subscribe, itertools.cycle(addresses)
+
+    def subscribed(self, *args, **kwargs):
+        result = subscribe(self, *args, **kwargs)
+        time.sleep(0.5)
+        return result
+    client.Client.subscribe = subscribed
 
     def next_node(self, *args, **kwargs):
         kwargs["host"], kwargs["port"] = next(turn)
