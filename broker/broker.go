@@ -128,6 +128,7 @@ type Broker struct {
 	addrs    atomic.Pointer[[]net.Addr]
 	doorway  atomic.Pointer[[]doorway]
 	patience time.Duration              // of a CONNECT
+	breath   breath                     // house only
 	cert     atomic.Pointer[serverCert] // nil without TLS
 }
 

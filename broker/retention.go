@@ -42,6 +42,7 @@ func (b *Broker) house(ctx context.Context) {
 		b.sweepWills()
 		b.sweepOrphans(ctx)
 		b.sys.publish()
+		b.breathe()
 		if err := b.checkpointIfDue(ctx, false); err != nil && ctx.Err() == nil {
 			b.log.Error("the ledger cannot be saved", "err", err)
 		}
