@@ -53,6 +53,7 @@ type Options struct {
 	Starting context.Context
 
 	// For tests.
+	formats formats       // what the program knows
 	reserve int64         // free bytes to leave on the disk, instead of diskReserve
 	hurry   time.Duration // house, checkpoints and $SYS this often
 	gate    func()        // called before anything is sent to or taken from the other nodes; it may wait
@@ -67,6 +68,7 @@ type Broker struct {
 	rand io.Reader
 
 	id      nodeID
+	formats formats
 	founded atomic.Bool // id.Founded, for other goroutines
 	reserve int64
 	every   time.Duration // house
@@ -158,6 +160,10 @@ func New(cfg Config, o Options) (*Broker, error) {
 	b.cluster, b.version = soloCluster{b}, o.Version
 	b.reserve, b.every, b.check, b.sysEvery = diskReserve, houseEvery, checkEvery, sysEvery
 	b.patience = connectPatience
+	b.formats = formats{formatOldest, formatNow}
+	if o.formats.now > 0 {
+		b.formats = o.formats
+	}
 	b.sys, b.began = &sysTopics{b: b}, b.mono()
 	if o.reserve != 0 {
 		b.reserve = o.reserve
@@ -328,6 +334,9 @@ func (b *Broker) recover(others []string) error {
 		if err := b.joinPeers(); err != nil {
 			return err
 		}
+	}
+	if err := b.knowsFormat(); err != nil {
+		return err
 	}
 	from, err := b.restoreLedger()
 	if err != nil { // everything can still be counted from what the log has

@@ -20,14 +20,16 @@ const (
 
 // beat is what each node says to all others.
 type beat struct {
-	Node        string `json:"node"`
-	ID          string `json:"id"`          // of its store
-	Incarnation uint64 `json:"incarnation"` // of this life of its messages log, 0 before it began
-	StateLife   uint64 `json:"state_life"`  // the same of its state log
-	Version     string `json:"version"`
-	Starting    bool   `json:"starting,omitempty"` // its logs are not open yet: it is there, and takes no part
-	Founded     bool   `json:"founded,omitempty"`  // it belongs to a cluster that has data, or may have
-	Growing     bool   `json:"growing,omitempty"`  // it ran alone, and brings its logs into the cluster
+	Node         string `json:"node"`
+	ID           string `json:"id"`          // of its store
+	Incarnation  uint64 `json:"incarnation"` // of this life of its messages log, 0 before it began
+	StateLife    uint64 `json:"state_life"`  // the same of its state log
+	Version      string `json:"version"`
+	Format       int    `json:"format,omitempty"`        // the newest that its program knows
+	FormatOldest int    `json:"format_oldest,omitempty"` // and the oldest
+	Starting     bool   `json:"starting,omitempty"`      // its logs are not open yet: it is there, and takes no part
+	Founded      bool   `json:"founded,omitempty"`       // it belongs to a cluster that has data, or may have
+	Growing      bool   `json:"growing,omitempty"`       // it ran alone, and brings its logs into the cluster
 
 	On     map[string][]string `json:"on,omitempty"`     // the nodes that store its logs, by kind
 	Copies map[string]copied   `json:"copies,omitempty"` // which node lacks how much of the logs that this one leads or grows

@@ -161,6 +161,7 @@ type guests struct {
 	readers []*reader
 	writing sync.WaitGroup
 	reading sync.WaitGroup
+	hops    bool // from node to node as soon as a connection ends
 	stopW   chan struct{}
 	stopR   chan struct{}
 
@@ -194,11 +195,11 @@ func (tr *guests) begin() {
 		c.nc.Close()
 	}
 	for _, w := range tr.writers {
-		tr.writing.Go(func() { w.run(tr.t, tr.stopW, w.use) })
+		tr.writing.Go(func() { tr.going(w.roamer)(tr.t, tr.stopW, w.use) })
 	}
 	for _, s := range tr.readers {
 		tr.reading.Go(func() {
-			s.run(tr.t, tr.stopR, func(c *rawClient, present bool) {
+			tr.going(s.roamer)(tr.t, tr.stopR, func(c *rawClient, present bool) {
 				if !present {
 					tr.mu.Lock()
 					tr.absent = append(tr.absent, s.id)
@@ -208,6 +209,13 @@ func (tr *guests) begin() {
 			})
 		})
 	}
+}
+
+func (tr *guests) going(r *roamer) func(testing.TB, <-chan struct{}, func(*rawClient, bool)) {
+	if tr.hops {
+		return r.hop
+	}
+	return r.run
 }
 
 // gaps is the longest time without PUBACK of any writer since it was last asked for.

@@ -275,6 +275,7 @@ func (p *peers) stop() {
 func (p *peers) beat(out *beat) {
 	b := p.b
 	out.ID, out.Version, out.Cluster, out.Founded = b.id.ID, b.version, b.cfg.Cluster.address(), b.founded.Load()
+	out.FormatOldest, out.Format = b.formats.oldest, b.formats.now
 	if out.Starting = !p.open.Load(); out.Starting {
 		out.Why = errStarting.Error()
 		return
@@ -396,6 +397,9 @@ func (p *peers) fit(table []member) error {
 	for _, m := range table {
 		if !m.Alive || m.Node == p.b.cfg.Node.Name {
 			continue
+		}
+		if err := p.b.strange(m); err != nil {
+			return err
 		}
 		at := p.get(m.Node)
 		if at == nil {

@@ -52,6 +52,9 @@ func (b *Broker) house(ctx context.Context) {
 		if err := b.trimOthers(ctx); err != nil && ctx.Err() == nil {
 			b.log.Warn("the logs of nodes that are gone cannot be trimmed yet", "err", err)
 		}
+		if err := b.raiseFormat(ctx); err != nil && ctx.Err() == nil {
+			b.log.Warn("the format is not raised yet", "err", err)
+		}
 		b.retained.forget(b.tail.clock())
 		if err := b.state.compact(ctx); err != nil && ctx.Err() == nil {
 			b.log.Error("the state store cannot be compacted", "err", err)
