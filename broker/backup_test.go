@@ -27,7 +27,7 @@ func TestBackupAndBack(t *testing.T) {
 		c.nc.Close()
 	}
 	for _, i := range all {
-		pub, _ := dialRaw(t, s.nodes[i].addr, "pub", opts{version: 5, clean: true})
+		pub, _ := s.dial(i, "pub", opts{version: 5, clean: true})
 		for k := range 20 {
 			pub.publish(fmt.Sprintf("a/%d", i), fmt.Sprint(k), uint16(k+1))
 		}
@@ -113,7 +113,7 @@ func TestBackupAndBack(t *testing.T) {
 	for _, i := range all {
 		s.hasAll(i, false)
 	}
-	pub, _ := dialRaw(t, s.nodes[2].addr, "pub", opts{version: 5, clean: true})
+	pub, _ := s.dial(2, "pub", opts{version: 5, clean: true})
 	pub.publish("a/new", "new", 1)
 	for i, id := range []string{"away-0", "away-1", "away-2"} {
 		c := s.kept(i, id)
@@ -124,7 +124,7 @@ func TestBackupAndBack(t *testing.T) {
 
 // kept connects a client whose session stays.
 func (s *place) kept(i int, id string) *rawClient {
-	c, _ := dialRaw(s.t, s.nodes[i].addr, id, opts{version: 5, expiry: 3600})
+	c, _ := s.dial(i, id, opts{version: 5, expiry: 3600})
 	return c
 }
 
@@ -132,7 +132,7 @@ func (s *place) kept(i int, id string) *rawClient {
 func (s *place) hasAll(i int, read bool) {
 	s.t.Helper()
 	for k := range 3 {
-		c, present := dialRaw(s.t, s.nodes[i].addr, fmt.Sprint("away-", k), opts{version: 5, expiry: 3600})
+		c, present := s.dial(i, fmt.Sprint("away-", k), opts{version: 5, expiry: 3600})
 		if !present {
 			s.t.Fatalf("session away-%d is gone", k)
 		}
@@ -149,7 +149,7 @@ func (s *place) hasAll(i int, read bool) {
 		}
 		c.nc.Close()
 	}
-	c, _ := dialRaw(s.t, s.nodes[i].addr, "fresh", opts{version: 5, clean: true})
+	c, _ := s.dial(i, "fresh", opts{version: 5, clean: true})
 	c.subscribe(1, "kept/#")
 	for range 3 {
 		if m := c.take(); m.payload != "retained" || !m.retain {

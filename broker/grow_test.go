@@ -22,10 +22,10 @@ func TestGrow(t *testing.T) {
 	tr := newGuests(t, s.nodes[:1], 0)
 	tr.begin()
 	tr.goesOn()
-	away, _ := dialRaw(t, s.nodes[0].addr, "away", opts{version: 5, expiry: 3600})
+	away, _ := s.dial(0, "away", opts{version: 5, expiry: 3600})
 	away.subscribe(1, "a/#")
 	away.nc.Close()
-	pub, _ := dialRaw(t, s.nodes[0].addr, "pub", opts{version: 5, clean: true})
+	pub, _ := s.dial(0, "pub", opts{version: 5, clean: true})
 	pub.write(pub.publishPacket("a/kept", "retained", 3, 1, nil))
 	pub.expect(4)
 	pub.nc.Close()
@@ -51,7 +51,7 @@ func TestGrow(t *testing.T) {
 	t.Logf("1 to 3: all ready after %.1f s, longest time without PUBACK %d ms", took.Seconds(), tr.gaps().Milliseconds())
 	tr.goesOn()
 	for i := range 3 {
-		c, present := dialRaw(t, s.nodes[i].addr, "away", opts{version: 5, expiry: 3600})
+		c, present := s.dial(i, "away", opts{version: 5, expiry: 3600})
 		if !present {
 			t.Fatalf("the session is not there at %s", s.nodes[i].name)
 		}
@@ -62,7 +62,7 @@ func TestGrow(t *testing.T) {
 		}
 		c.quiet()
 		c.nc.Close()
-		fresh, _ := dialRaw(t, s.nodes[i].addr, "fresh", opts{version: 5, clean: true})
+		fresh, _ := s.dial(i, "fresh", opts{version: 5, clean: true})
 		fresh.subscribe(1, "a/#")
 		if m := fresh.take(); m.payload != "retained" {
 			t.Errorf("%s: retained is %q", s.nodes[i].name, m.payload)

@@ -19,10 +19,10 @@ func TestLeave(t *testing.T) {
 	tr := newGuests(t, s.nodes, 0, 3)
 	tr.begin()
 	tr.goesOn()
-	away, _ := dialRaw(t, s.nodes[3].addr, "away", opts{version: 5, expiry: 3600})
+	away, _ := s.dial(3, "away", opts{version: 5, expiry: 3600})
 	away.subscribe(1, "a/#")
 	away.nc.Close()
-	pub, _ := dialRaw(t, s.nodes[3].addr, "pub", opts{version: 5, clean: true})
+	pub, _ := s.dial(3, "pub", opts{version: 5, clean: true})
 	pub.write(pub.publishPacket("a/kept", "0", 3, 1, nil))
 	pub.expect(4)
 	for i := range 50 {
@@ -66,7 +66,7 @@ func TestLeave(t *testing.T) {
 	if out, code := s.run(0, "cluster", "leave", "n2"); code != 1 || !strings.Contains(out, "one node is left") {
 		t.Errorf("leave of n2: %d %s", code, out)
 	}
-	c, present := dialRaw(t, s.nodes[1].addr, "away", opts{version: 5, expiry: 3600})
+	c, present := s.dial(1, "away", opts{version: 5, expiry: 3600})
 	if !present {
 		t.Fatal("a session of the node that left is gone")
 	}
@@ -76,7 +76,7 @@ func TestLeave(t *testing.T) {
 		}
 	}
 	c.quiet()
-	fresh, _ := dialRaw(t, s.nodes[0].addr, "fresh", opts{version: 5, clean: true})
+	fresh, _ := s.dial(0, "fresh", opts{version: 5, clean: true})
 	fresh.subscribe(1, "a/kept")
 	if m := fresh.take(); m.payload != "0" {
 		t.Errorf("retained is %q", m.payload)

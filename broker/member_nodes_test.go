@@ -117,6 +117,25 @@ func (s *place) ready(which ...int) time.Duration {
 	return took
 }
 
+// dial connects to a node; one that has just become ready may refuse for a moment.
+func (s *place) dial(i int, id string, o opts) (c *rawClient, present bool) {
+	s.t.Helper()
+	eventually(s.t, id+" is taken by "+s.nodes[i].name, func() bool {
+		nc, ack, err := tryDial(s.t, s.nodes[i].addr, id, o)
+		if err != nil {
+			return false
+		}
+		if ack.body[1] != 0 {
+			nc.nc.Close()
+			<-time.After(50 * time.Millisecond)
+			return false
+		}
+		c, present = nc, ack.body[0] == 1
+		return true
+	})
+	return c, present
+}
+
 // run runs a command of the program against a node and returns what it prints, and its exit code.
 func (s *place) run(i int, args ...string) (string, int) {
 	s.t.Helper()
@@ -186,11 +205,7 @@ func newGuests(t *testing.T, nodes []*faultNode, homes ...int) *guests {
 // begin makes the sessions at the homes and lets all go on.
 func (tr *guests) begin() {
 	for _, s := range tr.readers {
-		s.at.Store(int32(s.home))
-		c, _, err := s.dial(tr.t)
-		if err != nil {
-			tr.t.Fatalf("%s: %v", s.id, err)
-		}
+		c := s.settle(tr.t)
 		c.subscribe(1, "f/#")
 		c.nc.Close()
 	}

@@ -45,7 +45,7 @@ func TestRollingRestart(t *testing.T) {
 	tr.begin()
 	tr.goesOn()
 	for i, n := range s.nodes {
-		watch, _ := dialRaw(t, n.addr, "watch", opts{version: 5, clean: true})
+		watch, _ := s.dial(i, "watch", opts{version: 5, clean: true})
 		tr.gaps()
 		if out := s.must(i, "cluster", "drain", "--wait", "0s", "--rate", "1000"); !strings.Contains(out, "empty") {
 			t.Errorf("drain: %s", out)
