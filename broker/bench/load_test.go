@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/bits"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -176,7 +177,9 @@ func newPublisher(c *client, topic string, number uint32, window int) *publisher
 	if c.version == protocol5 {
 		body = append(body, 0)
 	}
-	p.template = packet(0x32, append(body, make([]byte, payloadSize)...))
+	noise := make([]byte, payloadSize) // not to be compressed: the engine would, where it helps
+	_, _ = rand.NewChaCha8([32]byte{byte(number), byte(number >> 8)}).Read(noise)
+	p.template = packet(0x32, append(body, noise...))
 	p.idAt = len(p.template) - len(body) - payloadSize + at
 	return p
 }
