@@ -151,12 +151,17 @@ func (f *feed) rewind(end vector) {
 // refill reads on in the logs for a feed that is not live. It returns false if the feed is live
 // now, or err. Only the feed's pump calls it.
 func (f *feed) refill(ctx context.Context, t *tail, log *slog.Logger) (bool, error) {
+	firsts, ends := t.span() // before the look at the subscriptions: a later one has nothing before this
 	f.mu.Lock()
-	from, live := f.at, f.live
-	f.mu.Unlock()
-	if live {
+	if f.live {
+		f.mu.Unlock()
 		return false, nil
 	}
+	if topics, single := f.topics(&t.topics); single {
+		f.at = t.topics.passAll(f.at, firsts, ends, topics)
+	}
+	from := f.at
+	f.mu.Unlock()
 	b, at, err := t.nextBatch(ctx, from, &f.known)
 	switch {
 	case errors.Is(err, errAtEnd):
@@ -172,13 +177,28 @@ func (f *feed) refill(ctx context.Context, t *tail, log *slog.Logger) (bool, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.takeAll(t, b, at)
+	f.at = f.at.with(cursor{Node: at.Node, Batch: at.Batch + 1})
+	return true, nil
+}
+
+// takeAll takes what is wanted of a batch, from a place in it on. f.mu is held.
+func (f *feed) takeAll(t *tail, b *Batch, at cursor) {
+	if topics, single := f.topics(&t.topics); single {
+		if index := t.topics.of(b); index != nil {
+			for _, i := range index.find(topics) {
+				if r, ok := b.Records[i].delivers(); ok && i >= at.Index {
+					f.take(r, cursor{at.Node, b.Number, i})
+				}
+			}
+			return
+		}
+	}
 	for i := int(at.Index); i < len(b.Records); i++ {
 		if r, ok := b.Records[i].delivers(); ok {
 			f.take(r, cursor{at.Node, b.Number, uint32(i)})
 		}
 	}
-	f.at = f.at.with(cursor{Node: at.Node, Batch: at.Batch + 1})
-	return true, nil
 }
 
 // goLive: from here on the tail hands records in. False if that is so now.

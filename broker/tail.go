@@ -19,7 +19,7 @@ var (
 // behind. What is older is read from disk, and the newest of that is kept as well.
 const (
 	tailBytes  = 16 << 20
-	cacheBytes = 8 << 20
+	cacheBytes = 24 << 20
 )
 
 // tail is the messages logs of all nodes as their readers see them: the newest batches in
@@ -38,9 +38,10 @@ type tail struct {
 	stamp uint64        // of the record being distributed
 	hits  []hit         // scratch of distribute
 
-	cache batchCache                   // batches that were read from disk
-	drops atomic.Uint64                // unlogged QoS 0 messages that had no room
-	drop  func(name string, r *Record) // told of each; may be nil
+	cache  batchCache                   // batches that were read from disk
+	topics topicIndexes                 // of batches that were read
+	drops  atomic.Uint64                // unlogged QoS 0 messages that had no room
+	drop   func(name string, r *Record) // told of each; may be nil
 }
 
 // tailLog is one node's log in the tail. The tail's lock guards it.
@@ -66,7 +67,7 @@ type hit struct {
 
 // newTail makes a tail of the node's own log; addLog adds those of others.
 func newTail(own *tailLog, damaged func(uint64, error)) *tail {
-	t := &tail{damaged: damaged, fresh: make(chan struct{}), own: own}
+	t := &tail{damaged: damaged, fresh: make(chan struct{}), own: own, topics: newTopicIndexes()}
 	t.addLog(own)
 	return t
 }

@@ -46,6 +46,7 @@ var loads = []load{
 
 // result is what a load has reached.
 type result struct {
+	cost                     float64 // µs on any core, of all programs, for each message
 	acked, delivered         float64 // per second
 	answers, deliveries      histogram
 	missing, twice, disorder int64
@@ -168,6 +169,7 @@ func BenchmarkClusterSlow(b *testing.B) {
 func (r *result) report(b *testing.B, l load) {
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(r.acked, "acked/s")
+	b.ReportMetric(r.cost, "cpu-µs/msg")
 	b.ReportMetric(r.answers.ms(0.5), "puback-p50-ms")
 	b.ReportMetric(r.answers.ms(0.99), "puback-p99-ms")
 	if l.deaf {
@@ -255,13 +257,14 @@ func (s *system) load(b testing.TB, l load) *result {
 	}
 	sleep(nil, time.Second)
 	measure.Store(true)
-	begin, acked0, got0 := time.Now(), acked(), got()
+	begin, used, acked0, got0 := time.Now(), s.spent(b), acked(), got()
 	sleep(nil, seconds(b))
 	took, acked1, got1 := time.Since(begin).Seconds(), acked(), got()
 	measure.Store(false)
+	used = s.spent(b) - used
 	close(stop)
 	wg.Wait()
-	r := &result{acked: float64(acked1-acked0) / took, delivered: float64(got1-got0) / took, publishes: acked()}
+	r := &result{acked: float64(acked1-acked0) / took, delivered: float64(got1-got0) / took, cost: float64(used.Microseconds()) / float64(max(1, acked1-acked0)), publishes: acked()}
 	for _, p := range pubs {
 		r.answers.merge(&p.answers)
 	}
