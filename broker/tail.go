@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -259,20 +258,16 @@ func (t *tail) batch(ctx context.Context, node string, number uint64) (*Batch, e
 	case number >= next:
 		return nil, errAtEnd
 	}
-	if b := t.cache.get(node, number); b != nil {
-		return b, nil
-	}
-	b, err := l.src.batch(ctx, number)
-	if err == nil {
-		err = t.fill(ctx, b)
-	}
-	if errors.Is(err, errDamaged) {
-		t.damaged(number, err)
-	}
-	if err == nil {
-		t.cache.put(node, b)
-	}
-	return b, err
+	return t.cache.read(ctx, cursor{Node: node, Batch: number}, func() (*Batch, error) {
+		b, err := l.src.batch(ctx, number)
+		if err == nil {
+			err = t.fill(ctx, b)
+		}
+		if errors.Is(err, errDamaged) {
+			t.damaged(number, err)
+		}
+		return b, err
+	})
 }
 
 // fill looks up the messages that a batch's records deliver and that stand elsewhere in its log. One that
@@ -445,38 +440,5 @@ func (t *tail) until(ctx context.Context, ok func() bool) error {
 			return ctx.Err()
 		case <-fresh:
 		}
-	}
-}
-
-// batchCache keeps the batches that were read last: sessions that resume together read the same.
-type batchCache struct {
-	mu    sync.Mutex
-	m     map[cursor]*Batch
-	order []cursor
-	size  int
-}
-
-func (c *batchCache) get(node string, number uint64) *Batch {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.m[cursor{Node: node, Batch: number}]
-}
-
-func (c *batchCache) put(node string, b *Batch) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	key := cursor{Node: strings.Clone(node), Batch: b.Number}
-	if c.m[key] != nil {
-		return
-	}
-	if c.m == nil {
-		c.m = map[cursor]*Batch{}
-	}
-	c.m[key] = b
-	c.order, c.size = append(c.order, key), c.size+b.Size
-	for c.size > cacheBytes && len(c.order) > 1 {
-		c.size -= c.m[c.order[0]].Size
-		delete(c.m, c.order[0])
-		c.order = c.order[1:]
 	}
 }
