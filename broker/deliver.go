@@ -13,6 +13,8 @@ import (
 const (
 	pullItems = 256
 	pullBytes = 64 << 10
+
+	pullBatches = 16 // read from the logs before what was found is sent
 )
 
 // pick is an item that is to be sent now.
@@ -37,8 +39,7 @@ func (s *session) pull(ctx context.Context, c *conn, buf []byte) ([]byte, bool, 
 		if !behind {
 			return buf, false, nil
 		}
-		_, err := s.refill(ctx, s.b.tail, s.b.log)
-		return buf, true, err
+		return buf, true, s.readOn(ctx)
 	}
 	exactly := false
 	for i := range picks {
@@ -65,6 +66,23 @@ func (s *session) hungry() []*part {
 	}
 	s.starved = false
 	return s.partsHeld()
+}
+
+// readOn reads in the logs until there is enough for a write that is worth its system call, or a few batches have had nothing.
+func (s *session) readOn(ctx context.Context) error {
+	for range pullBatches {
+		more, err := s.refill(ctx, s.b.tail, s.b.log)
+		if err != nil || !more {
+			return err
+		}
+		s.mu.Lock()
+		enough := len(s.queue) >= pullItems/8
+		s.mu.Unlock()
+		if enough {
+			break
+		}
+	}
+	return nil
 }
 
 // choose takes what may be sent now. behind says that the log has to be read. s.mu is held.

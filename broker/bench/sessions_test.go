@@ -3,6 +3,7 @@ package bench
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -67,12 +68,23 @@ func (s *system) eachSession(b *testing.B, do func(i int) error) {
 }
 
 func (s *system) leaveSession(i int) error {
-	c, err := dial(s.on(0), fmt.Sprint("s", i), protocol5, session{clean: true, keep: true})
+	c, err := s.insist(0, fmt.Sprint("s", i), session{clean: true, keep: true})
 	if err != nil {
 		return err
 	}
 	defer c.bye()
 	return c.subscribe(fmt.Sprint("r/", i), 1)
+}
+
+// insist connects, and tries again while the node says that it takes nobody now: on a machine that is too busy it does.
+func (s *system) insist(node int, id string, kind session) (*client, error) {
+	for end := time.Now().Add(10 * time.Second); ; {
+		c, err := dial(s.on(node), id, protocol5, kind)
+		if !errors.Is(err, errRefused) || time.Now().After(end) {
+			return c, err
+		}
+		sleep(nil, 100*time.Millisecond)
+	}
 }
 
 // fill publishes n messages round robin to so many topics, with QoS 1, from one connection.
@@ -139,7 +151,7 @@ func (s *system) fill(b *testing.B, node, n, topics int) {
 
 // resume connects and reads so many messages.
 func (s *system) resume(node, i, n int) error {
-	c, err := dial(s.on(node), fmt.Sprint("s", i), protocol5, session{keep: true})
+	c, err := s.insist(node, fmt.Sprint("s", i), session{keep: true})
 	if err != nil {
 		return err
 	}
