@@ -2,9 +2,7 @@ package broker
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -13,175 +11,6 @@ import (
 
 	"holdfast/broker/mqtt"
 )
-
-// crowd is the members of a group: what each got, and acknowledged.
-type crowd struct {
-	mu  sync.Mutex
-	got map[string][]string // client → payloads, in their order
-}
-
-func newCrowd() *crowd { return &crowd{got: map[string][]string{}} }
-
-// reads reads and acknowledges in the background until the connection ends.
-func (w *crowd) reads(id string, c *rawClient) (done <-chan struct{}) {
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		for {
-			p, err := c.next()
-			if err != nil {
-				return
-			}
-			switch p.kind {
-			case mqtt.PUBLISH:
-				m := p.message(c.version)
-				w.mu.Lock()
-				w.got[id] = append(w.got[id], m.payload)
-				w.mu.Unlock()
-				answer := byte(mqtt.PUBACK)
-				if m.qos == 2 {
-					answer = mqtt.PUBREC
-				}
-				if m.qos > 0 {
-					_, _ = c.nc.Write(mqtt.AppendAck(nil, answer, c.version, m.id, 0, ""))
-				}
-			case mqtt.PUBREL:
-				_, _ = c.nc.Write(mqtt.AppendAck(nil, mqtt.PUBCOMP, c.version, p.id(), 0, ""))
-			}
-		}
-	}()
-	return ended
-}
-
-// counts is how often each message came to anybody.
-func (w *crowd) counts() map[string]int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	n := map[string]int{}
-	for _, list := range w.got {
-		for _, p := range list {
-			n[p]++
-		}
-	}
-	return n
-}
-
-func (w *crowd) of(id string) []string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return slices.Clone(w.got[id])
-}
-
-// exactly waits until all of the messages from "0" to n-1 have come, and says which came twice. On a machine
-// so slow that nodes hold each other for dead some may, and are counted.
-func (w *crowd) exactly(t *testing.T, n int, c *nodes) {
-	t.Helper()
-	w.all(t, n)
-	again := 0
-	for _, b := range c.up {
-		if b != nil {
-			again += int(b.stats.SharedAgain.Load())
-		}
-	}
-	for p, k := range w.counts() {
-		if again -= k - 1; k > 1 && again < 0 {
-			t.Errorf("%q came %d times", p, k)
-		}
-	}
-}
-
-func (w *crowd) all(t *testing.T, n int) {
-	t.Helper()
-	missing := func() (out []int) {
-		have := w.counts()
-		for i := range n {
-			if have[fmt.Sprint(i)] == 0 {
-				out = append(out, i)
-			}
-		}
-		return out
-	}
-	deadline := time.Now().Add(patience)
-	for len(missing()) > 0 {
-		if time.Now().After(deadline) {
-			t.Fatalf("missing of %d: %s", n, shorten(missing()))
-		}
-		<-time.After(5 * time.Millisecond)
-	}
-}
-
-// member connects a member at a node, when the node takes it.
-func (c *nodes) member(i int, id string, o opts, qos byte, filter string) *rawClient {
-	c.t.Helper()
-	var r *rawClient
-	eventually(c.t, id+" is taken", func() bool {
-		n, ack, err := tryDial(c.t, c.up[i].addr, id, o)
-		if err != nil || ack.body[1] != 0 {
-			return false
-		}
-		r = n
-		return true
-	})
-	if filter != "" {
-		if code := r.subscribe(qos, filter)[0]; code != qos {
-			c.t.Fatalf("%s: SUBACK 0x%02X", id, code)
-		}
-	}
-	return r
-}
-
-// ownerOf is the node that owns a group, -1 if none does.
-func (c *nodes) ownerOf(filter string) int {
-	for i, b := range c.up {
-		if b == nil {
-			continue
-		}
-		b.groupsMu.Lock()
-		g := b.groups[filter]
-		b.groupsMu.Unlock()
-		if g != nil {
-			return i
-		}
-	}
-	return -1
-}
-
-// settledGroup waits until the owner has nothing that is not acknowledged.
-func (c *nodes) settledGroup(filter string) {
-	c.t.Helper()
-	eventually(c.t, "all is acknowledged", func() bool {
-		i := c.ownerOf(filter)
-		if i < 0 {
-			return false
-		}
-		b := c.up[i]
-		b.groupsMu.Lock()
-		g := b.groups[filter]
-		b.groupsMu.Unlock()
-		if g == nil {
-			return false
-		}
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		return len(g.out)+len(g.back)+len(g.again)+len(g.queue) == 0 && g.live
-	})
-}
-
-// publishAll publishes the numbers from, …, to-1 with a QoS of 1 through all nodes in turn.
-func (c *nodes) publishAll(topic string, from, to int) {
-	c.t.Helper()
-	var pubs []*rawClient
-	for i, b := range c.up {
-		if b != nil {
-			p := c.member(i, fmt.Sprint("pub-", i), opts{version: 5, clean: true}, 0, "")
-			defer p.disconnect()
-			pubs = append(pubs, p)
-		}
-	}
-	for i := from; i < to; i++ {
-		pubs[i%len(pubs)].publish(topic, fmt.Sprint(i), uint16(i%60000+1))
-	}
-}
 
 // TestShareOverNodes: the members of a group may be on any nodes; each message goes to one of them.
 func TestShareOverNodes(t *testing.T) {
@@ -401,32 +230,6 @@ func TestShareOverNodes(t *testing.T) {
 	})
 }
 
-func numerically(a, b string) int {
-	if len(a) != len(b) {
-		return len(a) - len(b)
-	}
-	return slices.Compare([]byte(a), []byte(b))
-}
-
-// expectAny reads the next packet within 10 s.
-func (c *rawClient) expectAny() packet {
-	c.t.Helper()
-	_ = c.nc.SetReadDeadline(time.Now().Add(10 * time.Second))
-	defer c.nc.SetReadDeadline(time.Time{})
-	p, err := c.next()
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return p
-}
-
-// unsubscribe waits for the UNSUBACK; what is delivered before it is thrown away.
-func (c *rawClient) unsubscribe(filter string) {
-	c.t.Helper()
-	c.write(frame(mqtt.UNSUBSCRIBE<<4|2, mqtt.AppendText(c.props([]byte{0, 1}, nil), filter)))
-	c.expect(mqtt.UNSUBACK)
-}
-
 // TestShareOutlivesItsOwner: the node that owns a group stops, and all nodes stop; the others go on where it was.
 func TestShareOutlivesItsOwner(t *testing.T) {
 	c := startNodes(t, 3)
@@ -470,16 +273,6 @@ func TestShareOutlivesItsOwner(t *testing.T) {
 	connect(other, "")
 	c.publishAll("o/x", 260, 300)
 	w.exactly(t, 300, c)
-}
-
-// publishRest publishes at one node, which may lose a connection.
-func (c *nodes) publishRest(topic string, from, to, at int) {
-	c.t.Helper()
-	p := c.member(at, "pub-rest", opts{version: 5, clean: true}, 0, "")
-	defer p.disconnect()
-	for i := from; i < to; i++ {
-		p.publish(topic, fmt.Sprint(i), uint16(i%60000+1))
-	}
 }
 
 // TestShareOverALossyBus: the bus loses and repeats nothing that counts: what two nodes say of a group gets through
@@ -590,19 +383,6 @@ func shareQoS2(t *testing.T, c *nodes) {
 	}
 }
 
-// finishThree reads three messages of QoS 2, and then finishes them.
-func (c *rawClient) finishThree() (ms []message) {
-	for range 3 {
-		ms = append(ms, c.message())
-	}
-	for _, m := range ms {
-		c.ack(mqtt.PUBREC, m.id)
-		c.expect(mqtt.PUBREL)
-		c.ack(mqtt.PUBCOMP, m.id)
-	}
-	return ms
-}
-
 // shareAfterAnError: a session that could not be opened is no member of its group.
 func shareAfterAnError(t *testing.T, c *nodes) {
 	const filter = "$share/g/e/#"
@@ -645,57 +425,4 @@ func TestShareOfAMember(t *testing.T) {
 	if i, ok := b.ownShare("$share/g/many"); !ok || i.InHand["n1"] > slow*minInHand+10 {
 		t.Errorf("in hand: %v", i)
 	}
-}
-
-// FuzzShare: whatever comes on the bus, a node goes on, and says what it has in words that can be read.
-func FuzzShare(f *testing.F) {
-	for _, v := range []any{
-		report{Group: "$share/g/x", Node: "n2", Life: 1, Epoch: 3, Link: 1, Seq: 1, Limit: 5, Done: []uint64{1}, Back: []uint64{2}, Online: 1},
-		deal{Group: "$share/g/x", Owner: "n2", Epoch: 3, Link: 1, Seen: 1, From: 1, At: []cursor{{"n2", 1, 0}}},
-		deal{Group: "$share/g/x", Owner: "n2", Epoch: 3, Link: 1, No: noLink},
-		shareRecord{At: vector{{"n1", 3, 0}}, Open: cursorSet{{"n1", 1, 1}, {"n1", 1, 2}, {"n2", 7, 0}}},
-		[]cursor{{"n1", 1, 2}},
-	} {
-		data, err := json.Marshal(v)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(data)
-	}
-	f.Add(append([]byte{10}, "$share/g/xrubbish"...))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		b := &Broker{cfg: Config{Node: NodeConfig{Name: "n1"}, Cluster: &ClusterConfig{}}, log: slog.New(slog.DiscardHandler), groups: map[string]*group{},
-			mono: func() time.Duration { return 0 }}
-		b.shares = newShares(b)
-		b.shares.lose = func() bool { return true }
-		for _, hear := range []func(busMessage){b.shares.hearReport, b.shares.hearDeal, b.shares.hearLoose} {
-			hear(busMessage{Data: data})
-		}
-		g := &group{b: b, name: "$share/g/x", epoch: 3, active: true, local: &part{b: b}, out: map[cursor]*link{}}
-		var r report
-		if json.Unmarshal(data, &r) == nil {
-			g.mu.Lock()
-			if l := g.linkOf(r); l != nil {
-				l.take(r)
-			}
-			g.mu.Unlock()
-		}
-		var s cursorSet
-		if json.Unmarshal(data, &s) != nil {
-			return
-		}
-		text, err := json.Marshal(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var again cursorSet
-		if err := json.Unmarshal(text, &again); err != nil {
-			t.Fatalf("%s: %v", text, err)
-		}
-		want := slices.Clone(s)
-		slices.SortFunc(want, cursor.compare)
-		if want = slices.Compact(want); !slices.Equal(want, again) {
-			t.Errorf("%v came back as %v", want, again)
-		}
-	})
 }
