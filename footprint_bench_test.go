@@ -114,17 +114,23 @@ type gatewayStatus struct {
 		Acked     uint64
 		DiskBytes int64 `json:"disk_bytes"`
 	}
+	Devices []struct{ Taken, Bad uint64 }
 }
 
 // startGateway runs the agent with one simulated device and returns once it is ready.
 func startGateway(b *testing.B, bin, dir, server, device string, batch int) *gateway {
+	return startGatewayWith(b, bin, dir, server, "[[device]]\nname = \"sim\"\ndriver = \"sim\"\n"+device, batch)
+}
+
+// startGatewayWith is the same for any [[device]] tables.
+func startGatewayWith(b *testing.B, bin, dir, server, device string, batch int) *gateway {
 	run, err := os.MkdirTemp("/dev/shm", "holdfast-bench-")
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { os.RemoveAll(run) })
 	listen := freeport.Addr(b)
-	conf := fmt.Sprintf("[gateway]\nid = \"gw-bench\"\ndata_dir = %q\n[buffer]\nruntime_dir = %q\nmax_bytes = \"4GiB\"\nbatch_count = %d\n[uplink]\nservers = [\"mqtt://%s\"]\n[status]\nlisten = %q\n[[device]]\nname = \"sim\"\ndriver = \"sim\"\n%s\n",
+	conf := fmt.Sprintf("[gateway]\nid = \"gw-bench\"\ndata_dir = %q\n[buffer]\nruntime_dir = %q\nmax_bytes = \"4GiB\"\nbatch_count = %d\n[uplink]\nservers = [\"mqtt://%s\"]\n[status]\nlisten = %q\n%s\n",
 		filepath.Join(dir, "data"), run, batch, server, listen, device)
 	g := &gateway{run: run, conf: filepath.Join(dir, "agent.toml"), statusURL: "http://" + listen}
 	if err := os.WriteFile(g.conf, []byte(conf), 0o600); err != nil {

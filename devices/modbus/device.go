@@ -163,7 +163,11 @@ func (r *run) probeTime() devices.Instant {
 
 // poll asks for all blocks of a group and emits what came.
 func (r *run) poll(ctx context.Context, p *poll) {
-	var out []devices.Reading
+	n := 0
+	for _, b := range p.blocks {
+		n += len(b.points)
+	}
+	out := make([]devices.Reading, 0, n)
 	for i := 0; i < len(p.blocks); i++ {
 		b := p.blocks[i]
 		rep, err := r.ask(ctx, b.request)
