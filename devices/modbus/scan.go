@@ -133,8 +133,9 @@ func (s *Scan) Longest() (d time.Duration) {
 		each := s.Timeout
 		if !c.tcp() {
 			each += c.mode.Chars(8) + c.pause
+			d += s.patient() - s.Timeout
 		}
-		d += time.Duration(len(s.Slaves))*each + s.patient() - s.Timeout
+		d += time.Duration(len(s.Slaves)) * each
 	}
 	return d
 }
@@ -170,6 +171,7 @@ func (s *Scan) at(ctx context.Context, c setting, out *Scanned) error {
 		return err
 	}
 	defer l.close()
+	before := len(out.Found)
 	look := scanning{Scan: s, setting: c, out: out, talker: &talker{busConfig: c.busConfig, clock: s.Clock, link: l, free: s.Clock.Now() + c.pause}}
 	for _, slave := range s.Slaves {
 		if s.Step != nil {
@@ -180,14 +182,16 @@ func (s *Scan) at(ctx context.Context, c setting, out *Scanned) error {
 		}
 		out.Done++
 	}
-	// The last ones may be slow.
-	if err := pass(ctx, s.Clock, s.patient()-s.Timeout); err != nil {
-		return err
+	if !c.tcp() { // the last ones may be slow
+		if err := pass(ctx, s.Clock, s.patient()-s.Timeout); err != nil {
+			return err
+		}
+		rest, _, _ := l.in().take(nil)
+		if err := look.late(ctx, rest); err != nil {
+			return err
+		}
 	}
-	rest, _, _ := l.in().take(nil)
-	if err := look.late(ctx, rest); err != nil {
-		return err
-	}
+	slices.SortFunc(out.Found[before:], func(a, b Found) int { return int(a.Slave) - int(b.Slave) })
 	if look.heard && !look.any {
 		out.Heard = append(out.Heard, c.String())
 	}

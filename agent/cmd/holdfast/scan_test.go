@@ -46,11 +46,11 @@ func plc(t *testing.T) string {
 
 func TestScan(t *testing.T) {
 	at := plc(t)
-	code, out, stderr := command(t, nil, "devices", "scan", "--server", at, "--slaves", "1-2,255", "--timeout", "100ms", "--count", "2")
+	code, out, stderr := command(t, nil, "devices", "scan", "--server", at, "--slaves", "1-2,255", "--timeout", "3s", "--count", "2")
 	if code != program.Done || !strings.Contains(out, "SLAVE") || !strings.Contains(out, "255") || !strings.Contains(out, "2 of 2") || !strings.Contains(stderr, "takes") {
 		t.Errorf("exit %d\n%s%s", code, out, stderr)
 	}
-	code, out, _ = command(t, nil, "devices", "scan", "--json", "--server", at, "--slaves", "255", "--count", "2")
+	code, out, _ = command(t, nil, "devices", "scan", "--json", "--server", at, "--slaves", "255", "--timeout", "30s", "--count", "2")
 	var got modbus.Scanned
 	if err := json.Unmarshal([]byte(out), &got); code != program.Done || err != nil || len(got.Found) != 1 || got.Found[0].Slave != 255 || got.Found[0].Answers != 2 {
 		t.Errorf("exit %d, %v\n%s", code, err, out)
