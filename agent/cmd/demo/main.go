@@ -63,7 +63,7 @@ func howMany(nodes string) (int, error) {
 // prologue says what is about to be shown, and who judges it.
 func prologue(nodes int) string {
 	const meter = "A meter (simulated) writes lines to a serial port. The agent reads, signs and sends them to "
-	const judge = "In the end each reading that the agent took from the port is looked for among those.\n"
+	const judge = "In the end each\nreading that the agent took from the port is looked for among those.\n"
 	if nodes == 1 {
 		return meter + "a broker;\nmosquitto_sub, which subscribed once, prints what the broker delivers. " + judge + "\n"
 	}
