@@ -14,6 +14,7 @@ import (
 // TestBackupAndBack: a cluster of three is backed up under load, and once more when nobody writes any more; one node
 // is made of that, with everything the three had, and three again of the one.
 func TestBackupAndBack(t *testing.T) {
+	t.Parallel()
 	s := newPlace(t, buildBroker(t), 3, 3)
 	all := []int{0, 1, 2}
 	for _, i := range all {

@@ -10,6 +10,7 @@ import (
 // TestCatchUp: a node that was down while the others stored a lot is back by itself, with all of it. HOLDFAST_SOAK=1
 // has it 1 GiB behind; how long it took is in the test's output.
 func TestCatchUp(t *testing.T) {
+	t.Parallel()
 	const size = 64 << 10
 	messages := 64 // 4 MiB
 	if os.Getenv("HOLDFAST_SOAK") == "1" {

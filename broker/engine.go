@@ -54,7 +54,7 @@ type engine struct {
 	token   atomic.Uint64
 	inbox   string
 
-	leavers atomic.Pointer[[]string] // nodes that are about to leave, or have left
+	leavers atomic.Pointer[map[string]string] // nodes that are about to leave, or have left, with the id of their store
 
 	sizeMu  sync.Mutex
 	sized   int // nodes, as of sizedAt
@@ -87,14 +87,6 @@ func (e *engine) gate() {
 	if e.cfg.gate != nil {
 		e.cfg.gate()
 	}
-}
-
-// leaving are the nodes on which nothing is to be stored any more.
-func (e *engine) leaving() []string {
-	if p := e.leavers.Load(); p != nil {
-		return *p
-	}
-	return nil
 }
 
 func (e *engine) clustered() bool { return e.cfg.cluster != nil }

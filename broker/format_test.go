@@ -24,6 +24,7 @@ func (c *nodes) beginWith(i int, f formats) error {
 // publish and read. What only the next version knows is written when all nodes know it, and not before; from then on the
 // older one is refused with the reason.
 func TestMixedVersions(t *testing.T) {
+	t.Parallel()
 	c := startNodes(t, 3)
 	c.begin()
 	next := formats{1, 2}

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 )
 
@@ -99,7 +98,7 @@ func (g *guard) toPlace() []*logStream {
 // comeHome asks for the lead of this node's own logs, once.
 func (g *guard) comeHome(ctx context.Context) {
 	for _, s := range []*logStream{g.b.stream, g.b.state.stream} {
-		if s.isHome() || slices.Contains(s.e.leaving(), s.node) {
+		if s.isHome() || g.leaves() {
 			continue
 		}
 		if err := s.moveTo(ctx, s.e.serverName()); err != nil {

@@ -67,8 +67,13 @@ func (b *Broker) putMember(ctx context.Context, node string, r memberRecord) err
 
 // noteLeavers tells the engine who leaves; it is called whenever a record has changed.
 func (b *Broker) noteLeavers(string) {
-	list := b.leavers()
-	b.engine.leavers.Store(&list)
+	ids := map[string]string{}
+	for _, node := range b.leavers() {
+		if r, is := b.memberRecordOf(node); is {
+			ids[node] = r.ID
+		}
+	}
+	b.engine.leavers.Store(&ids)
 }
 
 // joinAgain: this node was taken out of the cluster once. With the store of then it stays out; with a new one it
@@ -166,8 +171,9 @@ func (c peerCluster) maySpare(node string) error {
 	if err != nil {
 		return &admin.Error{Status: http.StatusConflict, Message: "a node cannot leave now: " + err.Error(), Hint: "wait until cluster show says that all nodes are ready"}
 	}
-	for _, other := range c.b.leavers() {
-		if other != node && slices.Contains(names, other) {
+	_, leaving, _ := c.b.engine.membersNow()
+	for _, other := range leaving {
+		if other != node {
 			return &admin.Error{Status: http.StatusConflict, Message: "node " + other + " is leaving already", Hint: "one after the other: cluster show says when it is gone"}
 		}
 	}
@@ -201,13 +207,19 @@ func (c peerCluster) maySpare(node string) error {
 	return nil
 }
 
+// leaves says whether this node is to leave.
+func (g *guard) leaves() bool {
+	r, is := g.b.memberRecordOf(g.members.self)
+	return is && r.Stay == stayLeaving && r.ID == g.b.id.ID
+}
+
 // depart is this node's part in its own leaving. It says whether there is nothing left to do.
 func (g *guard) depart(ctx context.Context) bool {
 	b := g.b
-	r, is := b.memberRecordOf(g.members.self)
-	if !is || r.Stay != stayLeaving || r.ID != b.id.ID {
+	if !g.leaves() {
 		return false
 	}
+	r, _ := b.memberRecordOf(g.members.self)
 	switch b.drainer.state().State {
 	case DrainOff:
 		in := admin.DrainNode{Moved: true}

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 )
@@ -10,6 +11,7 @@ import (
 // go on. What only the nodes that left had stays: messages that a session has not read, sessions, retained
 // messages. Who cannot be spared is refused, and a node that has left does not come back by mistake.
 func TestLeave(t *testing.T) {
+	t.Parallel()
 	s := newPlace(t, buildBroker(t), 2, 4)
 	for i := range 4 {
 		s.settle(i, 4)
@@ -82,4 +84,19 @@ func TestLeave(t *testing.T) {
 		t.Errorf("retained is %q", m.payload)
 	}
 	tr.end()
+
+	// With an empty data_dir n4 joins again, and its log goes on behind what it had.
+	if err := os.RemoveAll(s.data(3)); err != nil {
+		t.Fatal(err)
+	}
+	s.start(3)
+	s.ready(0, 1, 3)
+	back, _ := s.dial(3, "back", opts{version: 5, clean: true})
+	back.publish("a/back", "again", 1)
+	if m := c.take(); m.payload != "again" {
+		t.Errorf("from the node that joined again: %q", m.payload)
+	}
+	if _, err := within(readyWithin(), func() error { return s.placed(0, 3) }); err != nil {
+		t.Error(err)
+	}
 }

@@ -46,31 +46,44 @@ var errStrangers = errors.New("not all nodes of the cluster have been met since 
 
 // memberNames are the nodes of the engines' cluster.
 func (e *engine) memberNames() ([]string, error) {
+	names, _, err := e.membersNow()
+	return names, err
+}
+
+// membersNow are the nodes of the engines' cluster, and those of them that are about to leave: nothing is to be stored
+// on them any more.
+func (e *engine) membersNow() (names, leaving []string, err error) {
 	v, err := e.view()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if v.leader == "" {
-		return nil, errNoQuorum
+		return nil, nil, errNoQuorum
 	}
-	names := []string{e.cfg.node}
-	for _, p := range v.peers {
+	ids := map[string]string{}
+	if p := e.leavers.Load(); p != nil {
+		ids = *p
+	}
+	for _, p := range append(v.peers, enginePeer{node: e.cfg.node, id: e.cfg.id}) {
 		if p.node == "" {
-			return nil, errStrangers
+			return nil, nil, errStrangers
 		}
 		names = append(names, p.node)
+		if id, leaves := ids[p.node]; leaves && id == p.id {
+			leaving = append(leaving, p.node)
+		}
 	}
 	slices.Sort(names)
-	return slices.Compact(names), nil
+	return slices.Compact(names), leaving, nil
 }
 
 // placement is where a log belongs.
 func (s *logStream) placement() (*jetstream.Placement, error) {
-	names, err := s.e.memberNames()
+	names, leaving, err := s.e.membersNow()
 	if err != nil {
 		return nil, err
 	}
-	tags := awayFrom(names, s.e.leaving(), s.node, s.e.cfg.cluster.Replicas)
+	tags := awayFrom(names, leaving, s.node, s.e.cfg.cluster.Replicas)
 	if len(tags) == 0 {
 		return nil, nil
 	}
@@ -94,11 +107,10 @@ func (s *logStream) place(ctx context.Context) (p placing, err error) {
 		return p, errNoQuorum
 	}
 	p = st.placing()
-	names, err := s.e.memberNames()
+	names, leaving, err := s.e.membersNow()
 	if err != nil {
 		return p, err
 	}
-	leaving := s.e.leaving()
 	want := awayFrom(names, leaving, s.node, s.e.cfg.cluster.Replicas)
 	replicas := min(s.e.cfg.cluster.Replicas, len(names)-len(leaving))
 	cfg := s.config(st.Config.MaxBytes, st.Config.Replicas)

@@ -34,6 +34,7 @@ func (r *roamer) hop(t testing.TB, stop <-chan struct{}, use func(c *rawClient, 
 // TestRollingRestart: all nodes are drained, stopped and started again, one after the other, under load. Nothing is
 // lost or comes in another order, and no session is away. What it cost is in the test's output.
 func TestRollingRestart(t *testing.T) {
+	t.Parallel()
 	s := newPlace(t, buildBroker(t), 4, 3)
 	for i := range 3 {
 		s.settle(i, 3)
