@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"testing"
 	"time"
 
@@ -133,6 +134,7 @@ func tryConnect(t testing.TB, nc net.Conn, id string, o opts) (*rawClient, packe
 		o.version = mqtt.V5
 	}
 	c := &rawClient{t: t, nc: nc, r: bufio.NewReaderSize(nc, 64<<10), version: o.version}
+	keep(t, c)
 	if _, err := nc.Write(connectPacket(id, o)); err != nil {
 		nc.Close()
 		return nil, packet{}, err
@@ -147,6 +149,9 @@ func tryConnect(t testing.TB, nc net.Conn, id string, o opts) (*rawClient, packe
 	}
 	return c, ack, nil
 }
+
+// keep holds a connection to the end of the test: one that nobody refers to is closed by the collector.
+func keep(t testing.TB, c *rawClient) { t.Cleanup(func() { runtime.KeepAlive(c) }) }
 
 // tryKept connects with a session that stays an hour. A broker that begins or ends refuses clients: that is an error.
 func tryKept(t testing.TB, addr, id string) (c *rawClient, present bool, err error) {

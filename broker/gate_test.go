@@ -73,6 +73,7 @@ func speak(t *testing.T, b *running, i int, header, id string, tc *tls.Config) *
 		nc = upgraded(t, nc)
 	}
 	c := &rawClient{t: t, nc: nc, r: bufio.NewReader(nc), version: mqtt.V5}
+	keep(t, c)
 	c.write(connectPacket(id, opts{version: mqtt.V5}))
 	if p := c.expect(mqtt.CONNACK); p.body[1] != 0 {
 		t.Fatalf("CONNACK %x", p.body)

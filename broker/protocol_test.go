@@ -182,6 +182,7 @@ func TestReasonReachesWhoIsStillSending(t *testing.T) {
 	}
 	defer nc.Close()
 	c := &rawClient{t: t, nc: nc, r: bufio.NewReader(nc), version: mqtt.V5}
+	keep(t, c)
 	c.write(append(connectPacket("x", opts{version: 9}), make([]byte, 1<<20)...))
 	if p := c.expect(mqtt.CONNACK); p.body[1] != 1 {
 		t.Errorf("CONNACK % x", p.body)

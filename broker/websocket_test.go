@@ -82,6 +82,7 @@ func connectWS(t testing.TB, url, id string, o opts, size int, tc *tls.Config) *
 	}
 	nc := &wsClient{Conn: ws.NetConn(), ws: ws, size: size}
 	c := &rawClient{t: t, nc: nc, r: bufio.NewReader(nc), version: o.version}
+	keep(t, c)
 	c.write(connectPacket(id, o))
 	if p := c.expect(mqtt.CONNACK); p.body[1] != 0 {
 		t.Fatalf("CONNACK %x", p.body)
