@@ -53,7 +53,7 @@ func (f *fleet) startTraffic(t *testing.T, publisher func() (net.Conn, error), r
 	for range readers {
 		select {
 		case <-ready:
-		case <-time.After(120 * time.Second):
+		case <-time.After(5 * time.Minute):
 			t.Fatal("the readers do not come to subscribe")
 		}
 	}
@@ -148,7 +148,7 @@ func connectKept(nc net.Conn, err error, id string) (c *mqttClient, present bool
 	var kind byte
 	var body []byte
 	if err == nil {
-		kind, body, err = c.next(20 * time.Second)
+		kind, body, err = c.next(2 * time.Minute)
 	}
 	if err == nil && (kind != 2 || body[1] != 0) {
 		err = fmt.Errorf("packet %d: %q", kind, body)
@@ -169,7 +169,7 @@ func (tr *traffic) publish(open func() (net.Conn, error)) {
 			if _, err := c.Write(append([]byte{0x32 | again, byte(len(body))}, body...)); err != nil {
 				return err
 			}
-			kind, body, err := c.next(20 * time.Second)
+			kind, body, err := c.next(2 * time.Minute)
 			switch {
 			case err != nil:
 				return err
@@ -200,7 +200,7 @@ func (tr *traffic) read(r *reader, ready chan<- struct{}) {
 			if _, err := c.Write([]byte("\x82\x0d\x00\x01\x00\x00\x07numbers\x01")); err != nil {
 				return err
 			}
-			if kind, _, err := c.next(20 * time.Second); err != nil || kind != 9 {
+			if kind, _, err := c.next(2 * time.Minute); err != nil || kind != 9 {
 				return fmt.Errorf("%w: packet %d instead of SUBACK: %w", errFatal, kind, err)
 			}
 			first = false
