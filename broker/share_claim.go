@@ -330,7 +330,7 @@ func (sh *shares) begin(p *part, epoch uint64, held []holding) (*group, error) {
 	for _, h := range held {
 		fresh, online = append(fresh, h.Fresh...), online+h.Online
 	}
-	if len(r.Open) == 0 && online == len(fresh) && !b.sharing(fresh...)[p.name] { // it had ended
+	if online == len(fresh) && !b.sharing(fresh...)[p.name] { // it had ended
 		r = shareRecord{}
 	}
 	if r.At == nil {
