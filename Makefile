@@ -27,7 +27,7 @@ test:
 	$(MAKE) test-race test-386 test-arm
 
 test-race:
-	$(GO) test -race -shuffle=on -timeout 20m ./...
+	$(GO) test -race -shuffle=on -timeout 30m ./...
 
 # 32-bit arithmetic: Badger and the wire format on a 32-bit int, natively.
 PORTABLE = ./buffer/ ./uplink/... ./devices/... ./boards/

@@ -121,7 +121,7 @@ type Broker struct {
 
 	ctx      context.Context // ends when the broker stops
 	stop     context.CancelFunc
-	tasks    sync.WaitGroup // house, group pumps
+	tasks    tasks // house, group pumps
 	notReady atomic.Pointer[error]
 	again    chan error            // has room for one: why this life has to end
 	full     atomic.Pointer[error] // the disk is, in a cluster
@@ -543,6 +543,7 @@ func (b *Broker) Close() {
 		b.saveDirty()
 		b.freeGroups()
 		b.state.w.stop(ctx)
+		b.tasks.Wait() // what the last batches have begun
 	}
 	if b.switching {
 		if err := b.growth.finish(); err != nil {

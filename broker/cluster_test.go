@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"holdfast/broker/mqtt"
 	"holdfast/systemd/freeport"
@@ -60,7 +61,7 @@ func (c *nodes) begin(which ...int) {
 			if c.pauses != nil {
 				o.gate = c.pauses[i].wait
 			}
-			b, err := New(c.cfgs[i], o)
+			b, err := newNode(c.cfgs[i], o)
 			if err != nil {
 				c.t.Errorf("start %s: %v", c.cfgs[i].Node.Name, err)
 				return
@@ -91,6 +92,16 @@ func (c *nodes) begin(which ...int) {
 		}
 		return n == up*up
 	})
+}
+
+// newNode begins again when the cluster does not answer in time, as the program does.
+func newNode(cfg Config, o Options) (*Broker, error) {
+	for end := time.Now().Add(patience); ; {
+		b, err := New(cfg, o)
+		if err == nil || !errors.Is(err, ErrNoAnswer) || time.Now().After(end) {
+			return b, err
+		}
+	}
 }
 
 func nodeLog(t testing.TB, name string) *slog.Logger {

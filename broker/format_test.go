@@ -12,7 +12,7 @@ const kindOfNext Kind = 200
 
 // beginWith starts a node as a program that knows certain formats.
 func (c *nodes) beginWith(i int, f formats) error {
-	b, err := New(c.cfgs[i], Options{Log: nodeLog(c.t, c.cfgs[i].Node.Name), Version: fmt.Sprint("format ", f.now), formats: f})
+	b, err := newNode(c.cfgs[i], Options{Log: nodeLog(c.t, c.cfgs[i].Node.Name), Version: fmt.Sprint("format ", f.now), formats: f})
 	if err != nil {
 		return err
 	}
