@@ -621,6 +621,9 @@ func (b *Broker) takes() error {
 		if p := b.peers.trouble.Load(); p != nil {
 			return *p
 		}
+		if b.peers.members.paused() > pausedAfter {
+			return errPaused
+		}
 	}
 	return nil
 }

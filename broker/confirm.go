@@ -159,11 +159,11 @@ func (p *peers) everywhere(ctx context.Context, kind string, batch uint64) error
 // readBy says whether every node that is ready has read up to a batch.
 func (p *peers) readBy(kind string, batch uint64) bool {
 	c := &p.confirms
-	table := p.members.list()
+	table := p.members.waitedFor()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, m := range table {
-		if m.Alive && m.Ready && m.Node != p.b.cfg.Node.Name && c.have[logKey{m.Node, kind}] < batch {
+		if c.have[logKey{m.Node, kind}] < batch {
 			return false
 		}
 	}
@@ -173,39 +173,52 @@ func (p *peers) readBy(kind string, batch uint64) bool {
 // readQueue is the answers that wait until a batch has been read everywhere, in their order.
 type readQueue struct {
 	mu    sync.Mutex
-	batch uint64 // the highest that is waited for
+	batch uint64 // the highest that is waited for, of the messages log
+	state uint64 // and of the state log
 	fns   []func()
 	busy  bool
 }
 
-// whenRead calls fn when a batch of the messages log has been read by every node that is ready, if the
-// answer is a PUBREC or PUBCOMP: its client may send the PUBLISH again, or another one with its id, anywhere.
-// What is answered otherwise, or by a broker of one node, is so at once.
-func (b *Broker) whenRead(kind byte, batch uint64, fn func()) {
-	if b.peers == nil || kind == mqtt.PUBACK {
-		fn()
-		return
-	}
-	q := &b.peers.recs
+// add puts an answer at the queue's end.
+func (q *readQueue) add(b *Broker, batch, state uint64, fn func()) {
 	q.mu.Lock()
-	q.fns, q.batch = append(q.fns, fn), max(q.batch, batch)
+	q.fns, q.batch, q.state = append(q.fns, fn), max(q.batch, batch), max(q.state, state)
 	start := !q.busy
 	q.busy = true
 	q.mu.Unlock()
 	if start {
-		b.background(b.answerRead)
+		b.background(func(ctx context.Context) { b.answerRead(ctx, q) })
 	}
 }
 
-func (b *Broker) answerRead(ctx context.Context) {
-	q := &b.peers.recs
+// whenRead calls fn when a batch of the messages log, and the session's claim, have been read by every node that
+// is ready, if the answer is a PUBREC or PUBCOMP: its client may send the PUBLISH again, or another one with its
+// id, anywhere. What is answered otherwise, or by a broker of one node, is so at once.
+func (c *conn) whenRead(kind byte, batch uint64, fn func()) {
+	if c.b.peers == nil || kind == mqtt.PUBACK {
+		fn()
+		return
+	}
+	c.b.peers.recs.add(c.b, batch, c.session.claimedAt.Load(), fn)
+}
+
+// whenKnown calls fn when a batch of the state log has been read by every node that is ready.
+func (b *Broker) whenKnown(state uint64, fn func()) {
+	if b.peers == nil {
+		fn()
+		return
+	}
+	b.peers.known.add(b, 0, state, fn)
+}
+
+func (b *Broker) answerRead(ctx context.Context, q *readQueue) {
 	for {
 		q.mu.Lock()
-		fns, batch := q.fns, q.batch
+		fns, batch, state := q.fns, q.batch, q.state
 		q.fns = nil
 		q.busy = len(fns) > 0
 		q.mu.Unlock()
-		if len(fns) == 0 || b.peers.everywhere(ctx, kindMessages, batch) != nil {
+		if len(fns) == 0 || b.peers.everywhere(ctx, kindMessages, batch) != nil || b.peers.everywhere(ctx, kindState, state) != nil {
 			return // when the broker ends, so do the connections
 		}
 		for _, fn := range fns {

@@ -48,9 +48,9 @@ func (s *session) pull(ctx context.Context, c *conn, buf []byte) ([]byte, bool, 
 	}
 	clear(picks)
 	c.picks = picks
-	if exactly { // packet id → position is on disk before the PUBLISH leaves
+	if exactly { // packet id → position is on disk, and known everywhere, before the PUBLISH leaves
 		done := make(chan error, 1)
-		s.save(func(err error) { done <- err })
+		s.saveKnown(func(err error) { done <- err })
 		if err := waitAll(ctx, done, 1); err != nil {
 			return nil, false, fmt.Errorf("store QoS 2 packet identifiers: %w", err)
 		}
@@ -291,7 +291,7 @@ func (s *session) acked(c *conn, kind byte, id uint16, code byte) error {
 	case kind == mqtt.PUBREC && code < 0x80:
 		f.Released = true
 		s.mu.Unlock()
-		s.save(func(err error) { // the release is on disk before PUBREL leaves
+		s.saveKnown(func(err error) { // the release is on disk, and known everywhere, before PUBREL leaves
 			if err == nil {
 				c.send(mqtt.AppendAck(nil, mqtt.PUBREL, c.version, id, 0, ""))
 			}

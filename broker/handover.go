@@ -209,6 +209,7 @@ func (p *peers) ask(ctx context.Context, client string, end uint64) (answers []h
 		switch h := &answers[i]; {
 		case errors.Is(errs[i], errNobody): // it has just ended
 			silent[others[i].node] = true
+			p.members.silence(others[i].node)
 		case errs[i] != nil:
 			return nil, nil, fmt.Errorf("%w: node %s: %w", errUnknown, others[i].node, errs[i])
 		case h.Busy:
@@ -395,11 +396,15 @@ func (p *peers) readDead(ctx context.Context, silent map[string]bool) error {
 
 func (p *peers) readOut(ctx context.Context, at *peer) error {
 	m, _ := p.members.get(at.node)
-	if at.dead.Load() && at.deadLife == m.Incarnation {
+	if at.dead.Load() && at.deadLife == m.Incarnation && at.exact.Load() {
 		return nil
 	}
 	for kind, f := range map[string]*follower{kindState: at.state, kindMessages: at.messages} {
-		_, next, _, err := slotOf(ctx, p.b.engine.logOf(kind, at.node).near()) // the log may have no leader for 9 s yet
+		log := slots(p.b.engine.logOf(kind, at.node))
+		if at.exact.Load() { // what it has promised is here; the log may have no leader for 9 s yet
+			log = p.b.engine.logOf(kind, at.node).near()
+		}
+		_, next, _, err := slotOf(ctx, log)
 		if err != nil {
 			return err
 		}
@@ -411,6 +416,7 @@ func (p *peers) readOut(ctx context.Context, at *peer) error {
 		}
 	}
 	at.deadLife = m.Incarnation
+	at.exact.Store(true)
 	at.dead.Store(!p.members.alive(at.node))
 	return nil
 }
@@ -445,13 +451,22 @@ func (b *Broker) lost(s *session) bool {
 }
 
 // nextClaim is the rank of a session that this node makes its own. Had is the claim of the node that
-// has just given it away: what that node wrote may not have been read here yet.
+// has just given it away: what that node wrote may not have been read here yet. Of a node that is gone
+// nobody may have read its last claim, which ranks one higher than what is known: this one's has to win.
 func (b *Broker) nextClaim(id string, had uint64) uint64 {
 	v, _ := b.state.version(sessionKey + id)
 	if b.alone() {
 		return v.rank
 	}
-	return max(v.rank, had) + 1
+	claim := max(v.rank, had) + 1
+	if b.peers != nil {
+		for _, at := range b.peers.all() {
+			if !b.peers.members.alive(at.node) {
+				claim++
+			}
+		}
+	}
+	return claim
 }
 
 // departed remembers the clients that left without a session to keep: the next node of such a one

@@ -177,7 +177,7 @@ func (c *conn) answer(e entry, kind byte, id uint16, reject *mqtt.Error) error {
 			c.b.notStored(e.rec)
 		}
 		if id != 0 {
-			c.b.whenRead(kind, at.Batch, func() { c.answered(kind, id, reject, err) })
+			c.whenRead(kind, at.Batch, func() { c.answered(kind, id, reject, err) })
 		}
 		c.passed(-1)
 	}
@@ -215,7 +215,7 @@ func (c *conn) answerLater(kind byte, id uint16, verdict func() (again bool, rej
 		if reject != nil && c.version != mqtt.V5 {
 			err = errOriginal // 3.1.1 has no refusal
 		}
-		c.b.whenRead(kind, c.b.messages.stored.Load(), func() { c.answered(kind, id, reject, err) })
+		c.whenRead(kind, c.b.messages.stored.Load(), func() { c.answered(kind, id, reject, err) })
 	}
 	if err := c.b.messages.submit(entry{done: done}); err != nil {
 		return &mqtt.Error{Code: mqtt.ServerShuttingDown, Text: err.Error()}
@@ -319,7 +319,7 @@ func (c *conn) release(id uint16) error {
 		if rec == nil { // else it was let go when the record was entered
 			s.accepted(id, false)
 		}
-		c.b.whenRead(mqtt.PUBCOMP, at.Batch, func() { // the id may be used again at any node
+		c.whenRead(mqtt.PUBCOMP, at.Batch, func() { // the id may be used again at any node
 			c.wasReleased()
 			c.send(mqtt.AppendAck(nil, mqtt.PUBCOMP, c.version, id, 0, ""))
 		})

@@ -15,6 +15,7 @@ const (
 	beatEvery   = 500 * time.Millisecond
 	deadAfter   = 2500 * time.Millisecond // without a beat for so long, a node counts as dead
 	freshFor    = 1250 * time.Millisecond // for so long a beat is worth telling others
+	pausedAfter = deadAfter - beatEvery   // of its own silence, a node counts itself as one that others may have given up
 	beatSubject = "hf.beat"
 )
 
@@ -39,6 +40,12 @@ type beat struct {
 	Read     map[string]uint64 `json:"read"`       // last batch that it has read, of each node's messages log
 	ReadSt   map[string]uint64 `json:"read_state"` // and state log
 
+	Seq     uint64        `json:"seq"`     // counts the beats of this life
+	Follows bool          `json:"follows"` // it reads what others write, as it comes: they wait for it before they promise anything
+	Counts  []countedNode `json:"counts"`  // the nodes that it waits for
+
+	Idle bool `json:"idle"` // it has not been ready in this life, and promised nothing to anybody
+
 	Ready    bool     `json:"ready"`
 	Why      string   `json:"why,omitempty"` // it is not
 	Draining bool     `json:"draining,omitempty"`
@@ -48,6 +55,13 @@ type beat struct {
 	Reach    []string `json:"reach"`     // "listener=host:port", for a Server Reference
 	Cluster  string   `json:"cluster"`   // where the other nodes reach it
 	Clients  int      `json:"clients"`
+}
+
+// countedNode is a node that another waits for, as that one heard it last.
+type countedNode struct {
+	Node string `json:"node"`
+	Life uint64 `json:"life"` // of its state log
+	Seq  uint64 `json:"seq"`
 }
 
 // member is a node as its last beat showed it.
@@ -68,8 +82,11 @@ type members struct {
 
 	mu      sync.Mutex
 	m       map[string]heard
-	sent    time.Duration // when this node's last beat left
-	changed chan struct{} // closed and replaced with every beat
+	sent    time.Duration     // when this node's last beat left
+	seq     uint64            // of that beat
+	since   uint64            // the first beat since this node last said nothing for so long that others may have given it up
+	silent  map[string]uint64 // node → the last beat of one of which nothing is there any more
+	changed chan struct{}     // closed and replaced with every beat
 }
 
 type heard struct {
@@ -103,6 +120,13 @@ func (m *members) run(ctx context.Context) error {
 // say sends a beat now, for instance because something in it has just changed that others wait for.
 func (m *members) say() {
 	b := beat{Node: m.self}
+	m.mu.Lock()
+	m.seq++
+	b.Seq = m.seq
+	if m.mono()-m.sent > pausedAfter {
+		m.since = m.seq
+	}
+	m.mu.Unlock()
 	b.Hears, b.Fresh = m.hears(deadAfter), m.hears(freshFor)
 	m.fill(&b)
 	data, err := json.Marshal(b)
@@ -141,6 +165,39 @@ func (m *members) hear(msg busMessage) {
 	close(m.changed)
 	m.changed = make(chan struct{})
 	m.mu.Unlock()
+}
+
+// resumed is the first beat that others have to have heard to count on this node.
+func (m *members) resumed() uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.since
+}
+
+// silence notes that nothing is there any more of a node, though its last beat is young.
+func (m *members) silence(node string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.silent == nil {
+		m.silent = map[string]uint64{}
+	}
+	m.silent[node] = m.m[node].beat.Seq
+}
+
+// waitedFor are the nodes that have to have read what this one promises.
+func (m *members) waitedFor() (out []member) {
+	list := m.list()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, b := range list {
+		if at, silent := m.silent[b.Node]; silent && at == b.Seq {
+			continue
+		}
+		if b.Alive && (b.Ready || b.Follows) && b.Node != m.self {
+			out = append(out, b)
+		}
+	}
+	return out
 }
 
 // news is closed with the next beat of any node.

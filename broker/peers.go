@@ -21,12 +21,15 @@ type peers struct {
 	subs []*busSub
 
 	confirms confirms
-	recs     readQueue
+	recs     readQueue                   // PUBREC and PUBCOMP
+	known    readQueue                   // PUBLISH of QoS 2 and PUBREL
 	round    map[string]uint64           // what this node had read of each state log when the round began
 	trouble  atomic.Pointer[error]       // why this node should take no clients
 	placed   atomic.Pointer[whereStored] // where this node's logs are stored
 	open     atomic.Bool                 // this node's logs are open, and all others' followed
 	leases   leases
+	follows  atomic.Bool // this node reads along, so that others may wait for it
+	served   atomic.Bool // this node has been ready
 }
 
 // peer is one other node.
@@ -37,6 +40,10 @@ type peer struct {
 
 	gone    time.Duration // since when this node acts for it; 0: it does not; house only
 	expired time.Duration // when its sessions were last looked through; house only
+
+	reading  atomic.Bool // to where its logs end, in the background
+	exact    atomic.Bool // this node has read all that the other has promised to anybody, and will
+	promised *beat       // the first beat since when the other waits for this node; of watch alone
 
 	dead     atomic.Bool // its logs have been read to their ends after it died; not once it is heard again
 	deadMu   sync.Mutex
@@ -136,6 +143,7 @@ func (p *peers) add(ctx context.Context, node string, replay bool) error {
 		return fmt.Errorf("open the state of node %q: %w", node, err)
 	}
 	at := &peer{node: node}
+	at.exact.Store(true) // its logs are read to where their leaders say that they end
 	l := newTailLog(node, messages, next, first)
 	b.tail.addLog(l)
 	at.entered = next - 1
@@ -277,10 +285,14 @@ func (p *peers) beat(out *beat) {
 	out.ID, out.Version, out.Cluster, out.Founded = b.id.ID, b.version, b.cfg.Cluster.address(), b.founded.Load()
 	out.FormatOldest, out.Format = b.formats.oldest, b.formats.now
 	if out.Starting = !p.open.Load(); out.Starting {
-		out.Why = errStarting.Error()
+		out.Why, out.Idle, out.Counts = errStarting.Error(), true, []countedNode{}
 		return
 	}
 	out.Incarnation, out.StateLife = b.messages.cfg.incarnation, b.state.w.cfg.incarnation
+	out.Idle, out.Follows, out.Counts = !p.served.Load(), p.follows.Load(), []countedNode{}
+	for _, m := range p.members.waitedFor() { // before the ends of the logs: who is not among them reads on to there
+		out.Counts = append(out.Counts, countedNode{m.Node, m.StateLife, m.Seq})
+	}
 	out.Messages, out.State = b.messages.stored.Load(), b.state.w.stored.Load()
 	out.Read, out.ReadSt = map[string]uint64{}, map[string]uint64{}
 	for _, at := range p.all() {
@@ -361,11 +373,20 @@ func (p *peers) look(ctx context.Context) {
 		at.messages.upTo(m.Messages)
 		at.state.upTo(m.State)
 		p.confirms.beat(m.beat, p.b.cfg.Node.Name)
+		p.settle(at, m.beat)
 	}
 	p.rounds(table)
-	if err := p.fit(table); err != nil {
+	err := p.fit(table)
+	if now := err == nil; p.follows.Swap(now) != now {
+		p.members.say() // others wait for this node from when they hear it
+	}
+	if err == nil {
+		err = p.exact(table)
+	}
+	if err != nil {
 		p.trouble.Store(&err)
 	} else {
+		p.served.Store(true)
 		p.trouble.Store(nil)
 	}
 	p.b.letPublishersGo()

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -13,11 +14,12 @@ import (
 // feed.mu guards all of it.
 type session struct {
 	feed
-	b     *Broker
-	id    string
-	epoch uint64 // a clean start begins another
-	claim uint64 // its rank in the state: that of the node which has it is the highest
-	moved bool   // another node has had it last, and this one's claim is not on disk yet
+	b         *Broker
+	id        string
+	epoch     uint64        // a clean start begins another
+	claim     uint64        // its rank in the state: that of the node which has it is the highest
+	claimedAt atomic.Uint64 // the batch of the state log that has its claim
+	moved     bool          // another node has had it last, and this one's claim is not on disk yet
 
 	conn     *conn // nil: away
 	expiry   uint32
@@ -175,6 +177,25 @@ func (s *session) save(done func(error)) {
 	if start {
 		s.saveRound()
 	}
+}
+
+// saveKnown is save for what the session's next node has to know whatever happens to this one: done is called
+// when every node that is ready has read it.
+func (s *session) saveKnown(done func(error)) {
+	s.mu.Lock()
+	kept := s.kept
+	s.mu.Unlock()
+	if !kept || s.b.peers == nil {
+		s.save(done)
+		return
+	}
+	s.save(func(err error) {
+		if err != nil {
+			done(err)
+			return
+		}
+		s.b.whenKnown(s.b.state.w.stored.Load(), func() { done(nil) })
+	})
 }
 
 func callAll(fns []func(error), err error) {

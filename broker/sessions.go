@@ -173,6 +173,7 @@ func (b *Broker) enlist(ctx context.Context, s *session, c *conn, k *mqtt.Connec
 			s.mu.Unlock()
 			return fmt.Errorf("store session %q: %w", s.id, err)
 		}
+		s.claimedAt.Store(b.state.w.stored.Load())
 		s.mu.Lock()
 		if s.moved {
 			b.stats.Moved.Add(1)
