@@ -111,7 +111,7 @@ func TestClusterClients(t *testing.T) {
 			t.Fatalf("got the will %s", m.topic)
 		}
 		c.stop(2)
-		at(0, "quick") // before anybody holds the node for dead
+		c.comes(0, "quick", opts{version: 5, clean: true}) // before anybody holds the node for dead
 		if p := c.up[0].peers.get("n3"); p.life() == 0 {
 			t.Error("a client was taken before what the node had left was read")
 		}

@@ -260,7 +260,14 @@ func TestSessionOutlivesItsNode(t *testing.T) {
 	if s := c.up[0].sessions.get("reader"); s != nil {
 		t.Error("the node that came back has the session again")
 	}
-	if sub, present = dialRaw(t, c.up[0].addr, "reader", kept); !present {
+	eventually(t, "the node that came back takes the client", func() bool {
+		s, there, err := tryKept(t, c.up[0].addr, "reader")
+		if err == nil {
+			sub, present = s, there
+		}
+		return err == nil
+	})
+	if !present {
 		t.Fatal("the session does not come back")
 	}
 	publish(40, 50)

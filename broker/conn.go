@@ -381,6 +381,11 @@ func (c *conn) writeAll() error {
 		*buf = (*buf)[:0]
 		c.mu.Lock()
 		c.again = false
+		if c.session == nil { // nothing goes before the CONNACK [MQTT-3.14.0-1]
+			c.running = false
+			c.mu.Unlock()
+			return nil
+		}
 		*buf = append(*buf, c.out...)
 		if c.out = c.out[:0]; cap(c.out) > 4096 {
 			c.out = nil

@@ -29,9 +29,10 @@ var (
 
 // takeRequest asks for a client's session.
 type takeRequest struct {
-	Client string `json:"client"`
-	From   string `json:"from"`
-	End    uint64 `json:"end,omitempty"` // of the asker's messages log: the client's former connection there has left nothing behind it
+	Client  string    `json:"client"`
+	From    string    `json:"from"`
+	Attempt attemptID `json:"attempt"`
+	End     uint64    `json:"end,omitempty"` // of the asker's messages log: the client's former connection there has left nothing behind it
 }
 
 // handover is what a node had of a client, as it gives it away.
@@ -43,44 +44,8 @@ type handover struct {
 	Session json.RawMessage `json:"session,omitempty"` // sessionRecord; absent: there was none to keep
 	Cursor  json.RawMessage `json:"cursor,omitempty"`
 	End     uint64          `json:"end,omitempty"`   // of its messages log, if the client may have something in it that is not read everywhere
+	Void    attemptID       `json:"void"`            // of the node that answers: it was given up for the one that asks
 	Waits   []cursor        `json:"waits,omitempty"` // what the client publishes next waits for the ends of these logs
-}
-
-// attempts is the CONNECTs that ask other nodes at the moment.
-type attempts struct {
-	mu sync.Mutex
-	m  map[string]context.CancelCauseFunc
-}
-
-func (a *attempts) begin(client string, cancel context.CancelCauseFunc) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.m == nil {
-		a.m = map[string]context.CancelCauseFunc{}
-	}
-	a.m[client] = cancel
-}
-
-func (a *attempts) end(client string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	delete(a.m, client)
-}
-
-// yield decides between a CONNECT here and one of the same client on another node: the one on the
-// node with the higher name goes on. It says whether that is the other.
-func (a *attempts) yield(client, own, other string) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	cancel := a.m[client]
-	if cancel == nil {
-		return true
-	}
-	if other < own {
-		return false
-	}
-	cancel(errElsewhere)
-	return true
 }
 
 // listenTakes answers other nodes that want a session.
@@ -120,7 +85,8 @@ func (p *peers) limited(slots chan struct{}, fn func(context.Context)) {
 // giveAway ends what this node has of a client, for the node that has it now.
 func (b *Broker) giveAway(ctx context.Context, r takeRequest) handover {
 	out := handover{Node: b.cfg.Node.Name}
-	if !b.attempts.yield(r.Client, b.cfg.Node.Name, r.From) {
+	var yes bool
+	if yes, out.Void = b.attempts.yield(r.Client, b.cfg.Node.Name, r.From); !yes {
 		out.Busy = true
 		return out
 	}
@@ -134,6 +100,10 @@ func (b *Broker) giveAway(ctx context.Context, r takeRequest) handover {
 		return out
 	}
 	s, h := b.sessions.get(r.Client), b.holds.of(r.Client)
+	if s != nil && s.isVoid(r.From, r.Attempt) {
+		out.Busy = true
+		return out
+	}
 	if s == nil && h == nil && !b.departed.has(r.Client) {
 		return out
 	}
@@ -181,10 +151,10 @@ func (b *Broker) dropSession(s *session) {
 
 // ask asks every node that lives for a client's session. Silent are the nodes of which nothing is there
 // any more, though their last beat is young.
-func (p *peers) ask(ctx context.Context, client string, end uint64) (answers []handover, silent map[string]bool, err error) {
+func (p *peers) ask(ctx context.Context, client string, attempt attemptID, end uint64) (answers []handover, silent map[string]bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, takeTimeout)
 	defer cancel()
-	data, err := json.Marshal(takeRequest{client, p.b.cfg.Node.Name, end})
+	data, err := json.Marshal(takeRequest{client, p.b.cfg.Node.Name, attempt, end})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -221,43 +191,50 @@ func (p *peers) ask(ctx context.Context, client string, end uint64) (answers []h
 	return slices.DeleteFunc(answers, func(h handover) bool { return h.Node == "" }), silent, nil
 }
 
+// isVoid says whether an attempt of another node was given up for this session's connection.
+func (s *session) isVoid(node string, id attemptID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.void[node].voids(id)
+}
+
 // fetch brings a client's session here, if there is one: from the node that has it, from what this
 // node has (mine, which may be nil), or from what a node that is gone has saved. When it returns,
 // everything that the client sent to a node that lives has been read here, and what it publishes is held
 // for as long as a node that is gone may store more of it.
-func (b *Broker) fetch(ctx context.Context, id string, mine *session) (*session, error) {
+func (b *Broker) fetch(ctx context.Context, id string, mine *session) (_ *session, void map[string]attemptID, err error) {
 	if mine != nil || b.departed.has(id) {
 		if err := b.messages.sync(ctx); err != nil { // what it published here has its place
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	end := b.messages.stored.Load() + 1
 	asking, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	b.attempts.begin(id, cancel)
-	answers, silent, err := b.peers.ask(asking, id, end)
-	b.attempts.end(id)
+	attempt := b.attempts.begin(id, b.messages.cfg.incarnation, cancel)
+	answers, silent, err := b.peers.ask(asking, id, attempt, end)
+	b.attempts.asked(id)
 	if cause := context.Cause(asking); errors.Is(cause, errElsewhere) {
 		err = cause
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := b.peers.gone(ctx, silent); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	ctx, stop := context.WithTimeout(ctx, readTimeout)
 	defer stop()
 	if err := b.peers.readDead(ctx, silent); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	origins := b.originsOf(answers, silent, end)
 	if err := b.readOn(ctx, answers, silent); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	s, ids, err := b.choose(id, mine, answers)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, o := range origins {
 		if o.node == ids.Node {
@@ -265,16 +242,24 @@ func (b *Broker) fetch(ctx context.Context, id string, mine *session) (*session,
 		}
 	}
 	b.holds.begin(id, end, origins, 0)
+	for _, h := range answers {
+		if h.Void.N > 0 {
+			if void == nil {
+				void = map[string]attemptID{}
+			}
+			void[h.Node] = h.Void
+		}
+	}
 	if s == nil || !s.moved {
-		return s, nil
+		return s, void, nil
 	}
 	s.mu.Lock()
 	upTo := s.position(b.tail.end())
 	s.mu.Unlock()
 	if err := b.tail.reached(ctx, upTo); err != nil {
-		return nil, fmt.Errorf("read on to where the session has come: %w", err)
+		return nil, nil, fmt.Errorf("read on to where the session has come: %w", err)
 	}
-	return s, nil
+	return s, void, nil
 }
 
 // originsOf says in whose logs something of a client may still come up: of nodes that are gone and whose logs
@@ -404,7 +389,7 @@ func (p *peers) readOut(ctx context.Context, at *peer) error {
 		if at.exact.Load() { // what it has promised is here; the log may have no leader for 9 s yet
 			log = p.b.engine.logOf(kind, at.node).near()
 		}
-		_, next, _, err := slotOf(ctx, log)
+		next, err := f.nextOf(ctx, log)
 		if err != nil {
 			return err
 		}

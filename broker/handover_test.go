@@ -3,6 +3,7 @@ package broker
 import (
 	"log/slog"
 	"testing"
+	"time"
 )
 
 // TestNextClaim: a claim is above what this node has read of the session, and above that of the node
@@ -18,5 +19,10 @@ func TestNextClaim(t *testing.T) {
 		if got := b.nextClaim(k.id, k.had); got != k.want {
 			t.Errorf("the next claim of %s after %d is %d, and not %d", k.id, k.had, got, k.want)
 		}
+	}
+	// n2 is gone, and may have made one more claim that nobody has read: it must not win.
+	b.peers = &peers{b: b, m: map[string]*peer{"n2": {node: "n2"}}, members: newMembers(nil, "n1", func() time.Duration { return 0 }, nil, b.log)}
+	if got := b.nextClaim("x", 4); got != 6 {
+		t.Errorf("the next claim while a node is gone is %d", got)
 	}
 }

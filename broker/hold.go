@@ -327,7 +327,7 @@ func (hs *holds) nudge(ctx context.Context, node string) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, nudgeHold)
 	defer cancel()
-	_, next, _, err := slotOf(ctx, hs.b.engine.logOf(kindMessages, node).near())
+	next, err := at.messages.nextOf(ctx, hs.b.engine.logOf(kindMessages, node).near())
 	if err == nil {
 		at.messages.upTo(next - 1)
 	}

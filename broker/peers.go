@@ -119,6 +119,26 @@ func (r *logReader) oldest(ctx context.Context) (uint64, error) {
 	return first, err
 }
 
+// next is the number of the next batch, as s has the log. Where the numbers are known no batch is read for it: that may
+// be asked of a node that is gone.
+func (r *logReader) next(ctx context.Context, s slots) (uint64, error) {
+	if !r.known.Load() {
+		_, next, _, err := slotOf(ctx, s)
+		return next, err
+	}
+	_, last, _, err := s.bounds(ctx)
+	return last + 1 - r.offset.Load(), err
+}
+
+// nextOf is the number of the next batch of a follower's log, as s has it.
+func (f *follower) nextOf(ctx context.Context, s slots) (uint64, error) {
+	if r, ok := f.src.(*logReader); ok {
+		return r.next(ctx, s)
+	}
+	_, next, _, err := slotOf(ctx, s)
+	return next, err
+}
+
 // newest is the number of the last batch, as the log's leader has it.
 func (r *logReader) newest(ctx context.Context) (uint64, error) {
 	_, next, _, err := slotOf(ctx, r.s)

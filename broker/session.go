@@ -47,6 +47,7 @@ type session struct {
 	saving  bool
 	waiters []func(error)
 	will    *will
+	void    map[string]attemptID // other nodes' attempts that were given up for the connection
 }
 
 // sent is a message that was sent with QoS 1 or 2 and is not finished.

@@ -85,8 +85,10 @@ func (b *Broker) attach(ctx context.Context, c *conn, k *mqtt.Connect) (s *sessi
 		}
 		s = b.sessions.get(k.ClientID) // it may have ended with its connection
 	}
+	var void map[string]attemptID
 	if b.peers != nil {
-		if s, err = b.fetch(ctx, k.ClientID, s); err != nil {
+		defer b.attempts.end(k.ClientID)
+		if s, void, err = b.fetch(ctx, k.ClientID, s); err != nil {
 			return nil, false, err
 		}
 		if s != nil && s.moved {
@@ -100,6 +102,9 @@ func (b *Broker) attach(ctx context.Context, c *conn, k *mqtt.Connect) (s *sessi
 	if present = s != nil; !present {
 		s = b.newSession(k.ClientID, b.newEpoch())
 	}
+	s.mu.Lock()
+	s.void = void
+	s.mu.Unlock()
 	err = b.keepWill(ctx, c)
 	if err == nil {
 		err = b.enlist(ctx, s, c, k)
