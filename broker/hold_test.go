@@ -248,3 +248,26 @@ func TestHeldOutlivesItsNode(t *testing.T) {
 		})
 	}
 }
+
+// TestStoppedNodeClosesItsLog: nobody waits for the log of a node that stopped in order.
+func TestStoppedNodeClosesItsLog(t *testing.T) {
+	c := startNodes(t, 3)
+	c.begin()
+	c.stop(2)
+	for _, b := range c.up[:2] {
+		eventually(t, "the log of n3 is closed", func() bool { return b.held.fenced("n3", b.tail.end().of("n3").Batch) })
+		last := b.tail.end().of("n3").Batch - 1
+		batch, err := b.tail.batch(t.Context(), "n3", last)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if by := batch.Records[0].At.Node; by != "n3" {
+			t.Errorf("%s closed it", by)
+		}
+	}
+	pub := c.comes(0, "pub", v5)
+	if n := c.up[0].holds.some.Load(); n != 0 {
+		t.Errorf("the messages of %d clients are held", n)
+	}
+	pub.publish("t", "x", 1)
+}
