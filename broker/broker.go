@@ -535,6 +535,9 @@ func (b *Broker) Close() {
 		b.peers.stop()
 	}
 	b.tasks.Wait()
+	if b.peers != nil {
+		b.peers.goodbye()
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	b.seal(ctx)

@@ -45,7 +45,7 @@ type handover struct {
 	Cursor  json.RawMessage `json:"cursor,omitempty"`
 	End     uint64          `json:"end,omitempty"`   // of its messages log, if the client may have something in it that is not read everywhere
 	Void    attemptID       `json:"void"`            // of the node that answers: it was given up for the one that asks
-	Waits   []cursor        `json:"waits,omitempty"` // what the client publishes next waits for the ends of these logs
+	Waits   []waitFor       `json:"waits,omitempty"` // what the client publishes next waits for the ends of these logs
 }
 
 // listenTakes answers other nodes that want a session.
@@ -129,6 +129,10 @@ func (b *Broker) giveAway(ctx context.Context, r takeRequest) handover {
 	s.mu.Lock()
 	out.Claim, out.Session, out.Cursor = s.claim, s.record(), s.progress(end)
 	s.mu.Unlock()
+	// The answer may be lost, and then what is saved counts: this node's next checkpoint says that it is.
+	if err := b.state.putNow(pair{cursorKey + s.id, out.Cursor, out.Claim}, nil); err != nil {
+		return handover{Node: out.Node, Error: err.Error()}
+	}
 	b.dropSession(s)
 	b.departed.add(r.Client) // the answer may be lost: who asks next has to read on here as well
 	return out
@@ -237,7 +241,7 @@ func (b *Broker) fetch(ctx context.Context, id string, mine *session) (_ *sessio
 		return nil, nil, err
 	}
 	for _, o := range origins {
-		if o.node == ids.Node {
+		if o.node == ids.Node && o.ids.before(ids) {
 			o.ids = ids
 		}
 	}
@@ -270,8 +274,8 @@ func (b *Broker) originsOf(answers []handover, silent map[string]bool, end uint6
 		ends[h.Node] = h.End
 	}
 	for _, h := range answers {
-		for _, from := range h.Waits {
-			out = append(out, &origin{node: from.Node, from: from.Batch, end: ends[from.Node]})
+		for _, w := range h.Waits {
+			out = append(out, &origin{node: w.From.Node, from: w.From.Batch, ids: w.IDs, end: ends[w.From.Node]})
 		}
 	}
 	for _, at := range b.peers.all() {

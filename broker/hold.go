@@ -23,6 +23,12 @@ type origin struct {
 	end  uint64 // what the client has there stands before this batch; 0: not known yet
 }
 
+// waitFor is an origin as one node tells it another.
+type waitFor struct {
+	From cursor `json:"from"`
+	IDs  cursor `json:"ids"`
+}
+
 // hold is one client whose messages are held.
 type hold struct {
 	client string
@@ -231,14 +237,14 @@ func (hs *holds) ask(h *hold, o *origin) {
 
 // leave lets another node have the client. What is held is delivered before; where nothing is held, the next
 // node waits in the place of this one. End is where what the client sent to that node itself ends.
-func (hs *holds) leave(ctx context.Context, h *hold, to string, end uint64) (waits []cursor, err error) {
+func (hs *holds) leave(ctx context.Context, h *hold, to string, end uint64) (waits []waitFor, err error) {
 	h.mu.Lock()
 	hs.mu.Lock()
 	for _, o := range h.origins {
 		if o.node == to && o.end == 0 {
 			o.end = end
 		}
-		waits = append(waits, cursor{Node: o.node, Batch: o.from})
+		waits = append(waits, waitFor{cursor{Node: o.node, Batch: o.from}, o.ids})
 	}
 	n := len(h.origins)
 	hs.mu.Unlock()
@@ -252,7 +258,7 @@ func (hs *holds) leave(ctx context.Context, h *hold, to string, end uint64) (wai
 	case <-h.closed:
 		return nil, nil
 	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: %s", errHeld, waits)
+		return nil, fmt.Errorf("%w: %v", errHeld, waits)
 	}
 }
 
@@ -420,21 +426,34 @@ func (b *Broker) delivers(ctx context.Context, client string, items []cursor, la
 	return recs, nil
 }
 
-// receivedLate enters the QoS 2 packet ids that another node has stored and the client has not used here: it
-// will send them again.
+// receivedLate tells the session which QoS 2 messages another node has stored that the client has not sent again
+// here yet. It may have done so elsewhere, and use the packet ids for other messages: so the content counts too.
 func (b *Broker) receivedLate(client string, late *lateRecords) {
 	s := b.sessions.get(client)
-	if s == nil || len(late.open) == 0 {
+	if s == nil {
 		return
 	}
 	s.mu.Lock()
-	for key := range late.open {
+	defer s.mu.Unlock()
+	for key, same := range late.open {
 		if _, known := s.recv[key.id]; !known && key.epoch == s.epoch {
-			s.received(key.id, true)
+			if s.late == nil {
+				s.late = map[uint16]sameness{}
+			}
+			s.late[key.id] = same
 		}
 	}
-	s.mu.Unlock()
-	s.save(nil)
+}
+
+// cameLate says whether a QoS 2 message is one that another node has stored. s.mu is held.
+func (s *session) cameLate(topic string, payload []byte, id uint16) bool {
+	first, known := s.late[id]
+	if !known {
+		return false
+	}
+	delete(s.late, id)
+	r := Record{Epoch: s.epoch, PacketID: id, Topic: topic, Payload: payload}
+	return r.once() == first
 }
 
 // lateReader reads the ends of logs, each once for many clients.

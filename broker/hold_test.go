@@ -271,3 +271,39 @@ func TestStoppedNodeClosesItsLog(t *testing.T) {
 	}
 	pub.publish("t", "x", 1)
 }
+
+// TestLateIDIsFree: a packet id under which another node has stored something late swallows no other message, and
+// the same message once; also when the client has gone on to a third node before that was known.
+func TestLateIDIsFree(t *testing.T) {
+	c := pausing(t)
+	kept := opts{version: 5, expiry: 600}
+	sub, _ := dialRaw(t, c.up[1].addr, "sub", v5)
+	sub.subscribe(2, "q2")
+	old, _ := dialRaw(t, c.up[0].addr, "mover", kept)
+	old.exchange("q2", "first", 5, false)
+	sub.hears("first")
+	c.pauses[0].stop()
+	old.write(old.publishPacket("q2", "a", 4, 6, nil))
+	old.write(old.publishPacket("q2", "b", 4, 7, nil))
+	eventually(t, "n1 has it in hand", func() bool {
+		s := c.up[0].sessions.get("mover")
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		_, known := s.recv[7]
+		return known
+	})
+	c.unheard(0, 1, 2)
+	c.comes(1, "mover", kept).quiet()
+	now := c.comes(2, "mover", kept) // it has published nothing at n2: n3 waits in its place
+	if n := c.up[2].holds.some.Load(); n != 1 {
+		t.Fatalf("n3 waits for %d clients", n)
+	}
+	c.pauses[0].goOn()
+	sub.hears("a", "b")
+	eventually(t, "nothing is held any more", func() bool { return c.up[2].holds.some.Load() == 0 })
+	now.exchange("q2", "another", 6, false)
+	now.exchange("q2", "b", 7, true)
+	now.exchange("q2", "another", 7, false)
+	sub.hears("another", "another")
+	sub.quiet()
+}

@@ -26,7 +26,7 @@ func (c *conn) publish(p *mqtt.Publish) error {
 		}
 	}
 	c.b.stats.Received.Add(1)
-	if p.QoS == 2 && c.repeated(p.ID) {
+	if p.QoS == 2 && c.repeated(p) {
 		return c.answerLater(mqtt.PUBREC, p.ID, func() (again bool, reject *mqtt.Error) { return false, c.session.taken(p.ID) })
 	}
 	r, reject := c.b.admit(c, p)
@@ -82,11 +82,16 @@ func (c *conn) begin() error {
 }
 
 // repeated: the client sends a QoS 2 message again that is being or has been received.
-func (c *conn) repeated(id uint16) bool {
-	s := c.session
+func (c *conn) repeated(p *mqtt.Publish) bool {
+	s, id := c.session, p.ID
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, known := s.recv[id]; known {
+		return true
+	}
+	if s.cameLate(p.Topic, p.Payload, id) {
+		s.received(id, true)
+		s.touch()
 		return true
 	}
 	s.received(id, false)

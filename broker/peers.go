@@ -299,6 +299,14 @@ func (p *peers) stop() {
 	}
 }
 
+// goodbye tells the others that nobody needs to wait for this node, or to be sent to it.
+func (p *peers) goodbye() {
+	if p.open.Load() {
+		p.follows.Store(false)
+		p.members.say()
+	}
+}
+
 // beat completes this node's beat.
 func (p *peers) beat(out *beat) {
 	b := p.b

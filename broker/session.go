@@ -47,6 +47,7 @@ type session struct {
 	saving  bool
 	waiters []func(error)
 	will    *will
+	late    map[uint16]sameness  // what another node stored late of QoS 2, and the client has not sent again yet
 	void    map[string]attemptID // other nodes' attempts that were given up for the connection
 }
 

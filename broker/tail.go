@@ -307,7 +307,11 @@ func (t *tail) stored(ctx context.Context, at cursor) (*Record, error) {
 	}
 	if b == nil {
 		var err error
-		if b, err = l.src.batch(ctx, at.Batch); err != nil {
+		b, err = l.src.batch(ctx, at.Batch)
+		for tries := 0; errors.Is(err, errDamaged) && tries < followLimit && pause(ctx, followWait); tries++ {
+			b, err = l.src.batch(ctx, at.Batch) // it is there: a replica lags, or the log's leader has just changed
+		}
+		if err != nil {
 			return nil, err
 		}
 		if err = t.fill(ctx, b); err != nil {
