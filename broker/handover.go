@@ -224,6 +224,7 @@ func (b *Broker) fetch(ctx context.Context, id string, mine *session) (_ *sessio
 	if err != nil {
 		return nil, nil, err
 	}
+	b.peers.absent(answers, silent)
 	if err := b.peers.gone(ctx, silent); err != nil {
 		return nil, nil, err
 	}
@@ -264,6 +265,16 @@ func (b *Broker) fetch(ctx context.Context, id string, mine *session) (_ *sessio
 		return nil, nil, fmt.Errorf("read on to where the session has come: %w", err)
 	}
 	return s, void, nil
+}
+
+// absent adds to the silent nodes all that have not answered: one that begins a new life at this moment was not
+// asked, and what its former life stored last may not be known here.
+func (p *peers) absent(answers []handover, silent map[string]bool) {
+	for _, at := range p.all() {
+		if !slices.ContainsFunc(answers, func(h handover) bool { return h.Node == at.node }) {
+			silent[at.node] = true
+		}
+	}
 }
 
 // originsOf says in whose logs something of a client may still come up: of nodes that are gone and whose logs

@@ -392,7 +392,7 @@ func shareAfterAnError(t *testing.T, c *nodes) {
 	b := c.up[1]
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if s, err := b.fetch(ctx, "e", nil); err == nil {
+	if s, _, err := b.fetch(ctx, "e", nil); err == nil {
 		t.Errorf("a session came though its CONNECT was over: %v", s.id)
 	}
 	v, _ := b.state.version(sessionKey + "e")
