@@ -60,8 +60,6 @@ type engine struct {
 	sized   int // nodes, as of sizedAt
 	sizedAt time.Time
 
-	spoiled atomic.Pointer[error] // why this node's copy of the logs has to be made anew
-
 	busMu   sync.Mutex
 	subs    map[*busSub]struct{}
 	busLost map[string]uint64 // dropped by subscriptions that have ended, by queue
@@ -185,9 +183,6 @@ func (e *engine) connect(srv *server.Server, password string) error {
 	}
 	if err == nil {
 		_, err = nc.Subscribe(hereSubject(e.cfg.node), func(m *nats.Msg) { _ = m.Respond(nil) }) // fails only while the engine ends
-	}
-	if err == nil && e.clustered() {
-		_, err = nc.Subscribe(copySubject(e.cfg.node), func(m *nats.Msg) { _ = m.Respond(e.giveCopy(m.Data)) }) // as above
 	}
 	if err == nil {
 		err = e.resubscribe(nc)

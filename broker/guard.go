@@ -47,7 +47,6 @@ func (g *guard) run(ctx context.Context) {
 			return
 		}
 		g.cramped()
-		g.mendCopy()
 		g.comeHome(ctx)
 		g.meetFence(ctx)
 		g.fenceDead(ctx)

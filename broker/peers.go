@@ -431,9 +431,6 @@ func (p *peers) fit(table []member) error {
 	if err := unreached(p.b.cfg.Node.Name, table, p.b.engine.size()); err != nil {
 		return err
 	}
-	if bad := p.b.engine.spoiled.Load(); bad != nil {
-		return fmt.Errorf("this node's copy of the logs is damaged, and is made anew as soon as all others are ready: %w", *bad)
-	}
 	for _, s := range []*logStream{p.b.stream, p.b.state.stream} {
 		if !s.isHome() {
 			return fmt.Errorf("this node's %s log is led by another node", s.kind)

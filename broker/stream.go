@@ -165,10 +165,11 @@ func (s *logStream) leader(ctx context.Context) (string, error) {
 // is gone. Any replica may give what it has; that there is nothing is asked of the leader, because
 // a replica may lag.
 func (s *logStream) read(ctx context.Context, seq uint64) ([]byte, error) {
-	if s.e.clustered() {
-		return s.readWhole(ctx, seq)
-	}
 	data, err := s.get(ctx, seq)
+	if !s.e.clustered() || err == nil {
+		return data, s.absent(ctx, seq, err)
+	}
+	data, err = s.getFromLeader(ctx, seq)
 	return data, s.absent(ctx, seq, err)
 }
 
