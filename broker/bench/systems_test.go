@@ -67,6 +67,7 @@ func (n *node) start(b testing.TB) {
 	defer log.Close()
 	cmd := exec.Command(n.args[0], n.args[1:]...)
 	cmd.Stdout, cmd.Stderr, cmd.Env = log, log, append(os.Environ(), n.env...)
+	cmd.Dir = filepath.Dir(n.log) // comqtt leaves files where it is started, and reads them the next time
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		b.Fatalf("start %s: %v", n.name, err)
