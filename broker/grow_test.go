@@ -15,6 +15,7 @@ func newRand(seed uint64) func() *rand.Rand {
 // TestGrow: a node with sessions, retained messages, gateways and a ledger becomes three, while publishers and
 // subscribers go on; then five. Nothing is lost, and every node knows everything.
 func TestGrow(t *testing.T) {
+	soakOnly(t) // replicas move for minutes
 	t.Parallel()
 	s := newPlace(t, buildBroker(t), 1, 5)
 	s.settle(0, 1)

@@ -11,6 +11,7 @@ import (
 // go on. What only the nodes that left had stays: messages that a session has not read, sessions, retained
 // messages. Who cannot be spared is refused, and a node that has left does not come back by mistake.
 func TestLeave(t *testing.T) {
+	soakOnly(t) // replicas move for minutes
 	t.Parallel()
 	s := newPlace(t, buildBroker(t), 2, 4)
 	for i := range 4 {

@@ -94,3 +94,10 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		<-time.After(2 * time.Millisecond)
 	}
 }
+
+// soakOnly keeps a test that takes minutes for `make soak`; docs/benchmarks.md has its last result.
+func soakOnly(t *testing.T) {
+	if os.Getenv("HOLDFAST_SOAK") != "1" {
+		t.Skip("takes minutes: make soak, or HOLDFAST_SOAK=1")
+	}
+}

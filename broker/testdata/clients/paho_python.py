@@ -218,6 +218,8 @@ def no_local_and_options_5(v):
     c.publish("o/own", "own", 1)
     pub.publish("o/kept", "again", 1, retain=True)
     m = c.take()
+    if m.payload == b"kept":  # of a cluster: its node read it only behind the SUBSCRIBE, so it is a live one
+        m = c.take()
     assert m.payload == b"again" and m.retain
     pub.publish("o/kept", b"", 1, retain=True)
     c.take()
