@@ -188,7 +188,10 @@ func (n *faultNode) ready() error {
 }
 
 // show is cluster show without what differs from node to node: who answers, ages, connections.
-func (n *faultNode) show() (string, error) {
+func (n *faultNode) show() (string, error) { return n.told(true) }
+
+// told is show with or without the numbers of batches, which go on while somebody publishes.
+func (n *faultNode) told(batches bool) (string, error) {
 	code, body, err := n.get("/v1/cluster")
 	if err != nil || code != http.StatusOK {
 		return "", fmt.Errorf("%s: /v1/cluster: %d %w", n.name, code, err)
@@ -201,7 +204,7 @@ func (n *faultNode) show() (string, error) {
 	for _, m := range b.Members {
 		out += fmt.Sprintf("; %s %s ready %v %v", m.Name, m.Role, m.Ready, m.Listen)
 		for _, l := range m.Logs {
-			if l.Name == kindMessages {
+			if batches && l.Name == kindMessages {
 				out += fmt.Sprintf(" %s to %d lag %v", l.Name, l.Last, l.Lag)
 			}
 		}

@@ -30,7 +30,12 @@ func TestFencedBroker(t *testing.T) {
 	if b == nil {
 		t.Fatal(<-ended)
 	}
-	eventually(t, "n1 takes clients", func() bool { return b.Ready() == nil && len(b.Addrs()) > 0 })
+	eventually(t, "n1 takes clients", func() bool {
+		if len(ended) > 0 {
+			t.Fatalf("it ended with %v", <-ended)
+		}
+		return b.Ready() == nil && len(b.Addrs()) > 0
+	})
 	pub, _ := dialRaw(t, b.Addrs()[0].String(), "pub", v5)
 	if p := pub.publish("a", "1", 1); p.code() != 0 {
 		t.Fatalf("0x%02X", p.code())

@@ -85,7 +85,7 @@ func (s *place) start(which ...int) {
 	}
 }
 
-// ready waits until nodes are ready and, in a cluster, tell the same about each other.
+// ready waits until nodes are ready and, in a cluster, tell the same about each other: clients may publish meanwhile.
 func (s *place) ready(which ...int) time.Duration {
 	s.t.Helper()
 	took, err := within(2*readyWithin(), func() error {
@@ -98,7 +98,7 @@ func (s *place) ready(which ...int) time.Duration {
 		}
 		first := ""
 		for _, n := range list {
-			show, err := n.show()
+			show, err := n.told(false)
 			if err != nil {
 				return err
 			}
