@@ -1,0 +1,146 @@
+package broker
+
+// This file is how a broker serves, and how it ends.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// Run serves clients until ctx ends, then stops in the order that loses nothing.
+func (b *Broker) Run(ctx context.Context) error {
+	defer b.Close()
+	f, err := listen(ctx, b.cfg.Listen, func() bool { return len(NewConsole(b, "").Ready()) == 0 }, b)
+	if err != nil {
+		return err
+	}
+	b.opened(f)
+	b.tasks.Go(func() { b.house(b.ctx) })
+	b.notReady.Store(nil) // before the first client is served, or it would be refused
+	if b.growth != nil {
+		b.background(b.growth.run)
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() { f.serve(ctx, b.serve) })
+	b.log.Info("ready", "node", b.cfg.Node.Name, "listeners", b.Addrs())
+
+	err = b.untilEnd(ctx)
+	b.unready(errStopping)
+	f.close()
+	serving.Wait()
+	b.conns.endAll()
+	return err
+}
+
+// ErrFenced is why Run ends when another node has closed this one's logs, because it was silent for too
+// long. Nothing that was acknowledged is lost: a new Broker begins behind the fence.
+var ErrFenced = errForeign
+
+// ErrNoAnswer is why New gives up when the storage engine does not answer. In a cluster that may pass: a log has no
+// leader while its nodes come and go.
+var ErrNoAnswer = errEngine
+
+// untilEnd waits until ctx ends or the logs take nothing more.
+func (b *Broker) untilEnd(ctx context.Context) error {
+	w := b.messages
+	var ripe <-chan struct{}
+	var failed <-chan error
+	if b.growth != nil {
+		ripe, failed = b.growth.ripe, b.growth.failed
+	}
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-ripe:
+		b.switching = true
+		return ErrGrown
+	case err := <-failed:
+		return err
+	case err := <-b.leaves:
+		return errors.Join(ErrLeft, err)
+	case <-b.messages.ended:
+	case <-b.state.w.ended:
+		w = b.state.w
+	case err := <-b.again:
+		b.messages.cancel()
+		b.state.w.cancel()
+		return fmt.Errorf("node %s: %w", b.cfg.Node.Name, err)
+	}
+	if err := w.failure(); err != nil {
+		return fmt.Errorf("node %s can write no more: %w", b.cfg.Node.Name, err)
+	}
+	return nil
+}
+
+// closeTimeout bounds how long a stopping broker waits for its disk.
+const closeTimeout = 10 * time.Second
+
+// Close ends what New opened: messages first, because their ends are in the state. Run calls it.
+func (b *Broker) Close() {
+	b.unready(errStopping)
+	b.stop()
+	if b.peers != nil {
+		b.peers.stop()
+	}
+	b.tasks.Wait()
+	if b.peers != nil {
+		b.peers.goodbye()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	b.seal(ctx)
+	b.messages.stop(ctx)
+	if b.state != nil {
+		b.saveDirty()
+		b.freeGroups()
+		b.state.w.stop(ctx)
+		b.tasks.Wait() // what the last batches have begun
+	}
+	if b.switching {
+		if err := b.growth.finish(); err != nil {
+			b.log.Error("the node could not become one of the cluster yet, and goes on alone", "err", err)
+		}
+	}
+	if b.growth != nil {
+		b.growth.close()
+	}
+	if b.engine != nil {
+		b.engine.close()
+	}
+	for _, m := range b.marks {
+		m.close()
+	}
+}
+
+// sealTimeout is for the last record of a node that stops.
+const sealTimeout = time.Second
+
+// seal closes the own log of a node that stops in order, so that nobody has to wait until others have: who
+// comes from here to another node is known to have nothing more in it.
+func (b *Broker) seal(ctx context.Context) {
+	if b.peers == nil || b.messages == nil || b.messages.ended == nil || b.messages.failure() != nil || b.peers.trouble.Load() != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, sealTimeout)
+	defer cancel()
+	err := b.messages.sync(ctx)
+	if err == nil && len(b.held.list(b.cfg.Node.Name)) == 0 { // else who fences it ends the holds, too
+		err = b.messages.put(ctx, &Record{Kind: KindFence, Arrival: micros(b.wall()), At: Position{Node: b.cfg.Node.Name}})
+	}
+	if err != nil {
+		b.log.Info("the log is left open: another node will close it", "err", err)
+	}
+}
+
+func (b *Broker) opened(f *front) {
+	var open []doorway
+	for i, g := range f.gates {
+		open = append(open, doorway{g.name, f.addrs[i], g.proxied})
+	}
+	b.doorway.Store(&open)
+	b.addrs.Store(&f.addrs)
+	b.cert.Store(f.cert)
+}
