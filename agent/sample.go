@@ -119,7 +119,7 @@ func (s *station) drive(ctx context.Context) (err error) {
 	dev, err := s.driver.New(s.cfg.Settings, devices.Env{Name: s.cfg.Name, Log: s.log, Clock: s.lane.clock, Seed: s.seed,
 		Heard: func(at devices.Instant, utc time.Time, bound time.Duration) {
 			s.lane.keeper.hear(s.cfg.Name, at, utc, bound)
-		}})
+		}, Line: findLine})
 	if err != nil {
 		return err
 	}

@@ -23,15 +23,23 @@ type GPIOChip struct {
 // GPIOLine is one line of a chip.
 type GPIOLine struct {
 	Offset   uint32 `json:"offset"`
-	Pin      int    `json:"pin,omitempty"` // on the board's header; 0: not there, or not known
+	Pin      string `json:"pin,omitempty"` // on the board's header; "": not there, or not known
 	Name     string `json:"name"`
 	Consumer string `json:"used_by,omitempty"`
+	Used     bool   `json:"used,omitempty"` // the kernel would refuse it
+	Output   bool   `json:"output,omitempty"`
 }
 
 // The two questions of the GPIO character device that only ask (linux/gpio.h, v2 ABI).
 const (
 	gpioGetChipInfo = 0x8044B401 // _IOR(0xB4, 0x01, struct gpiochip_info)
 	gpioGetLineInfo = 0xC100B405 // _IOWR(0xB4, 0x05, struct gpio_v2_line_info)
+)
+
+// Flags of a line (linux/gpio.h, enum gpio_v2_line_flag).
+const (
+	lineUsed   = 1 << 0
+	lineOutput = 1 << 3
 )
 
 // chipInfo is struct gpiochip_info.
@@ -52,7 +60,7 @@ type lineInfo struct {
 // GPIOChips lists the GPIO chips below root with their lines.
 func GPIOChips(root string) []GPIOChip {
 	paths, _ := filepath.Glob(filepath.Join(root, "dev/gpiochip*")) // the pattern is good
-	model := Model(root)
+	board := Detect(root)
 	var chips []GPIOChip
 	for _, path := range paths {
 		c, err := askChip(path)
@@ -63,7 +71,7 @@ func GPIOChips(root string) []GPIOChip {
 			}
 		}
 		for i := range c.Lines {
-			c.Lines[i].Pin = headerPin(model, c.Label, c.Lines[i].Offset)
+			c.Lines[i].Pin = board.PinOf(c.Label, c.Lines[i])
 		}
 		chips = append(chips, c)
 	}
@@ -87,7 +95,8 @@ func askChip(path string) (GPIOChip, error) {
 		if err := ioctl(f, gpioGetLineInfo, unsafe.Pointer(&l)); err != nil {
 			return c, fmt.Errorf("%s: line %d: %w", path, i, err)
 		}
-		c.Lines = append(c.Lines, GPIOLine{Offset: i, Name: cString(l.name[:]), Consumer: cString(l.consumer[:])})
+		c.Lines = append(c.Lines, GPIOLine{Offset: i, Name: cString(l.name[:]), Consumer: cString(l.consumer[:]),
+			Used: l.flags&lineUsed != 0, Output: l.flags&lineOutput != 0})
 	}
 	return c, nil
 }

@@ -1,36 +1,84 @@
 package boards
 
-import "strings"
+import (
+	"slices"
+	"strconv"
+	"strings"
+)
 
-// raspberryPins are the pins of the Raspberry Pi's header by BCM number, which is the
-// offset on the chip (raspberrypi.com documentation, "GPIO and the 40-pin header").
-var raspberryPins = map[uint32]int{
-	2: 3, 3: 5, 4: 7, 14: 8, 15: 10, 17: 11, 18: 12, 27: 13, 22: 15, 23: 16, 24: 18, 10: 19, 9: 21, 25: 22,
-	11: 23, 8: 24, 7: 26, 5: 29, 6: 31, 12: 32, 13: 33, 19: 35, 16: 36, 26: 37, 20: 38, 21: 40,
+// Header is a row of pins that wires are put on.
+type Header struct {
+	Name     string `json:"name"` // "J8", "P9"
+	Prefixed bool   `json:"-"`    // its pins are called P9_12, not 12
+	Pins     []Pin  `json:"pins"` // by number, two columns: odd ones left
+	Carrier  string `json:"carrier,omitempty"`
 }
 
-// headerPin is where a line of a chip comes out on the board's header; 0: nowhere that
-// we know of.
-func headerPin(model, label string, offset uint32) int {
-	if !strings.HasPrefix(label, "pinctrl-bcm2") && label != "pinctrl-rp1" {
-		return 0 // a Raspberry Pi has other chips too
-	}
-	if pin := raspberryPins[offset]; pin <= raspberryHeader(model) {
-		return pin
-	}
-	return 0
+// Pin is one pin of a header.
+type Pin struct {
+	Name   string `json:"name"`            // "11", "P9_12"
+	Fixed  string `json:"fixed,omitempty"` // what it is for ever: "3V3", "GND"; "": a line
+	Chip   string `json:"chip,omitempty"`  // the line's chip, by label
+	Offset uint32 `json:"offset"`          // on the chip
+	Named  bool   `json:"-"`               // found by the kernel's name of the line: the label cannot be relied on
 }
 
-// raspberryHeader is how many pins of the table's numbering a model's header has.
-func raspberryHeader(model string) int {
-	name, is := strings.CutPrefix(model, "Raspberry Pi ")
-	switch {
-	case !is || strings.HasPrefix(name, "Compute Module"): // its header is the carrier's
-		return 0
-	case !strings.HasPrefix(name, "Model ") || strings.Contains(name, " Plus"):
-		return 40
-	case strings.HasSuffix(name, "Rev 1"), strings.HasSuffix(name, "Rev 1.0"): // pins 3, 5 and 13 were other lines
-		return 0
+func (h Header) pin(name string) (Pin, bool) {
+	i := slices.IndexFunc(h.Pins, func(p Pin) bool { return p.Name == name })
+	if i < 0 {
+		return Pin{}, false
 	}
-	return 26
+	return h.Pins[i], true
+}
+
+// fixedWords explains what a pin is that is no line.
+var fixedWords = map[string]string{
+	"3V3": "3.3 V (output)", "5V": "5 V", "GND": "ground", "-": "not connected",
+}
+
+func fixed(what string) string {
+	if s := fixedWords[what]; s != "" {
+		return s
+	}
+	return what
+}
+
+// Raspberry Pi's headers, from pin 1 on (raspberrypi.com/documentation, "GPIO and the 40-pin
+// header"; the 26 pins of Model A and B: elinux.org, "RPi Low-level peripherals"). A number is a
+// BCM number, which is the offset on the chip. GPIO0 and 1 are for the EEPROM of a HAT.
+const (
+	raspberry40 = "3V3 5V 2 5V 3 GND 4 14 GND 15 17 18 27 GND 22 23 3V3 24 10 GND 9 25 11 8 GND 7 0 1 5 GND 6 12 13 GND 19 16 26 20 GND 21"
+	raspberry26 = "3V3 5V 2 5V 3 GND 4 14 GND 15 17 18 27 GND 22 23 3V3 24 10 GND 9 25 11 8 GND 7"
+	// Of the first revision of Model B, pins 3, 5 and 13 differ.
+	raspberry26first = "3V3 5V 0 5V 1 GND 4 14 GND 15 17 18 21 GND 22 23 3V3 24 10 GND 9 25 11 8 GND 7"
+)
+
+// raspberryHeader makes a header of such a list.
+func raspberryHeader(name, pins, chip string) Header {
+	h := Header{Name: name}
+	for i, what := range strings.Fields(pins) {
+		p := Pin{Name: strconv.Itoa(i + 1)}
+		if n, err := strconv.Atoi(what); err == nil {
+			p.Chip, p.Offset = chip, uint32(n)
+		} else {
+			p.Fixed = what
+		}
+		h.Pins = append(h.Pins, p)
+	}
+	return h
+}
+
+// PinOf is where a line comes out on the board's headers; "": nowhere that we know of.
+func (b *Board) PinOf(label string, l GPIOLine) string {
+	for _, h := range b.Headers {
+		for _, p := range h.Pins {
+			if p.Fixed != "" {
+				continue
+			}
+			if p.Named && firstWord(l.Name) == p.Name || !p.Named && p.Chip == label && p.Offset == l.Offset {
+				return p.Name
+			}
+		}
+	}
+	return ""
 }

@@ -115,6 +115,17 @@ type Env struct {
 	// Heard takes the time that a device knows from outside (a satellite receiver): it was utc at the
 	// instant at, or up to bound later. nil: nobody listens.
 	Heard func(at Instant, utc time.Time, bound time.Duration)
+	// Line finds a GPIO line by any name that lasts: the header's pin ("pin11", "P9_12"), the BCM
+	// number ("GPIO17"), the chip's label and the offset ("pinctrl-bcm2711:17"). Ask at each opening:
+	// the path may be another one after a chip was gone. nil: no board is known (tests).
+	Line func(name string) (Line, error)
+}
+
+// Line is a GPIO line where it is now.
+type Line struct {
+	Path   string // of its chip now: "/dev/gpiochip0"
+	Chip   string // the chip's label, which lasts
+	Offset uint32
 }
 
 // Clock is the boot-monotonic clock and its timers.
@@ -141,6 +152,18 @@ type Settings interface {
 type Sharer interface {
 	// CannotShare says why not with the other one, which names the same port; "": it can.
 	CannotShare(other Settings) string
+}
+
+// LineUser is implemented by the Settings of devices that use GPIO lines: check holds them
+// against the board.
+type LineUser interface {
+	Lines() []LineUse
+}
+
+// LineUse is one line that is named in the settings.
+type LineUse struct {
+	Key  string // where it is named
+	Name string // as Env.Line takes it
 }
 
 // Driver makes devices of one kind.

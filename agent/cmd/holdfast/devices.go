@@ -1,9 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -57,10 +57,7 @@ func (o offers) print(w io.Writer) error {
 			fmt.Fprintf(t, "%s\t%s\n", c.Path, c.Error)
 		}
 		for _, l := range c.Lines {
-			pin := "-"
-			if l.Pin > 0 {
-				pin = strconv.Itoa(l.Pin)
-			}
+			pin := cmp.Or(l.Pin, "-")
 			fmt.Fprintf(t, "%s (%s)\t%d\t%s\t%s\t%s\n", c.Path, c.Label, l.Offset, pin, l.Name, l.Consumer)
 		}
 	}

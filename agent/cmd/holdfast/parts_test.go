@@ -16,7 +16,7 @@ import (
 
 func TestOffersForPeople(t *testing.T) {
 	var out bytes.Buffer
-	o := offers{Model: "Raspberry Pi 4", GPIO: []boards.GPIOChip{{Path: "/dev/gpiochip0", Label: "pinctrl", Lines: []boards.GPIOLine{{Offset: 17, Pin: 11, Name: "GPIO17", Consumer: "led"}, {Offset: 40}}},
+	o := offers{Model: "Raspberry Pi 4", GPIO: []boards.GPIOChip{{Path: "/dev/gpiochip0", Label: "pinctrl", Lines: []boards.GPIOLine{{Offset: 17, Pin: "11", Name: "GPIO17", Consumer: "led"}, {Offset: 40}}},
 		{Path: "/dev/gpiochip1", Error: "permission denied"}}}
 	if err := o.print(&out); err != nil {
 		t.Fatal(err)
