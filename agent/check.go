@@ -167,7 +167,7 @@ func (l *loader) device(i int, d DeviceConfig) {
 		if !filepath.IsAbs(path) {
 			continue // its Check has said so
 		}
-		why := unusable(path, l.reader)
+		why := unusable(path, l.reader, map[string]string{"port": "dialout", "chip": "gpio", "bus": "i2c"}[name])
 		if why == "" && name == "port" {
 			why = noPort(path)
 		}
@@ -180,7 +180,7 @@ func (l *loader) device(i int, d DeviceConfig) {
 // unusable says why path gives no readings now. An absent one is no mistake of the file,
 // and the driver waits for it; but check answers for configuration and devices, and whoever
 // asks on site wants no for an answer while a cable is loose.
-func unusable(path string, who reader) string {
+func unusable(path string, who reader, group string) string {
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -191,7 +191,7 @@ func unusable(path string, who reader) string {
 		return path + " is not a device"
 	}
 	if err := who.may(path, unix.R_OK|unix.W_OK); err != nil {
-		return fmt.Sprintf("%s: %v; add the agent's user to its group: usermod -aG dialout holdfast", path, err)
+		return fmt.Sprintf("%s: %v; add the agent's user to its group: usermod -aG %s holdfast", path, err, group)
 	}
 	return ""
 }

@@ -225,7 +225,7 @@ func (l *loader) devices(drivers map[string]devices.Driver) []DeviceConfig {
 	var list []DeviceConfig
 	tables := l.Tables("device")
 	lines := map[string]int{}
-	ports := map[string]DeviceConfig{}
+	ports := map[string][]DeviceConfig{}
 	for _, t := range tables {
 		var k deviceKeys
 		t.Decode(&k)
@@ -305,26 +305,27 @@ func (l *loader) driver(t *settings.Table, k deviceKeys, drivers map[string]devi
 	return s
 }
 
-// port refuses two devices on one serial port, whatever names they call it by, unless
+// port refuses two devices on one port or bus, whatever names they call it by, unless
 // they say that they can share it.
-func (l *loader) port(t *settings.Table, d DeviceConfig, ports map[string]DeviceConfig) {
-	name, found := t.Text("port")
-	if !found || name == "" {
-		return
-	}
-	if real, err := filepath.EvalSymlinks(name); err == nil {
-		name = real
-	}
-	other, taken := ports[name]
-	if !taken {
-		ports[name] = d
-		return
-	}
-	why := "two readers would each get half"
-	if s, shares := d.Settings.(devices.Sharer); shares && d.Driver == other.Driver {
-		why = s.CannotShare(other.Settings)
-	}
-	if why != "" {
-		t.Problem("port", "device %q reads the same port; %s", other.Name, why)
+func (l *loader) port(t *settings.Table, d DeviceConfig, ports map[string][]DeviceConfig) {
+	for _, key := range []string{"port", "bus"} {
+		name, found := t.Text(key)
+		if !found || name == "" {
+			continue
+		}
+		if real, err := filepath.EvalSymlinks(name); err == nil {
+			name = real
+		}
+		for _, other := range ports[name] {
+			why := "two readers would each get half"
+			if s, shares := d.Settings.(devices.Sharer); shares && d.Driver == other.Driver {
+				why = s.CannotShare(other.Settings)
+			}
+			if why != "" {
+				t.Problem(key, "device %q reads the same %s; %s", other.Name, key, why)
+				break
+			}
+		}
+		ports[name] = append(ports[name], d)
 	}
 }

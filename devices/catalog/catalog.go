@@ -6,6 +6,7 @@ import (
 	"holdfast/devices"
 	"holdfast/devices/exec"
 	"holdfast/devices/frame"
+	"holdfast/devices/i2c"
 	"holdfast/devices/modbus"
 	"holdfast/devices/nmea"
 	"holdfast/devices/serial"
@@ -16,6 +17,7 @@ import (
 func Drivers() map[string]devices.Driver {
 	return map[string]devices.Driver{
 		"exec":         exec.Driver{},
+		"i2c":          i2c.NewDriver(),
 		"modbus":       modbus.NewDriver(),
 		"nmea":         nmea.Driver{},
 		"serial-frame": frame.Driver{},

@@ -18,6 +18,8 @@ var Checks = map[string]Check{
 	"sum16":              {2, func(b []byte) uint32 { return sum(b) & 0xFFFF }},
 	"lrc8":               {1, func(b []byte) uint32 { return -sum(b) & 0xFF }}, // with the bytes it adds up to 0
 	"xor8":               {1, xor},
+	"crc8-maxim-dow":     {1, crc8{reflected: true}.of}, // 1-Wire
+	"crc8-nrsc5":         {1, crc8{init: 0xFF}.of},      // Sensirion
 	"crc16-modbus":       {2, crc16{poly: 0x8005, init: 0xFFFF, reflected: true}.of},
 	"crc16-ccitt-false":  {2, crc16{poly: 0x1021, init: 0xFFFF}.of}, // CRC-16/IBM-3740
 	"crc16-ccitt-xmodem": {2, crc16{poly: 0x1021}.of},
@@ -38,6 +40,30 @@ func xor(b []byte) (n uint32) {
 		n ^= uint32(c)
 	}
 	return n
+}
+
+// crc8 is a CRC of 8 bits with the polynomial 0x31, bit by bit.
+type crc8 struct {
+	init      byte
+	reflected bool // the least significant bit first
+}
+
+func (c crc8) of(b []byte) uint32 {
+	r := c.init
+	for _, x := range b {
+		if c.reflected {
+			x = bits.Reverse8(x)
+		}
+		r ^= x
+		for range 8 {
+			high := r >> 7
+			r = r<<1 ^ high*0x31
+		}
+	}
+	if c.reflected {
+		r = bits.Reverse8(r)
+	}
+	return uint32(r)
 }
 
 // crc16 is a CRC of 16 bits, bit by bit: frames are short.

@@ -8,14 +8,14 @@ import (
 // TestChecks: the check values of the catalogue, over "123456789".
 func TestChecks(t *testing.T) {
 	for name, want := range map[string]uint32{
-		"crc16-modbus": 0x4B37, "crc16-ccitt-false": 0x29B1, "crc16-ccitt-xmodem": 0x31C3, "crc16-ccitt-kermit": 0x2189, "crc16-ccitt-x25": 0x906E,
+		"crc8-maxim-dow": 0xA1, "crc8-nrsc5": 0xF7, "crc16-modbus": 0x4B37, "crc16-ccitt-false": 0x29B1, "crc16-ccitt-xmodem": 0x31C3, "crc16-ccitt-kermit": 0x2189, "crc16-ccitt-x25": 0x906E,
 		"crc32": 0xCBF43926, "sum8": 0xDD, "sum16": 0x01DD, "lrc8": 0x23, "xor8": 0x31,
 	} {
 		if got := Checks[name].Of([]byte("123456789")); got != want {
 			t.Errorf("%s: %#x, want %#x", name, got, want)
 		}
 	}
-	if len(Checks) != 10 {
+	if len(Checks) != 12 {
 		t.Errorf("%d checks", len(Checks))
 	}
 }
