@@ -50,6 +50,8 @@ type Options struct {
 	// Starting ends New, which waits for the other nodes of a cluster for as long as it has to. It does not end the
 	// broker. nil: never.
 	Starting context.Context
+	// Starts is told what New does or waits for, in words, at each change. It must not block. nil: nobody asks.
+	Starts func(doing string)
 
 	// For tests.
 	formats formats       // what the program knows
@@ -118,6 +120,7 @@ type Broker struct {
 	checkedAt   time.Duration
 	generation  uint64
 
+	starting starting
 	ctx      context.Context // ends when the broker stops
 	stop     context.CancelFunc
 	tasks    tasks // house, group pumps
@@ -174,7 +177,8 @@ func New(cfg Config, o Options) (*Broker, error) {
 		b.every, b.check, b.sysEvery = o.hurry, o.hurry, o.hurry
 	}
 	b.ctx, b.stop = context.WithCancel(context.Background())
-	b.unready(errors.New("the broker starts"))
+	b.starting = starting{b: b, tell: o.Starts}
+	b.starting.begin("look at data_dir")
 	if err := b.chooseGrowth(); err != nil {
 		return nil, err
 	}

@@ -36,6 +36,7 @@ type engineConfig struct {
 	reserve    int64          // free bytes on the disk below which nothing more is written
 	cluster    *ClusterConfig // nil: one node
 	gate       func()         // for tests; may be nil
+	waits      func(error)    // told what a start waits for; may be nil
 }
 
 // engine is an embedded nats-server and one connection into it. No client can reach it: it opens
@@ -86,6 +87,13 @@ func openEngine(cfg engineConfig, log *slog.Logger) (*engine, error) {
 func (e *engine) gate() {
 	if e.cfg.gate != nil {
 		e.cfg.gate()
+	}
+}
+
+// waits says why what is being started has to wait.
+func (e *engine) waits(why error) {
+	if e.cfg.waits != nil {
+		e.cfg.waits(why)
 	}
 }
 

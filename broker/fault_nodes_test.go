@@ -117,6 +117,9 @@ func (n *faultNode) start() error {
 	}
 	defer log.Close()
 	cmd := exec.Command(n.program, "run", "--config", n.config)
+	if l := os.Getenv("HOLDFAST_LOG_LEVEL"); l != "" {
+		cmd.Args = append(cmd.Args, "--log-level", l)
+	}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	n.in(func() { err = cmd.Start() })

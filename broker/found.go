@@ -24,7 +24,12 @@ func (b *Broker) found() error {
 	if b.id.Founded {
 		return nil
 	}
-	if err := b.peers.members.await(b.ctx, b.log, func(table []member) error { return foundable(table, len(b.cfg.Cluster.Peers)+1) }); err != nil {
+	b.starting.begin("waiting for the cluster")
+	if err := b.peers.members.await(b.ctx, b.log, func(table []member) error {
+		err := foundable(table, len(b.cfg.Cluster.Peers)+1)
+		b.starting.waits(err)
+		return err
+	}); err != nil {
 		return fmt.Errorf("found the cluster: %w", err)
 	}
 	b.id.Founded = true

@@ -21,8 +21,9 @@ func (b *Broker) open(o Options) error {
 	if err != nil {
 		return err
 	}
+	b.starting.begin("open the store")
 	b.engine, err = openEngine(engineConfig{dir: dir, node: b.cfg.Node.Name, id: b.id.ID, syncAlways: b.cfg.Store.Sync != SyncInterval,
-		reserve: b.reserve, cluster: b.cfg.Cluster, gate: o.gate}, b.log)
+		reserve: b.reserve, cluster: b.cfg.Cluster, gate: o.gate, waits: b.starting.waits}, b.log)
 	if err != nil {
 		return err
 	}
@@ -37,6 +38,7 @@ func (b *Broker) open(o Options) error {
 			return err
 		}
 	}
+	b.starting.begin("open this node's logs")
 	if b.stream, err = b.engine.open(b.ctx, "messages", b.cfg.Store.engineBytes()); err != nil {
 		return err
 	}
@@ -45,6 +47,7 @@ func (b *Broker) open(o Options) error {
 		return err
 	}
 	for _, s := range []*logStream{b.stream, stateStream} {
+		b.starting.begin("bring the %s log home", s.kind)
 		if err := s.bringHome(b.ctx); err != nil {
 			return err
 		}
@@ -55,6 +58,7 @@ func (b *Broker) open(o Options) error {
 			return err
 		}
 	}
+	b.starting.begin("read the state")
 	b.state = newState(b.cfg.Node.Name, stateStream, b.alone() && len(others) == 0, b.log)
 	if _, err = b.state.load(b.ctx, stateStream); err != nil {
 		return err
@@ -136,6 +140,7 @@ func (b *Broker) recover(others []string) error {
 			return err
 		}
 	}
+	b.starting.begin("restore the ledger")
 	if err := b.knowsFormat(); err != nil {
 		return err
 	}
@@ -144,6 +149,7 @@ func (b *Broker) recover(others []string) error {
 		b.damaged(0, fmt.Errorf("the ledger is rebuilt from the log; what was trimmed is not in it: %w", err))
 		from = nil
 	}
+	b.starting.begin("begin a new life of the state log")
 	b.state.w.start()
 	if err := b.state.w.begin(b.ctx); err != nil {
 		return fmt.Errorf("state: %w", err)
@@ -153,14 +159,17 @@ func (b *Broker) recover(others []string) error {
 			return err
 		}
 	}
+	b.starting.begin("restore the sessions")
 	for _, restore := range []func() error{b.restoreRetained, b.restoreSessions} {
 		if err := restore(); err != nil {
 			return err
 		}
 	}
+	b.starting.begin("read the logs")
 	if err := b.replay(b.ctx, from); err != nil {
 		return err
 	}
+	b.starting.begin("begin a new life of the messages log")
 	for _, node := range append(others, b.cfg.Node.Name) {
 		b.adoptWills(node)
 	}
@@ -169,6 +178,7 @@ func (b *Broker) recover(others []string) error {
 		return fmt.Errorf("messages: %w", err)
 	}
 	b.background(b.own.run)
+	b.starting.begin("open the listeners")
 	if b.peers == nil {
 		return nil
 	}
@@ -204,11 +214,13 @@ func (b *Broker) joinPeers() error {
 
 // insist tries something that needs the other nodes until it is done, or the broker ends.
 func (b *Broker) insist(what string, fn func() error) error {
+	b.starting.begin("%s", what)
 	for n := 0; ; n++ {
 		err := fn()
 		if err == nil {
 			return nil
 		}
+		b.starting.waits(err)
 		if n%20 == 0 {
 			b.log.Info("waiting for the cluster", "to", what, "err", err)
 		}

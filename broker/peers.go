@@ -53,9 +53,6 @@ type peer struct {
 // errUnheard is why a node that has just begun takes no clients.
 var errUnheard = errors.New("the other nodes have not been heard yet")
 
-// errStarting is why a node that is heard is not ready: its logs are not open, or the others' not read.
-var errStarting = errors.New("it starts")
-
 // nearBatches is how far behind another node's log a node may be and still take clients.
 const nearBatches = 256
 
@@ -313,7 +310,7 @@ func (p *peers) beat(out *beat) {
 	out.ID, out.Version, out.Cluster, out.Founded = b.id.ID, b.version, b.cfg.Cluster.address(), b.founded.Load()
 	out.FormatOldest, out.Format = b.formats.oldest, b.formats.now
 	if out.Starting = !p.open.Load(); out.Starting {
-		out.Why, out.Idle, out.Counts = errStarting.Error(), true, []countedNode{}
+		out.Why, out.Idle, out.Counts = "it starts: "+p.b.starting.words(), true, []countedNode{}
 		return
 	}
 	out.Incarnation, out.StateLife = b.messages.cfg.incarnation, b.state.w.cfg.incarnation

@@ -264,7 +264,9 @@ func (b *Broker) replay(ctx context.Context, from vector) error {
 	started, n := b.mono(), 0
 	_, err := b.tail.scan(ctx, from, func(cursor, uint64, error) {}, func(batch *Batch, _ cursor) error {
 		b.enterAll(batch, true) // which was filled when it was read
-		n++
+		if n++; n%1000 == 0 {
+			b.starting.waits(fmt.Errorf("%d batches so far", n))
+		}
 		return nil
 	})
 	if err != nil {

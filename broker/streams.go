@@ -44,6 +44,7 @@ func (e *engine) open(ctx context.Context, kind string, maxBytes int64) (*logStr
 		if !e.clustered() {
 			return nil, err
 		}
+		e.waits(err)
 		if time.Since(said) > 10*time.Second { // for people, not for order
 			e.log.Info("waiting for the cluster: the node's log cannot be opened yet", "log", kind, "err", err)
 			said = time.Now()
@@ -156,6 +157,7 @@ func (s *logStream) bringHome(ctx context.Context) error {
 		}
 		if err != nil {
 			s.e.log.Debug("a log does not come home yet", "log", s.kind, "err", err)
+			s.e.waits(err)
 		}
 		for range 8 { // the old leader hands over within 0.1 to 0.3 s, once this replica has caught up
 			if s.isHome() {

@@ -84,6 +84,11 @@ func (n Notifier) Status(line string) error {
 	return n.send("STATUS=" + strings.ReplaceAll(line, "\n", " "))
 }
 
+// Extend says that starting, or whatever else has a timeout now, may take so long from here on.
+func (n Notifier) Extend(by time.Duration) error {
+	return n.send("EXTEND_TIMEOUT_USEC=" + strconv.FormatInt(by.Microseconds(), 10))
+}
+
 // Watchdog says that the program makes progress. Do not call it when it does not.
 func (n Notifier) Watchdog() error { return n.send("WATCHDOG=1") }
 

@@ -22,14 +22,11 @@ package admin
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -78,7 +75,7 @@ type Backup interface {
 	Backup(ctx context.Context, w io.Writer) error
 }
 
-// Options is what a Server shows. All but Log must be there.
+// Options is what a Server shows. All but Backup and Log must be there.
 type Options struct {
 	Health   Health
 	Devices  Devices
@@ -88,7 +85,6 @@ type Options struct {
 	Cluster  Cluster
 	Backup   Backup // nil: it makes none
 	Metrics  http.Handler
-	Token    string
 	Log      *slog.Logger
 }
 
@@ -118,118 +114,24 @@ const (
 	maxRequests = 64 // at once, per listener
 )
 
-// Server serves the admin API.
+// Server answers for a node that is up. A Host serves it.
 type Server struct {
 	o     Options
 	tails chan struct{}
-	token [sha256.Size]byte
 }
 
-// New makes a Server. An empty token is refused: it would let everybody in.
-func New(o Options) (*Server, error) {
-	if o.Token == "" {
-		return nil, errors.New("admin: no token")
-	}
+// New makes a Server.
+func New(o Options) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{o: o, tails: make(chan struct{}, maxTails), token: sha256.Sum256([]byte(o.Token))}, nil
+	return &Server{o: o, tails: make(chan struct{}, maxTails)}
 }
 
-// Serve answers on both listeners until ctx ends, then closes them. Either may be nil.
-func (s *Server) Serve(ctx context.Context, tcp, unix net.Listener) error {
-	type one struct {
-		l       net.Listener
-		handler http.Handler
-	}
-	var all []one
-	if tcp != nil {
-		all = append(all, one{tcp, s.guard(s.Handler())})
-	}
-	if unix != nil {
-		all = append(all, one{unix, s.Handler()})
-	}
-	done := make(chan error, len(all))
-	var servers []*http.Server
-	for _, a := range all {
-		srv := &http.Server{
-			Handler:           http.MaxBytesHandler(limitRequests(a.handler), maxBody),
-			ReadHeaderTimeout: readTimeout, ReadTimeout: readTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
-			BaseContext: func(net.Listener) context.Context { return ctx }, // a tail ends with the server
-			ErrorLog:    slog.NewLogLogger(s.o.Log.Handler(), slog.LevelDebug),
-		}
-		servers = append(servers, srv)
-		go func() { done <- srv.Serve(a.l) }()
-	}
-	var failed error
-	left := len(all)
-	select {
-	case <-ctx.Done():
-	case failed = <-done:
-		left--
-	}
-	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-	defer cancel()
-	for _, srv := range servers {
-		if srv.Shutdown(end) != nil {
-			srv.Close()
-		}
-	}
-	for range left {
-		<-done
-	}
-	if failed != nil && !errors.Is(failed, http.ErrServerClosed) {
-		return fmt.Errorf("admin API: %w", failed)
-	}
-	return nil
-}
-
-func limitRequests(h http.Handler) http.Handler {
-	slots := make(chan struct{}, maxRequests)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		select {
-		case slots <- struct{}{}:
-			defer func() { <-slots }()
-			h.ServeHTTP(w, r)
-		default:
-			fail(w, &Error{http.StatusServiceUnavailable, "too many requests at once", "try again"})
-		}
-	})
-}
-
-// guard lets only loopback names through, and to /v1/ only who knows the token.
-func (s *Server) guard(h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch {
-		case !loopback(r.Host):
-			fail(w, &Error{http.StatusMisdirectedRequest, fmt.Sprintf("this is not %q", r.Host), "use http://127.0.0.1:…, on the node itself or through SSH"})
-		case strings.HasPrefix(r.URL.Path, "/v1/") && !s.authorized(r):
-			w.Header().Set("WWW-Authenticate", `Bearer realm="holdfast-broker"`)
-			fail(w, &Error{http.StatusUnauthorized, "no valid token", "send \"Authorization: Bearer …\" with the content of admin.token in the broker's data_dir (--token-file, HOLDFAST_TOKEN)"})
-		default:
-			h.ServeHTTP(w, r)
-		}
-	})
-}
-
-func loopback(host string) bool {
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	ip := net.ParseIP(strings.Trim(host, "[]"))
-	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
-
-func (s *Server) authorized(r *http.Request) bool {
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	got := sha256.Sum256([]byte(strings.TrimSpace(token)))
-	return strings.EqualFold(scheme, "Bearer") && subtle.ConstantTimeCompare(got[:], s.token[:]) == 1
-}
-
-// Handler is the API without the guard.
+// Handler is the API, without a guard.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "ok\n") })
+	mux.HandleFunc("GET /healthz", healthz)
 	mux.HandleFunc("GET /readyz", s.readyz)
 	mux.Handle("GET /metrics", s.o.Metrics)
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.o.Health.Status(), nil) })
@@ -248,6 +150,9 @@ func (s *Server) Handler() http.Handler {
 	})
 	return mux
 }
+
+// healthz says that the program answers; no more is asked of it.
+func healthz(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "ok\n") }
 
 func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 	if why := s.o.Health.Ready(); len(why) > 0 {

@@ -72,11 +72,12 @@ const testToken = "0123456789abcdef0123456789abcdef"
 func serve(t *testing.T, f *fake) (tcp, sock *Client, base string) {
 	t.Helper()
 	f.lines, f.tailing = make(chan any), make(chan string, maxTails)
-	s, err := New(Options{Health: f, Devices: f, Ledger: f, Tail: f, Token: testToken,
-		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "metrics\n") })})
+	h, err := NewHost(testToken, func() string { return "nobody is up" }, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	h.Show(t.Context(), New(Options{Health: f, Devices: f, Ledger: f, Tail: f,
+		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "metrics\n") })}))
 	dir := t.TempDir()
 	tl, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -88,7 +89,7 @@ func serve(t *testing.T, f *fake) (tcp, sock *Client, base string) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- s.Serve(ctx, tl, ul) }()
+	go func() { done <- h.Serve(ctx, tl, ul) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -280,10 +281,7 @@ func TestTailsAreBounded(t *testing.T) {
 // A tail outlives the time that a request may take to be read.
 func TestTailHasNoReadDeadline(t *testing.T) {
 	f := &fake{}
-	s, err := New(Options{Health: f, Devices: f, Ledger: f, Tail: f, Token: testToken, Metrics: http.NotFoundHandler()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := New(Options{Health: f, Devices: f, Ledger: f, Tail: f, Metrics: http.NotFoundHandler()})
 	f.lines, f.tailing = make(chan any), make(chan string, 1)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -342,7 +340,7 @@ func TestTokenFile(t *testing.T) {
 	if _, err := Token(dir, nil); err == nil || !strings.Contains(err.Error(), "remove it") {
 		t.Errorf("not a token: %v", err)
 	}
-	if _, err := New(Options{}); err == nil {
+	if _, err := NewHost("", nil, nil); err == nil {
 		t.Error("an empty token is accepted")
 	}
 }

@@ -61,11 +61,7 @@ func (o *ops) UndrainNode(_ context.Context, node string) (any, error) {
 func opsHandler(t *testing.T) (*ops, http.Handler) {
 	t.Helper()
 	o := &ops{}
-	s, err := New(Options{Health: &fake{}, Sessions: o, Cluster: o, Token: testToken, Metrics: http.NotFoundHandler()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return o, s.Handler()
+	return o, New(Options{Health: &fake{}, Sessions: o, Cluster: o, Metrics: http.NotFoundHandler()}).Handler()
 }
 
 func ask(h http.Handler, method, target, body string) *httptest.ResponseRecorder {

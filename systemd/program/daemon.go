@@ -53,7 +53,9 @@ func (e *Env) Notifier(log *slog.Logger) Notifier {
 
 const (
 	readyPoll  = 20 * time.Millisecond // while it starts
-	statusLine = 10 * time.Second      // how often systemctl's line is renewed
+	startLine  = time.Second           // how often systemctl's line is renewed then
+	startMore  = time.Minute           // what a start may still take, from each line on
+	statusLine = 10 * time.Second      // how often the line is renewed later
 )
 
 // Watch tells the service manager how s fares until ctx ends, and has it reload at every
@@ -61,7 +63,7 @@ const (
 func (n Notifier) Watch(ctx context.Context, s Service, hups <-chan os.Signal) {
 	start := time.NewTicker(readyPoll)
 	defer start.Stop()
-	line := time.NewTicker(statusLine)
+	line := time.NewTicker(startLine)
 	defer line.Stop()
 	var feed <-chan time.Time
 	if interval := n.to.WatchdogInterval(); interval > 0 {
@@ -70,6 +72,8 @@ func (n Notifier) Watch(ctx context.Context, s Service, hups <-chan os.Signal) {
 		feed = t.C
 	}
 	var hup <-chan os.Signal
+	ready := false
+	n.tell(n.to.Status(s.Summary()))
 	for {
 		select {
 		case <-ctx.Done():
@@ -78,7 +82,8 @@ func (n Notifier) Watch(ctx context.Context, s Service, hups <-chan os.Signal) {
 		case <-start.C:
 			if s.Ready() {
 				start.Stop()
-				hup = hups
+				line.Reset(statusLine)
+				hup, ready = hups, true
 				n.tell(n.to.Ready())
 				n.tell(n.to.Status(s.Summary()))
 			}
@@ -90,6 +95,9 @@ func (n Notifier) Watch(ctx context.Context, s Service, hups <-chan os.Signal) {
 			}
 		case <-line.C:
 			n.tell(n.to.Status(s.Summary()))
+			if !ready && len(s.Stuck()) == 0 { // it copies what it missed, or waits for others: to be killed would not help
+				n.tell(n.to.Extend(startMore))
+			}
 		case <-hup:
 			n.tell(n.to.Reloading())
 			s.Reload()

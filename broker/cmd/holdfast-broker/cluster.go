@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -37,13 +38,23 @@ func (a *app) clusterShow() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.ask(func(c *admin.Client) error {
 				var b broker.ClusterBody
-				if err := c.Get(cmd.Context(), "/v1/cluster", &b); err != nil {
+				err := c.Get(cmd.Context(), "/v1/cluster", &b)
+				if starts(err) {
+					return program.Exit{Code: program.AnswerNo, Msg: err.Error()}
+				}
+				if err != nil {
 					return err
 				}
 				return a.printCluster(&b)
 			})
 		},
 	}
+}
+
+// starts says that a node answered which is not up yet.
+func starts(err error) bool {
+	var refused *admin.Error
+	return errors.As(err, &refused) && refused.Status == http.StatusServiceUnavailable
 }
 
 func (a *app) printCluster(b *broker.ClusterBody) error {
@@ -146,7 +157,7 @@ func (a *app) followJoin(ctx context.Context, c *admin.Client, address string) e
 	for said := ""; ; {
 		b = broker.ClusterBody{}
 		err := c.Post(ctx, "/v1/cluster/members", admin.JoinCluster{Address: address}, &b)
-		if refused := (*admin.Error)(nil); err != nil && (!errors.As(err, &refused) || refused.Status != 409 || alone) {
+		if refused := (*admin.Error)(nil); err != nil && !starts(err) && (!errors.As(err, &refused) || refused.Status != 409 || alone) {
 			return err
 		}
 		line := fmt.Sprint("waiting: ", err)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -61,8 +62,90 @@ func (a *app) run(ctx context.Context, log *slog.Logger) (err error) {
 	defer func() { err = errors.Join(err, lock.Close()) }()
 	version := program.ThisBuild()
 	log.Info("starting", "version", version.Version, "commit", version.Commit, "config", a.config, "data_dir", cfg.Node.DataDir)
+	d := &daemon{cfg: cfg, version: version.Version, log: log}
+	d.waits("the program starts")
+	serve, err := d.listenAdmin()
+	if err != nil {
+		return err
+	}
+	return d.serve(ctx, a.Notifier(log), serve)
+}
+
+// daemon is the program while it runs: lives of one node, and what answers for them.
+type daemon struct {
+	cfg     broker.Config
+	version string
+	log     *slog.Logger
+	host    *admin.Host
+
+	broker atomic.Pointer[broker.Broker] // nil: it does not serve yet
+	doing  atomic.Pointer[string]        // what it waits for then
+}
+
+// waits says why no node answers.
+func (d *daemon) waits(why string) {
+	why = fmt.Sprintf("node %s is not ready: %s", d.cfg.Node.Name, why)
+	d.doing.Store(&why)
+}
+
+// listenAdmin opens the admin API: the socket always, TCP if the settings say so. It returns what serves it.
+func (d *daemon) listenAdmin() (serve func(context.Context) error, err error) {
+	token, err := admin.Token(d.cfg.Node.DataDir, rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	if d.host, err = admin.NewHost(token, func() string { return *d.doing.Load() }, d.log); err != nil {
+		return nil, err
+	}
+	unix, err := admin.ListenUnix(d.cfg.Node.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	var tcp net.Listener
+	if d.cfg.Listen.Admin != "" {
+		if tcp, err = net.Listen("tcp", d.cfg.Listen.Admin); err != nil {
+			return nil, errors.Join(fmt.Errorf("admin API: %w; free the address, or change listen.admin", err), unix.Close())
+		}
+		d.log.Info("admin API", "listen", "http://"+tcp.Addr().String(), "socket", unix.Addr().String())
+	}
+	return func(ctx context.Context) error { return d.host.Serve(ctx, tcp, unix) }, nil
+}
+
+// serve runs the broker and its admin API until ctx ends or either fails. The API ends
+// last: while the broker stops, /readyz says so.
+func (d *daemon) serve(ctx context.Context, notify program.Notifier, api func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	apiCtx, endAPI := context.WithCancel(context.WithoutCancel(ctx))
+	defer endAPI()
+	apiEnded, brokerEnded := make(chan error, 1), make(chan error, 1)
+	go func() {
+		defer cancel()
+		apiEnded <- api(apiCtx)
+	}()
+	go func() {
+		defer cancel()
+		brokerEnded <- d.lives(ctx)
+	}()
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	notify.Watch(ctx, d, hup)
+	d.log.Info("stopping")
+	err := <-brokerEnded
+	endAPI()
+	if err = errors.Join(err, <-apiEnded); err != nil {
+		return err
+	}
+	d.log.Info("stopped")
+	return nil
+}
+
+// lives runs one life of the node after the other, until it is told to stop or cannot go on.
+func (d *daemon) lives(ctx context.Context) error {
 	for {
-		err := a.life(ctx, cfg, version.Version, log)
+		err := d.life(ctx)
+		log := d.log
 		switch {
 		case err == nil:
 			return nil
@@ -75,103 +158,51 @@ func (a *app) run(ctx context.Context, log *slog.Logger) (err error) {
 			log.Warn("this node has left the cluster for good and ends; its data_dir is of no use to the others", "err", err)
 			return nil
 		case errors.Is(err, broker.ErrGrown):
-			log.Warn("this node is one of a cluster now: it begins anew", "cluster", cfg.Cluster.Name)
+			log.Warn("this node is one of a cluster now: it begins anew", "cluster", d.cfg.Cluster.Name)
 		case errors.Is(err, broker.ErrFenced):
 			log.Warn("the other nodes had given this one up: it begins anew", "err", err)
 		case errors.Is(err, broker.ErrAgain):
 			log.Warn("the node begins anew", "err", err)
-		case cfg.Cluster != nil && errors.Is(err, broker.ErrNoAnswer):
+		case d.cfg.Cluster != nil && errors.Is(err, broker.ErrNoAnswer):
 			log.Warn("the cluster does not answer yet: the node begins anew", "err", err)
 		default:
 			return err
 		}
+		d.waits("it begins anew")
 	}
 }
 
-// life is one life of the node, until it is told to stop or the other nodes have given it up.
-func (a *app) life(ctx context.Context, cfg broker.Config, version string, log *slog.Logger) error {
-	b, err := broker.New(cfg, broker.Options{Log: log, Version: version, Starting: ctx})
+// life is one life of the node.
+func (d *daemon) life(ctx context.Context) error {
+	b, err := broker.New(d.cfg, broker.Options{Log: d.log, Version: d.version, Starting: ctx, Starts: d.waits})
 	if err != nil {
 		return err
 	}
-	server, tcp, unix, err := listenAdmin(cfg, b, version, log)
-	if err != nil {
-		b.Close()
-		return err
-	}
-	return daemon{log, a.Notifier(log), b}.serve(ctx, func(ctx context.Context) error { return server.Serve(ctx, tcp, unix) })
-}
-
-// listenAdmin opens the admin API: the socket always, TCP if the settings say so.
-func listenAdmin(cfg broker.Config, b *broker.Broker, version string, log *slog.Logger) (s *admin.Server, tcp, unix net.Listener, err error) {
-	token, err := admin.Token(cfg.Node.DataDir, rand.Reader)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	console := broker.NewConsole(b, version)
-	s, err = admin.New(admin.Options{Health: console, Devices: console, Ledger: console, Tail: console, Sessions: console, Cluster: console, Backup: console,
-		Metrics: broker.MetricsHandler(b), Token: token, Log: log})
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	if unix, err = admin.ListenUnix(cfg.Node.DataDir); err != nil {
-		return nil, nil, nil, err
-	}
-	if cfg.Listen.Admin == "" {
-		return s, nil, unix, nil
-	}
-	if tcp, err = net.Listen("tcp", cfg.Listen.Admin); err != nil {
-		return nil, nil, nil, errors.Join(fmt.Errorf("admin API: %w; free the address, or change listen.admin", err), unix.Close())
-	}
-	log.Info("admin API", "listen", "http://"+tcp.Addr().String(), "socket", unix.Addr().String())
-	return s, tcp, unix, nil
-}
-
-// daemon is one run of the broker.
-type daemon struct {
-	log    *slog.Logger
-	notify program.Notifier
-	broker *broker.Broker
-}
-
-// serve runs the broker and its admin API until ctx ends or either fails. The API ends
-// last: while the broker stops, /readyz says so.
-func (d daemon) serve(ctx context.Context, api func(context.Context) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	apiCtx, endAPI := context.WithCancel(context.WithoutCancel(ctx))
-	defer endAPI()
-	apiEnded, brokerEnded := make(chan error, 1), make(chan error, 1)
-	go func() {
-		defer cancel()
-		apiEnded <- api(apiCtx)
-	}()
-	go func() {
-		defer cancel()
-		brokerEnded <- d.broker.Run(ctx)
-	}()
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
-	d.notify.Watch(ctx, d, hup)
-	d.log.Info("stopping")
-	err := <-brokerEnded
-	endAPI()
-	if err = errors.Join(err, <-apiEnded); err != nil {
-		return err
-	}
-	d.log.Info("stopped")
-	return nil
+	console := broker.NewConsole(b, d.version)
+	alive, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	d.host.Show(alive, admin.New(admin.Options{Health: console, Devices: console, Ledger: console, Tail: console, Sessions: console, Cluster: console,
+		Backup: console, Metrics: broker.MetricsHandler(b), Log: d.log}))
+	d.broker.Store(b)
+	defer d.broker.Store(nil)
+	return b.Run(ctx)
 }
 
 // Ready is for the service manager, as all that follows.
-func (d daemon) Ready() bool { return d.broker.Ready() == nil }
+func (d *daemon) Ready() bool {
+	b := d.broker.Load()
+	return b != nil && b.Ready() == nil
+}
 
 // Stuck is never: a store that refuses is no reason to be restarted, it says so itself and tries again.
-func (d daemon) Stuck() []string { return nil }
+func (d *daemon) Stuck() []string { return nil }
 
-func (d daemon) Reload() {
-	if err := d.broker.Reload(); err != nil {
+func (d *daemon) Reload() {
+	b := d.broker.Load()
+	if b == nil {
+		return // the next life reads it
+	}
+	if err := b.Reload(); err != nil {
 		d.log.Error("the new TLS certificate cannot be used: the old one stays", "err", err)
 		return
 	}
@@ -179,10 +210,14 @@ func (d daemon) Reload() {
 }
 
 // Summary is the one line of systemctl status.
-func (d daemon) Summary() string {
-	if err := d.broker.Ready(); err != nil {
+func (d *daemon) Summary() string {
+	b := d.broker.Load()
+	if b == nil {
+		return *d.doing.Load()
+	}
+	if err := b.Ready(); err != nil {
 		return "not ready: " + err.Error()
 	}
-	g, s := d.broker.Gauges(), d.broker.Stats()
+	g, s := b.Gauges(), b.Stats()
 	return fmt.Sprintf("%d clients, %d sessions, %d messages received, %d refused", g.Connections, g.Sessions, s.Received.Load(), s.Rejected.Load())
 }
