@@ -40,7 +40,14 @@ func (e *engine) fence(ctx context.Context, kind, node string, life uint64, stam
 	}
 }
 
-type leftFunc func(ctx context.Context, last uint64) (recs []Record, more bool, err error)
+type leftFunc func(ctx context.Context, last uint64) (leftover, error)
+
+// leftover is what is to stand in a fence's batch.
+type leftover struct {
+	recs  []Record
+	clock uint64 // the highest of what they are to be read behind
+	more  bool   // there is more of it
+}
 
 // errMoreLeft: a fence is there, and not yet all that belongs to it.
 var errMoreLeft = errors.New("there is more to write behind the fence")
@@ -51,14 +58,14 @@ func (s *logStream) tryFence(ctx context.Context, life uint64, stamp Header, lef
 	if err != nil {
 		return Position{}, life, err
 	}
-	recs, more := []Record(nil), false
+	var over leftover
 	if left != nil && end.Number > 0 && (end.fenced || life == 0 || end.Incarnation == life) {
-		if recs, more, err = left(ctx, end.Number); err != nil {
+		if over, err = left(ctx, end.Number); err != nil {
 			return Position{}, life, err
 		}
 	}
 	switch at := (Position{Node: s.node, Batch: end.Number}); {
-	case end.Number == 0 || end.fenced && len(recs) == 0:
+	case end.Number == 0 || end.fenced && len(over.recs) == 0:
 		return at, life, nil
 	case end.fenced:
 	case life == 0:
@@ -66,8 +73,8 @@ func (s *logStream) tryFence(ctx context.Context, life uint64, stamp Header, lef
 	case end.Incarnation != life:
 		return at, life, errNewLife
 	}
-	h := Header{Incarnation: stamp.Incarnation, Number: end.Number + 1, Lamport: max(end.Lamport, stamp.Lamport) + 1, Time: stamp.Time, Age: end.Age, Node: s.node}
-	data := AppendBatch(nil, h, append([]Record{{Kind: KindFence, Arrival: stamp.Time, At: Position{Node: s.e.cfg.node}}}, recs...))
+	h := Header{Incarnation: stamp.Incarnation, Number: end.Number + 1, Lamport: max(end.Lamport, stamp.Lamport, over.clock) + 1, Time: stamp.Time, Age: end.Age, Node: s.node}
+	data := AppendBatch(nil, h, append([]Record{{Kind: KindFence, Arrival: stamp.Time, At: Position{Node: s.e.cfg.node}}}, over.recs...))
 	id := "fence-" + strconv.FormatUint(stamp.Incarnation, 16) + "-" + strconv.FormatUint(h.Number, 16)
 	answer, err := s.send(end.slot+1, id, data)
 	if err != nil {
@@ -91,7 +98,7 @@ func (s *logStream) tryFence(ctx context.Context, life uint64, stamp Header, lef
 			s.e.log.Debug("a fence was not announced", "err", err)
 		}
 	}
-	if more {
+	if over.more {
 		return Position{}, life, errMoreLeft
 	}
 	return Position{Node: s.node, Batch: h.Number}, life, nil

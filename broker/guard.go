@@ -177,7 +177,7 @@ func (g *guard) fence(ctx context.Context, kind, node string, life uint64) {
 	stamp := Header{Incarnation: binary.BigEndian.Uint64(g.b.random(8)), Lamport: g.b.messages.heard.Load(), Time: micros(g.b.wall())}
 	var left leftFunc
 	if kind == kindMessages {
-		left = func(ctx context.Context, last uint64) ([]Record, bool, error) { return g.left(ctx, node, last) }
+		left = func(ctx context.Context, last uint64) (leftover, error) { return g.left(ctx, node, last) }
 	}
 	switch _, err := g.b.engine.fence(ctx, kind, node, life, stamp, left); {
 	case err == nil || errors.Is(err, errNewLife):

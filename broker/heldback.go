@@ -15,12 +15,14 @@ type heldBack struct {
 	runs  map[string]map[string][]*heldRun // by node and client, in the order of the log
 	ends  map[string][]lifeEnd             // by node: where lives of its log ended, the newest last
 	known map[string]uint64                // by node: from which batch on ends has all
+	last  map[string]uint64                // by node: the last batch that was read
 }
 
 // heldRun is held messages of one client that wait for the same logs.
 type heldRun struct {
 	client  string
 	at      cursor   // where it begins
+	clock   uint64   // the Lamport clock there
 	origins []cursor // the logs, and how far they had been read when the client came
 	items   []cursor
 }
@@ -38,12 +40,14 @@ func (h *heldBack) read(b *Batch) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.known == nil {
-		h.runs, h.ends, h.known = map[string]map[string][]*heldRun{}, map[string][]lifeEnd{}, map[string]uint64{}
+		h.runs, h.ends = map[string]map[string][]*heldRun{}, map[string][]lifeEnd{}
+		h.known, h.last = map[string]uint64{}, map[string]uint64{}
 	}
 	node := strings.Clone(b.Node)
 	if _, begun := h.known[node]; !begun {
 		h.known[node] = b.Number
 	}
+	h.last[node] = b.Number
 	if e, ends := endOf(b); ends {
 		h.addEnd(node, e)
 	}
@@ -73,7 +77,7 @@ func (h *heldBack) addEnd(node string, e lifeEnd) {
 }
 
 // enter follows a record.
-func (h *heldBack) enter(r *Record, at cursor) {
+func (h *heldBack) enter(r *Record, at cursor, clock uint64) {
 	switch {
 	case r.Kind == KindHold:
 		h.mu.Lock()
@@ -85,14 +89,14 @@ func (h *heldBack) enter(r *Record, at cursor) {
 			runs[n-1].origins = append(runs[n-1].origins, from)
 			return
 		}
-		h.add(at.Node, &heldRun{client: strings.Clone(r.Client), at: at, origins: []cursor{from}})
+		h.add(at.Node, &heldRun{client: strings.Clone(r.Client), at: at, clock: clock, origins: []cursor{from}})
 	case r.Kind == KindMessage && r.Held:
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		at.Node = strings.Clone(at.Node)
 		runs := h.of(at.Node)[r.Client]
 		if len(runs) == 0 { // what it waits for is not known any more: for nothing
-			h.add(at.Node, &heldRun{client: strings.Clone(r.Client), at: at, items: []cursor{at}})
+			h.add(at.Node, &heldRun{client: strings.Clone(r.Client), at: at, clock: clock, items: []cursor{at}})
 			return
 		}
 		last := runs[len(runs)-1]
@@ -142,7 +146,7 @@ func (h *heldBack) list(node string) (out []heldRun) {
 	for _, runs := range h.runs[node] {
 		for _, run := range runs {
 			if len(run.items) > 0 {
-				out = append(out, heldRun{run.client, run.at, slices.Clone(run.origins), slices.Clone(run.items)})
+				out = append(out, heldRun{run.client, run.at, run.clock, slices.Clone(run.origins), slices.Clone(run.items)})
 			}
 		}
 	}
@@ -160,16 +164,39 @@ func (h *heldBack) items(node, client string) (out []cursor) {
 	return out
 }
 
-// waits says whether a node holds back something of a client that stands before a batch.
-func (h *heldBack) waits(node, client string, before uint64) bool {
+// waits says whether a node holds back something of a client that stands before a batch, and that another node's held
+// messages of the client have to wait for. Of two nodes that wait for each other the one goes first whose log said so first.
+func (h *heldBack) waits(node, client string, before uint64, other string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	first := h.begin(other, client)
 	for _, run := range h.runs[node][client] {
-		if len(run.items) > 0 && run.items[0].Batch < before {
+		switch {
+		case len(run.items) == 0 || run.items[0].Batch >= before:
+		case first != nil && run.waitsFor(other) && first.earlier(run):
+		default:
 			return true
 		}
 	}
 	return false
+}
+
+// begin is a node's first run of a client, or nil. h.mu is held.
+func (h *heldBack) begin(node, client string) *heldRun {
+	for _, run := range h.runs[node][client] {
+		if len(run.items) > 0 {
+			return run
+		}
+	}
+	return nil
+}
+
+func (r *heldRun) waitsFor(node string) bool {
+	return slices.ContainsFunc(r.origins, func(c cursor) bool { return c.Node == node })
+}
+
+func (r *heldRun) earlier(than *heldRun) bool {
+	return r.clock < than.clock || r.clock == than.clock && r.at.Node < than.at.Node
 }
 
 // first is where the logs have to be read from to know what is held: of those that hold something.
@@ -198,6 +225,14 @@ func (h *heldBack) endBehind(node string, from uint64) uint64 {
 		}
 	}
 	return 0
+}
+
+// behind is the place that everybody has to have read before what waited for a log is delivered: what was held there
+// as well was let go behind its end.
+func (h *heldBack) behind(node string, end uint64) Position {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return Position{Node: node, Batch: max(end, h.last[node]+1)}
 }
 
 // fenced says whether a log's last batch before next is a fence.

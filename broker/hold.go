@@ -318,7 +318,7 @@ func (hs *holds) ripe(ctx context.Context, h *hold, waits map[string]bool) bool 
 			if at := b.peers.get(o.node); at != nil {
 				at.messages.upTo(o.end - 1)
 			}
-		case b.held.waits(o.node, h.client, o.end):
+		case b.held.waits(o.node, h.client, o.end, b.cfg.Node.Name):
 			ok = false
 		}
 	}
@@ -371,7 +371,7 @@ func (hs *holds) endOne(ctx context.Context, h *hold, reader *lateReader) error 
 			return err
 		}
 		if len(items) > 0 {
-			recs = append(recs, &Record{Kind: KindBarrier, Client: h.client, At: Position{Node: o.node, Batch: o.end}})
+			recs = append(recs, &Record{Kind: KindBarrier, Client: h.client, At: b.held.behind(o.node, o.end)})
 		}
 	}
 	delivers, err := b.delivers(ctx, h.client, items, late)

@@ -374,7 +374,7 @@ func (b *Broker) enter(batch *Batch, i int, replay bool) {
 	if r.Identity != nil {
 		b.enterLedger(r, Position(at))
 	}
-	b.held.enter(r, at)
+	b.held.enter(r, at, batch.Lamport)
 	if m, ok := r.delivers(); ok {
 		b.retain(m, at, batch.Lamport)
 	}

@@ -19,16 +19,16 @@ const (
 var errNotRead = errors.New("the log has not been read to its end here")
 
 // left is what ends the holds in a dead node's log, whose last batch is given.
-func (g *guard) left(ctx context.Context, node string, last uint64) (recs []Record, more bool, err error) {
+func (g *guard) left(ctx context.Context, node string, last uint64) (out leftover, err error) {
 	b := g.b
 	if at := b.peers.get(node); at != nil && at.messages.end() <= last {
 		at.messages.upTo(last)
-		return nil, false, fmt.Errorf("%w: batch %d of %d", errNotRead, at.messages.end(), last)
+		return out, fmt.Errorf("%w: batch %d of %d", errNotRead, at.messages.end(), last)
 	}
 	runs := b.held.list(node)
 	if len(runs) == 0 {
 		delete(g.waits, node)
-		return nil, false, nil
+		return out, nil
 	}
 	since, waits := g.waits[node]
 	if !waits {
@@ -38,20 +38,21 @@ func (g *guard) left(ctx context.Context, node string, last uint64) (recs []Reco
 	patient := b.mono()-since < leftWait
 	reader := lateReader{t: b.tail}
 	for i, run := range runs {
-		if len(recs) > leftAtOnce {
-			return recs, true, nil
+		if out.more = len(out.recs) > leftAtOnce; out.more {
+			break
 		}
 		if !slices.ContainsFunc(runs[:i], func(r heldRun) bool { return r.client == run.client }) {
-			one, rest, err := g.leftOf(ctx, node, run.client, runs[i:], &reader, patient)
-			if err != nil {
-				return nil, false, err
+			var one []Record
+			if one, out.more, err = g.leftOf(ctx, node, run.client, runs[i:], &reader, patient); err != nil {
+				return leftover{}, err
 			}
-			if recs = append(recs, one...); rest {
-				return recs, true, nil
+			if out.recs = append(out.recs, one...); out.more {
+				break
 			}
 		}
 	}
-	return recs, false, nil
+	out.clock = b.clock() // the ends that they waited for have been read
+	return out, nil
 }
 
 // leftOf is what ends the holds of one client.
@@ -74,7 +75,7 @@ func (g *guard) leftOf(ctx context.Context, node, client string, runs []heldRun,
 			if err := reader.enter(ctx, late, client, origin{node: from.Node, from: from.Batch, end: end}); err != nil {
 				return nil, false, err
 			}
-			out = append(out, Record{Kind: KindBarrier, Client: client, At: Position{Node: from.Node, Batch: end}})
+			out = append(out, Record{Kind: KindBarrier, Client: client, At: b.held.behind(from.Node, end)})
 		}
 	}
 	if more = len(items) > leftAtOnce; more {
@@ -102,6 +103,9 @@ func (g *guard) originEnd(ctx context.Context, node, client string, since uint64
 	}
 	if err == nil && b.tail.end().of(from.Node).Batch < end {
 		err = errNotRead
+	}
+	if err == nil && b.held.waits(from.Node, client, end, node) {
+		err = errHeld
 	}
 	if err != nil {
 		return 0, fmt.Errorf("messages of %q wait for the end of the log of %s: %w", client, from.Node, err)

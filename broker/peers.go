@@ -159,6 +159,11 @@ func (p *peers) add(ctx context.Context, node string, replay bool) error {
 	if err != nil {
 		return fmt.Errorf("open the state of node %q: %w", node, err)
 	}
+	end, err := findEnd(ctx, messages.s, node, b.log)
+	if err != nil {
+		return fmt.Errorf("open the messages of node %q: %w", node, err)
+	}
+	b.seen(end.Lamport) // what is left to the replay was there before anything that is written here now
 	at := &peer{node: node}
 	at.exact.Store(true) // its logs are read to where their leaders say that they end
 	l := newTailLog(node, messages, next, first)
@@ -266,6 +271,13 @@ func (p *peers) takeState(at *peer, batch *Batch) bool {
 func (b *Broker) seen(clock uint64) {
 	b.messages.seen(clock)
 	b.state.w.seen(clock)
+}
+
+// clock is the highest Lamport clock that has been read here.
+func (b *Broker) clock() uint64 {
+	b.tail.mu.RLock()
+	defer b.tail.mu.RUnlock()
+	return max(b.messages.heard.Load(), b.tail.own.clock)
 }
 
 // start begins to hear the other nodes and to be heard.
