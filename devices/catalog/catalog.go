@@ -9,6 +9,7 @@ import (
 	"holdfast/devices/i2c"
 	"holdfast/devices/modbus"
 	"holdfast/devices/nmea"
+	"holdfast/devices/onewire"
 	"holdfast/devices/serial"
 	"holdfast/devices/sim"
 )
@@ -20,6 +21,7 @@ func Drivers() map[string]devices.Driver {
 		"i2c":          i2c.NewDriver(),
 		"modbus":       modbus.NewDriver(),
 		"nmea":         nmea.Driver{},
+		"onewire":      onewire.Driver{},
 		"serial-frame": frame.Driver{},
 		"serial-line":  serial.Driver{},
 		"sim":          sim.Driver{},
