@@ -13,7 +13,7 @@ import (
 
 // Patience is how long a Recorder waits for what must come. It bounds a failure, no
 // success takes it.
-const Patience = 20 * time.Second
+const Patience = 5 * time.Minute
 
 // Recorder is a Sink that keeps everything and watches over the rules.
 type Recorder struct {
