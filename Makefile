@@ -24,13 +24,14 @@ demo: build
 # What the tests need besides Go is installed by .ci/need (or named, where it may not).
 test:
 	.ci/need test
+	.ci/trees dist/trees
 	$(MAKE) test-race test-386 test-arm
 
 test-race:
 	$(GO) test -race -shuffle=on -timeout 30m ./...
 
 # 32-bit arithmetic: Badger and the wire format on a 32-bit int, natively.
-PORTABLE = ./buffer/ ./uplink/... ./devices/... ./boards/
+PORTABLE = ./buffer/ ./uplink/... ./devices/... ./boards/ ./boards/fdt/
 test-386:
 	CGO_ENABLED=0 GOARCH=386 $(GO) test -shuffle=on -timeout 15m $(PORTABLE) ./agent/
 
@@ -43,6 +44,7 @@ test-arm:
 # The full counts of what CI runs in small: 200 kills, 300 seeds of faults in a cluster, long loops. Hours are fine.
 soak:
 	.ci/need test
+	.ci/trees dist/trees
 	HOLDFAST_SOAK=1 $(GO) test -count=1 -shuffle=on -timeout 6h -p 1 ./...
 
 # Suites that others wrote, against our broker; docs/conformance.md has the last result.

@@ -1,22 +1,98 @@
 package boards
 
 import (
+	"embed"
+	"encoding/json"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // Board is a kind of board.
 type Board struct {
-	Name       string   `json:"name"`  // as gateway.board has it: "rpi-4"
-	Title      string   `json:"title"` // for people
-	Compatible []string `json:"compatible"`
-	Models     []string `json:"models"` // how /proc/device-tree/model begins
-	Main       string   `json:"main"`   // the label of the chip whose lines are called GPIO17; "": none
-	Headers    []Header `json:"headers"`
+	Name       string      `json:"name"`       // as gateway.board has it: "rpi-4"
+	Title      string      `json:"title"`      // for people
+	Platforms  []string    `json:"platforms"`  // GOARCH, GOARCH/GOARM; the last is the best
+	Compatible []string    `json:"compatible"` // the most particular string of each tree
+	Models     []string    `json:"models"`     // how /proc/device-tree/model begins
+	Main       string      `json:"main"`       // the label of the chip whose lines are called GPIO17; "": none
+	Headers    []Header    `json:"headers"`
+	Trees      []Described `json:"trees"`
+	Enable     []Enable    `json:"enable"` // lines of config.txt, and what they turn on; none: it has no config.txt
+}
+
+// Described is a tree, and where it came from.
+type Described struct {
+	Kernel string `json:"kernel"` // RaspberryPiKernel or DebianKernel
+	File   string `json:"file"`
+	Tree
+	Enable []Enable `json:"enable,omitempty"`
+}
+
+// Enable is a line of config.txt that turns something on.
+type Enable struct {
+	Line  string   `json:"line"`           // "dtparam=i2c_arm=on"
+	Gives string   `json:"gives"`          // "i2c1"
+	Pins  []uint32 `json:"pins,omitempty"` // BCM numbers
 }
 
 const genericName = "generic"
+
+//go:embed trees/*.json
+var trees embed.FS
+
+// all is made once: the files are part of the program.
+var all = sync.OnceValue(func() []*Board {
+	var list []*Board
+	for _, k := range kinds {
+		list = append(list, k.board())
+	}
+	return append(list, &Board{Name: genericName, Title: "a board that is not described"})
+})
+
+// All is every board that is known, "generic" last. It is shared: not to be changed.
+func All() []*Board { return all() }
+
+func (k kind) board() *Board {
+	b := &Board{Name: k.name, Title: k.title, Models: slices.Clone(k.models), Compatible: slices.Clone(k.compatible), Enable: k.documented}
+	data, err := trees.ReadFile("trees/" + k.name + ".json")
+	if err == nil {
+		err = json.Unmarshal(data, &b.Trees)
+	}
+	if err != nil {
+		panic(fmt.Sprintf("boards: trees/%s.json: %v", k.name, err)) // a test reads every one
+	}
+	for i, t := range b.Trees {
+		if len(k.models) == 0 {
+			b.Models = append(b.Models, t.Model)
+		}
+		if len(t.Compatible) > 0 && !slices.Contains(b.Compatible, t.Compatible[0]) {
+			b.Compatible = append(b.Compatible, t.Compatible[0])
+		}
+		for _, p := range processors[t.CPU] {
+			if !slices.Contains(b.Platforms, p) {
+				b.Platforms = append(b.Platforms, p)
+			}
+		}
+		if i == 0 && len(t.Chips) > 0 && k.pins != "" {
+			b.Main = t.Chips[0].Label
+		}
+		if i == 0 && len(t.Enable) > 0 {
+			b.Enable = t.Enable
+		}
+	}
+	switch {
+	case k.pins != "":
+		h := raspberryHeader("J8", k.pins, b.Main)
+		h.Carrier = k.carrier
+		b.Headers = []Header{h}
+	case len(b.Trees) > 0 && len(b.Trees[0].Pins) > 0:
+		b.Headers = beagleHeaders(b.Trees[0].Pins)
+	}
+	return b
+}
 
 // Detect says which board root is the file system of: by the device tree's compatible strings
 // first, by the beginning of its model second. What is not known is "generic".
@@ -37,11 +113,21 @@ func detect(all []*Board, compatible []string, model string) *Board {
 			break
 		}
 	}
-	if len(fit) == 0 {
+	known := len(fit) > 0
+	if !known {
 		fit = all
 	}
-	// Several have one compatible string (both headers of Model B), or none: the longest model decides.
-	best, length := (*Board)(nil), 0
+	// Several have one compatible string (both revisions of Model B), or none: a tree as it is in the
+	// package decides, then the longest model.
+	best, length := all[len(all)-1], 0
+	if known {
+		best = fit[0]
+	}
+	for _, b := range fit {
+		if slices.ContainsFunc(b.Trees, func(t Described) bool { return t.Model == model && slices.Equal(t.Compatible, compatible) }) {
+			return b
+		}
+	}
 	for _, b := range fit {
 		for _, m := range b.Models {
 			if strings.HasPrefix(model, m) && len(m) > length {
@@ -49,50 +135,25 @@ func detect(all []*Board, compatible []string, model string) *Board {
 			}
 		}
 	}
-	switch {
-	case best != nil:
-		return best
-	case len(fit) < len(all):
-		return fit[0]
-	}
-	b, _ := ByName(genericName)
-	return b
+	return best
 }
 
 // ByName finds a board by its name.
 func ByName(name string) (*Board, bool) {
-	all := All()
-	i := slices.IndexFunc(all, func(b *Board) bool { return b.Name == name })
+	i := slices.IndexFunc(All(), func(b *Board) bool { return b.Name == name })
 	if i < 0 {
 		return nil, false
 	}
-	return all[i], true
+	return All()[i], true
 }
 
-// All is every board that is known, "generic" last.
-func All() []*Board {
-	pi := func(name, title, main, pins string, compatible string, models ...string) *Board {
-		return &Board{Name: name, Title: title, Main: main, Compatible: strings.Fields(compatible), Models: models,
-			Headers: []Header{raspberryHeader("J8", pins, main)}}
+// Lines of config.txt that turn on what has this name ("i2c1", "w1"), the simplest first.
+func (b *Board) Lines(gives string) []string {
+	var out []string
+	for _, e := range b.Enable {
+		if e.Gives == gives {
+			out = append(out, e.Line)
+		}
 	}
-	const old, four, rp1 = "pinctrl-bcm2835", "pinctrl-bcm2711", "pinctrl-rp1"
-	return []*Board{
-		pi("rpi-zero", "Raspberry Pi Zero", old, raspberry40, "raspberrypi,model-zero", "Raspberry Pi Zero"),
-		pi("rpi-zero-w", "Raspberry Pi Zero W", old, raspberry40, "raspberrypi,model-zero-w", "Raspberry Pi Zero W"),
-		pi("rpi-zero-2-w", "Raspberry Pi Zero 2 W", old, raspberry40, "raspberrypi,model-zero-2-w", "Raspberry Pi Zero 2 W"),
-		pi("rpi-1-rev1", "Raspberry Pi 1 Model B, first revision", old, raspberry26first, "raspberrypi,model-b", "Raspberry Pi Model B Rev 1"),
-		pi("rpi-1", "Raspberry Pi 1 Model A and B", old, raspberry26, "raspberrypi,model-b raspberrypi,model-b-rev2 raspberrypi,model-a", "Raspberry Pi Model B", "Raspberry Pi Model A"),
-		pi("rpi-1-plus", "Raspberry Pi 1 Model A+ and B+", old, raspberry40, "raspberrypi,model-b-plus raspberrypi,model-a-plus",
-			"Raspberry Pi Model B+", "Raspberry Pi Model A+", "Raspberry Pi Model B Plus", "Raspberry Pi Model A Plus"),
-		pi("rpi-2", "Raspberry Pi 2 Model B", old, raspberry40, "raspberrypi,2-model-b raspberrypi,2-model-b-rev2", "Raspberry Pi 2"),
-		pi("rpi-3", "Raspberry Pi 3 Model B", old, raspberry40, "raspberrypi,3-model-b", "Raspberry Pi 3"),
-		pi("rpi-3-plus", "Raspberry Pi 3 Model A+ and B+", old, raspberry40, "raspberrypi,3-model-b-plus raspberrypi,3-model-a-plus",
-			"Raspberry Pi 3 Model B Plus", "Raspberry Pi 3 Model A Plus", "Raspberry Pi 3 Model B+", "Raspberry Pi 3 Model A+"),
-		pi("rpi-4", "Raspberry Pi 4 Model B and 400", four, raspberry40, "raspberrypi,4-model-b raspberrypi,400", "Raspberry Pi 4"),
-		pi("rpi-cm4", "Raspberry Pi Compute Module 4", four, raspberry40, "raspberrypi,4-compute-module", "Raspberry Pi Compute Module 4"),
-		pi("rpi-5", "Raspberry Pi 5 and 500", rp1, raspberry40, "raspberrypi,5-model-b raspberrypi,500", "Raspberry Pi 5"),
-		pi("rpi-cm5", "Raspberry Pi Compute Module 5", rp1, raspberry40, "raspberrypi,5-compute-module", "Raspberry Pi Compute Module 5"),
-		{Name: "beaglebone-black", Title: "BeagleBone Black", Compatible: []string{"ti,am335x-bone-black"}, Models: []string{"TI AM335x BeagleBone Black"}},
-		{Name: genericName, Title: "a board that is not described"},
-	}
+	return out
 }

@@ -82,3 +82,34 @@ func (b *Board) PinOf(label string, l GPIOLine) string {
 	}
 	return ""
 }
+
+// beagleFixed is what BeagleBone Black's pins are that are no lines (BeagleBone Black System
+// Reference Manual, tables "Expansion Header P8 Pinout" and "P9 Pinout"). P8_24 is a line that the
+// tree does not name: the eMMC's.
+var beagleFixed = map[string]string{
+	"P8_1": "GND", "P8_2": "GND", "P8_24": "eMMC",
+	"P9_1": "GND", "P9_2": "GND", "P9_3": "3V3", "P9_4": "3V3", "P9_5": "5V", "P9_6": "5V", "P9_7": "SYS_5V", "P9_8": "SYS_5V",
+	"P9_9": "PWR_BUT", "P9_10": "SYS_RESETn", "P9_32": "VDD_ADC", "P9_33": "AIN4", "P9_34": "GNDA_ADC", "P9_35": "AIN6", "P9_36": "AIN5",
+	"P9_37": "AIN2", "P9_38": "AIN3", "P9_39": "AIN0", "P9_40": "AIN1", "P9_43": "GND", "P9_44": "GND", "P9_45": "GND", "P9_46": "GND",
+}
+
+// beagleHeaders makes P8 and P9 of what the tree calls its lines. Some pins have two lines (P9_41A and B).
+func beagleHeaders(lines map[string]Spot) []Header {
+	var out []Header
+	for _, name := range []string{"P8", "P9"} {
+		h := Header{Name: name, Prefixed: true}
+		for n := 1; n <= 46; n++ {
+			pin := name + "_" + strconv.Itoa(n)
+			for _, part := range []string{"", "A", "B"} {
+				if s, is := lines[pin+part]; is {
+					h.Pins = append(h.Pins, Pin{Name: pin + part, Chip: s.Chip, Offset: s.Offset, Named: true})
+				}
+			}
+			if what := beagleFixed[pin]; what != "" {
+				h.Pins = append(h.Pins, Pin{Name: pin, Fixed: what})
+			}
+		}
+		out = append(out, h)
+	}
+	return out
+}
