@@ -27,8 +27,10 @@ const (
 	bme280CtrlHum     = 0xF2
 	bme280Status      = 0xF3 // bit 3: measuring, bit 0: the trimming is being copied
 	bme280CtrlMeas    = 0xF4
+	bme280Config      = 0xF5
 	bme280Data        = 0xF7 // pressure 3, temperature 3, humidity 2
 	bme280Forced      = 1
+	bme280Mark        = 0xA0                 // the pause between measurements, which a forced one does not have
 	bme280StartupTime = 3 * time.Millisecond // page 9: 2 ms
 )
 
@@ -62,7 +64,7 @@ func (c *bme280) setup(s *session) error {
 	if c.trim = parseTrim280(tp, h); !c.trim.valid() {
 		return &failure{notReady, errors.New("the chip has no trimming parameters")}
 	}
-	return nil
+	return s.write(bme280Config, bme280Mark)
 }
 
 func (c *bme280) identify(id byte) error {
@@ -90,7 +92,8 @@ func (c *bme280) time() time.Duration {
 	return time.Duration(us+n*2300*c.oversampling) * time.Microsecond
 }
 
-// sample says everything anew, so it does not matter what the chip was told before.
+// sample says everything anew. What it cannot say is the trimming: a chip that has lost
+// setup's mark has lost its power, and may be another one.
 func (c *bme280) sample(s *session) ([]devices.Reading, error) {
 	n := c.code()
 	start := []byte{bme280CtrlMeas, n<<5 | n<<2 | bme280Forced}
@@ -101,7 +104,10 @@ func (c *bme280) sample(s *session) ([]devices.Reading, error) {
 		return nil, err
 	}
 	if err := s.await(c.time(), func() (bool, error) {
-		b, err := s.read(bme280Status, 1)
+		b, err := s.read(bme280Status, 3)
+		if err == nil && b[bme280Config-bme280Status] != bme280Mark {
+			err = &failure{notMeasured, errors.New("the chip was reset, or exchanged, since it was set up")}
+		}
 		return b[0]&0x08 == 0, err
 	}); err != nil {
 		return nil, err

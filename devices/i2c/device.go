@@ -3,6 +3,7 @@ package i2c
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	"holdfast/devices"
@@ -92,11 +93,10 @@ func (r *run) turn(ctx context.Context) {
 	}
 }
 
-// worthAnother: on a long cable a bit is lost now and then. Everything else would only
-// take time.
+// worthAnother: on a long cable a bit is lost now and then, and a chip that was reset is
+// well once it is set up. Everything else would only take time.
 func worthAnother(err error) bool {
-	reason := reasonOf(err)
-	return reason == nack || reason == badChecksum
+	return slices.Contains([]string{nack, badChecksum, notMeasured}, reasonOf(err))
 }
 
 var counters = map[string]string{nack: "nacks", badChecksum: "crc_errors", busHung: "timeouts"}

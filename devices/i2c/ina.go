@@ -79,7 +79,9 @@ func newINA226(p *plan) chip {
 	}
 }
 
-func (c *ina) setup(s *session) error {
+func (*ina) setup(*session) error { return nil }
+
+func (c *ina) identify(s *session) error {
 	for register, want := range c.identity {
 		w, err := s.word(register)
 		if err != nil {
@@ -96,6 +98,9 @@ func (c *ina) setup(s *session) error {
 }
 
 func (c *ina) sample(s *session) ([]devices.Reading, error) {
+	if err := c.identify(s); err != nil {
+		return nil, err
+	}
 	if err := s.writeWord(inaConfig, c.config); err != nil {
 		return nil, err
 	}

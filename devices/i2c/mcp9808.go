@@ -22,7 +22,7 @@ const (
 
 func newMCP9808(*plan) chip { return mcp9808{} }
 
-func (mcp9808) setup(s *session) error {
+func (mcp9808) identify(s *session) error {
 	maker, err := s.word(mcp9808Manufacturer)
 	if err != nil {
 		return err
@@ -34,7 +34,11 @@ func (mcp9808) setup(s *session) error {
 	if err := identify("the manufacturer's number", maker, 0x0054); err != nil {
 		return err
 	}
-	if err := identify("the device's number", device>>8, 0x04); err != nil {
+	return identify("the device's number", device>>8, 0x04)
+}
+
+func (c mcp9808) setup(s *session) error {
+	if err := c.identify(s); err != nil {
 		return err
 	}
 	config, err := s.word(mcp9808Config)
@@ -52,7 +56,10 @@ func (mcp9808) setup(s *session) error {
 	return s.wait(mcp9808Conversion)
 }
 
-func (mcp9808) sample(s *session) ([]devices.Reading, error) {
+func (c mcp9808) sample(s *session) ([]devices.Reading, error) {
+	if err := c.identify(s); err != nil {
+		return nil, err
+	}
 	w, err := s.word(mcp9808Temperature)
 	if err != nil {
 		return nil, err
