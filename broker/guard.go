@@ -101,7 +101,11 @@ func (g *guard) comeHome(ctx context.Context) {
 		if s.isHome() || g.leaves() {
 			continue
 		}
-		if err := s.moveTo(ctx, s.e.serverName()); err != nil {
+		err := s.mayLead(ctx, nearBatches) // this node goes on writing
+		if err == nil {
+			err = s.moveTo(ctx, s.e.serverName())
+		}
+		if err != nil {
 			g.b.log.Debug("a log does not come home yet", "log", s.kind, "err", err)
 		}
 	}

@@ -19,6 +19,7 @@ type logStream struct {
 	kind    string
 	name    string
 	subject string
+	ahead   *ahead
 }
 
 // The kinds of log.
@@ -32,7 +33,7 @@ func streamName(kind, node string) string { return "HF_" + kind + "_" + hexName(
 // logOf is a node's log, be it there or not.
 func (e *engine) logOf(kind, node string) *logStream {
 	name := streamName(kind, node)
-	return &logStream{e: e, node: node, kind: kind, name: name, subject: "hf." + name}
+	return &logStream{e: e, node: node, kind: kind, name: name, subject: "hf." + name, ahead: &ahead{}}
 }
 
 // sendResult is the engine's answer to one batch.
@@ -165,6 +166,21 @@ func (s *logStream) leader(ctx context.Context) (string, error) {
 // is gone. Any replica may give what it has; that there is nothing is asked of the leader, because
 // a replica may lag.
 func (s *logStream) read(ctx context.Context, seq uint64) ([]byte, error) {
+	data, row, n := s.ahead.take(seq)
+	if data != nil {
+		return data, nil
+	}
+	if n > 1 {
+		slots, err := s.many(ctx, seq, n)
+		if data = slots[seq]; data != nil {
+			delete(slots, seq)
+			s.ahead.put(row, slots)
+			return data, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
 	data, err := s.get(ctx, seq)
 	if !s.e.clustered() || err == nil {
 		return data, s.absent(ctx, seq, err)
