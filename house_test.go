@@ -62,6 +62,9 @@ var allowed = map[string][]string{
 	"devices":          {},
 	"devices/catalog":  {"devices", "devices/..."},
 	"devices/":         {"devices", "devices/tty", "devices/stream", "devices/octets", "devices/text"}, // a driver knows the contract, how bytes and lines are read and nothing else
+	"devices/gpio":     {"devices", "devices/gpiocdev"},
+	"devices/counter":  {"devices", "devices/gpiocdev"},
+	"devices/gpiocdev": {"devices", "devices/gpiocdev"},
 	"devices/tty":      {"devices"},
 	"devices/stream":   {"devices", "devices/tty"},
 	"devices/octets":   {"devices"},

@@ -26,6 +26,7 @@ type station struct {
 	log    *slog.Logger
 	due    func() // everything should be sealed now
 	seed   uint64
+	rooms  rooms
 	// patience is how long an Emit waits for room before its readings are lost.
 	patience time.Duration
 
@@ -117,6 +118,7 @@ func (s *station) drive(ctx context.Context) (err error) {
 		}
 	}()
 	dev, err := s.driver.New(s.cfg.Settings, devices.Env{Name: s.cfg.Name, Log: s.log, Clock: s.lane.clock, Seed: s.seed,
+		StateDir: s.rooms.state, RuntimeDir: s.rooms.runtime,
 		Heard: func(at devices.Instant, utc time.Time, bound time.Duration) {
 			s.lane.keeper.hear(s.cfg.Name, at, utc, bound)
 		}, Line: findLine})

@@ -115,6 +115,11 @@ type Env struct {
 	// Heard takes the time that a device knows from outside (a satellite receiver): it was utc at the
 	// instant at, or up to bound later. nil: nobody listens.
 	Heard func(at Instant, utc time.Time, bound time.Duration)
+	// StateDir is for what must survive a power cut, written rarely: it is on the card. The device makes
+	// it when it has something to keep. "": nothing can be kept.
+	StateDir string
+	// RuntimeDir is the same for what must survive the process only: a tmpfs. "": there is none.
+	RuntimeDir string
 	// Line finds a GPIO line by any name that lasts: the header's pin ("pin11", "P9_12"), the BCM
 	// number ("GPIO17"), the chip's label and the offset ("pinctrl-bcm2711:17"). Ask at each opening:
 	// the path may be another one after a chip was gone. nil: no board is known (tests).

@@ -4,9 +4,11 @@ package catalog
 
 import (
 	"holdfast/devices"
+	"holdfast/devices/counter"
 	"holdfast/devices/exec"
 	"holdfast/devices/frame"
 	"holdfast/devices/i2c"
+	"holdfast/devices/gpio"
 	"holdfast/devices/modbus"
 	"holdfast/devices/nmea"
 	"holdfast/devices/onewire"
@@ -17,8 +19,10 @@ import (
 // Drivers returns every driver by its name in the configuration.
 func Drivers() map[string]devices.Driver {
 	return map[string]devices.Driver{
+		"counter":      counter.Driver{},
 		"exec":         exec.Driver{},
 		"i2c":          i2c.NewDriver(),
+		"gpio":         gpio.Driver{},
 		"modbus":       modbus.NewDriver(),
 		"nmea":         nmea.Driver{},
 		"onewire":      onewire.Driver{},
