@@ -29,7 +29,6 @@ type run struct {
 	tally
 	up      bool
 	due     devices.Schedule // of the readings
-	late    uint64           // readings left out because it was busy
 	doubt   string           // of the count, from before the line was ours
 	at      devices.Instant  // of the latest reading: it never goes back
 	trouble devices.Trouble
