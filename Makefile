@@ -10,7 +10,7 @@ BUILD    = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: all build demo test test-race test-386 test-arm soak suites fuzz cross deb image test-board bench bench-cluster lint clean
+.PHONY: all build demo test test-race test-386 test-arm soak suites fuzz cross deb test-deb image test-board bench bench-cluster lint clean
 all: build
 
 build:
@@ -63,8 +63,17 @@ cross:
 	  case $$p in *amd64|*arm64) env GOOS=linux $$e $(BUILD) -o dist/$$p/holdfast-broker ./broker/cmd/holdfast-broker || exit 1;; esac; \
 	done; ls -l dist/*/
 
-deb image test-board:
-	@echo "make $@: not built yet; packages, images and board tests come in a later issue" >&2; exit 2
+# dist/*.deb, with the programs' own manual pages and completion.
+deb: build cross
+	.ci/deb $(VERSION)
+
+# What the packages promise from installation to purge, in a Debian of their own; root only. lintian has its say as well.
+test-deb: deb
+	.ci/deb-test
+	lintian dist/*.deb
+
+image test-board:
+	@echo "make $@: not built yet; images and board tests come in a later issue" >&2; exit 2
 
 # All benchmarks; bench-cluster: the broker's as real programs, against its peers, in twelve minutes.
 bench:
