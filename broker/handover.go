@@ -233,20 +233,28 @@ func (b *Broker) fetch(ctx context.Context, id string, mine *session) (_ *sessio
 	if err := b.peers.readDead(ctx, silent); err != nil {
 		return nil, nil, err
 	}
-	origins := b.originsOf(answers, silent, end)
+	origins := b.originsOf(id, answers, silent, end)
 	if err := b.readOn(ctx, answers, silent); err != nil {
 		return nil, nil, err
 	}
-	s, ids, err := b.choose(id, mine, answers)
+	s, from, ids, err := b.choose(id, mine, answers)
 	if err != nil {
 		return nil, nil, err
 	}
+	origins = append(b.inherited(s, from, end), origins...)
 	for _, o := range origins {
 		if o.node == ids.Node && o.ids.before(ids) {
 			o.ids = ids
 		}
 	}
-	b.holds.begin(id, end, origins, 0)
+	b.holds.begin(id, end, origins)
+	if s != nil {
+		s.mu.Lock()
+		if s.waits = nil; !s.moved { // they are the hold's; where the session is claimed now, they are saved with that
+			s.touch()
+		}
+		s.mu.Unlock()
+	}
 	for _, h := range answers {
 		if h.Void.N > 0 {
 			if void == nil {
@@ -279,7 +287,7 @@ func (p *peers) absent(answers []handover, silent map[string]bool) {
 
 // originsOf says in whose logs something of a client may still come up: of nodes that are gone and whose logs
 // no fence has closed, and where its last node waited for such.
-func (b *Broker) originsOf(answers []handover, silent map[string]bool, end uint64) (out []*origin) {
+func (b *Broker) originsOf(id string, answers []handover, silent map[string]bool, end uint64) (out []*origin) {
 	ends := map[string]uint64{b.cfg.Node.Name: end}
 	for _, h := range answers {
 		ends[h.Node] = h.End
@@ -293,16 +301,32 @@ func (b *Broker) originsOf(answers []handover, silent map[string]bool, end uint6
 		if !silent[at.node] && b.peers.members.alive(at.node) {
 			continue
 		}
-		if next := at.messages.end(); next > 1 && !b.held.fenced(at.node, next) {
+		if next := at.messages.end(); next > 1 && (!b.held.fenced(at.node, next) || b.held.holds(at.node, id)) {
 			out = append(out, &origin{node: at.node, from: next})
 		}
 	}
 	return out
 }
 
-// choose says which of what is known of a session counts; and, where that is what a node that has ended had
-// saved, up to which record of its log the QoS 2 packet ids are known.
-func (b *Broker) choose(id string, mine *session, answers []handover) (_ *session, ids cursor, err error) {
+// inherited is what the node waited for that had a session last and is gone: something of the client may have come up
+// there that the session does not know. What the client did at that node since then comes behind it.
+func (b *Broker) inherited(s *session, from string, end uint64) (out []*origin) {
+	if s == nil || len(s.waits) == 0 {
+		return nil
+	}
+	for _, w := range append(s.waits, waitFor{From: cursor{Node: from, Batch: s.since}}) {
+		o := &origin{node: w.From.Node, from: w.From.Batch, ids: w.IDs}
+		if o.node == b.cfg.Node.Name {
+			o.end = end
+		}
+		out = append(out, o)
+	}
+	return out
+}
+
+// choose says which of what is known of a session counts, and which node it is from; and, where that is what a node that
+// has ended had saved, up to which record of its log the QoS 2 packet ids are known.
+func (b *Broker) choose(id string, mine *session, answers []handover) (_ *session, from string, ids cursor, err error) {
 	var best *handover
 	for i := range answers {
 		if h := &answers[i]; h.Session != nil && (best == nil || h.Claim > best.Claim) {
@@ -316,22 +340,22 @@ func (b *Broker) choose(id string, mine *session, answers []handover) (_ *sessio
 			b.dropSession(mine)
 		}
 		s, err := b.sessionOf(id, best.Session, best.Cursor, best.Claim)
-		return s, ids, err
+		return s, best.Node, ids, err
 	case mine != nil && (!known || saved.rank <= mine.claim):
-		return mine, ids, nil
+		return mine, b.cfg.Node.Name, ids, nil
 	}
 	if mine != nil {
 		b.dropSession(mine)
 	}
 	if !known || saved.gone {
-		return nil, ids, nil
+		return nil, "", ids, nil
 	}
 	cursor, _ := b.state.get(cursorKey + id)
 	s, err := b.sessionOf(id, saved.value, cursor, saved.rank)
 	if err == nil {
 		ids = b.inbound.enter(s, saved.node)
 	}
-	return s, ids, err
+	return s, saved.node, ids, err
 }
 
 // sessionOf makes a session of what another node had.

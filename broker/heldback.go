@@ -21,9 +21,9 @@ type heldBack struct {
 // heldRun is held messages of one client that wait for the same logs.
 type heldRun struct {
 	client  string
-	at      cursor   // where it begins
-	clock   uint64   // the Lamport clock there
-	origins []cursor // the logs, and how far they had been read when the client came
+	at      cursor    // where it begins
+	clock   uint64    // the Lamport clock there
+	origins []waitFor // the logs, and how far they had been read when the client came
 	items   []cursor
 }
 
@@ -83,13 +83,16 @@ func (h *heldBack) enter(r *Record, at cursor, clock uint64) {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		runs := h.of(at.Node)[r.Client]
-		from := cursor(r.At)
-		from.Node, at.Node = strings.Clone(from.Node), strings.Clone(at.Node)
+		from := waitFor{From: cursor(r.At)}
+		from.From.Node, at.Node = strings.Clone(from.From.Node), strings.Clone(at.Node)
+		if r.Rank > 0 {
+			from.IDs = cursor{from.From.Node, r.Rank, uint32(r.Clock)}
+		}
 		if n := len(runs); n > 0 && len(runs[n-1].items) == 0 {
 			runs[n-1].origins = append(runs[n-1].origins, from)
 			return
 		}
-		h.add(at.Node, &heldRun{client: strings.Clone(r.Client), at: at, clock: clock, origins: []cursor{from}})
+		h.add(at.Node, &heldRun{client: strings.Clone(r.Client), at: at, clock: clock, origins: []waitFor{from}})
 	case r.Kind == KindMessage && r.Held:
 		h.mu.Lock()
 		defer h.mu.Unlock()
@@ -146,7 +149,7 @@ func (h *heldBack) list(node string) (out []heldRun) {
 	for _, runs := range h.runs[node] {
 		for _, run := range runs {
 			if len(run.items) > 0 {
-				out = append(out, heldRun{run.client, run.at, run.clock, slices.Clone(run.origins), slices.Clone(run.items)})
+				out = append(out, run.clone())
 			}
 		}
 	}
@@ -154,49 +157,57 @@ func (h *heldBack) list(node string) (out []heldRun) {
 	return out
 }
 
-// items is what a node holds back of a client.
-func (h *heldBack) items(node, client string) (out []cursor) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, run := range h.runs[node][client] {
-		out = append(out, run.items...)
-	}
-	return out
+func (r *heldRun) clone() heldRun {
+	return heldRun{r.client, r.at, r.clock, slices.Clone(r.origins), slices.Clone(r.items)}
 }
 
-// waits says whether a node holds back something of a client that stands before a batch, and that another node's held
-// messages of the client have to wait for. Of two nodes that wait for each other the one goes first whose log said so first.
-func (h *heldBack) waits(node, client string, before uint64, other string) bool {
+// begin is a node's first run of a client that holds something; one that holds nothing if there is none.
+func (h *heldBack) begin(node, client string) heldRun {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	first := h.begin(other, client)
 	for _, run := range h.runs[node][client] {
-		switch {
-		case len(run.items) == 0 || run.items[0].Batch >= before:
-		case first != nil && run.waitsFor(other) && first.earlier(run):
-		default:
+		if len(run.items) > 0 {
+			return run.clone()
+		}
+	}
+	return heldRun{client: client, at: cursor{Node: node}}
+}
+
+// holds says whether a node holds back something of a client.
+func (h *heldBack) holds(node, client string) bool { return len(h.begin(node, client).items) > 0 }
+
+// waits says whether a node holds back something that stands before a batch, and that a run of the same client in
+// another log has to wait for.
+func (h *heldBack) waits(node string, before uint64, mine heldRun) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, run := range h.runs[node][mine.client] {
+		if len(run.items) > 0 && run.items[0].Batch < before && !mine.goesBefore(run) {
 			return true
 		}
 	}
 	return false
 }
 
-// begin is a node's first run of a client, or nil. h.mu is held.
-func (h *heldBack) begin(node, client string) *heldRun {
-	for _, run := range h.runs[node][client] {
-		if len(run.items) > 0 {
-			return run
+// later is what a node holds back and lets go behind a run of the same client in another log.
+func (h *heldBack) later(node string, mine heldRun) (out []cursor) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, run := range h.runs[node][mine.client] {
+		if mine.goesBefore(run) {
+			out = append(out, run.items...)
 		}
 	}
-	return nil
+	return out
 }
 
-func (r *heldRun) waitsFor(node string) bool {
-	return slices.ContainsFunc(r.origins, func(c cursor) bool { return c.Node == node })
-}
-
-func (r *heldRun) earlier(than *heldRun) bool {
-	return r.clock < than.clock || r.clock == than.clock && r.at.Node < than.at.Node
+// goesBefore says whether a run in another log, which waits for this one's, waits for this one, too. Two that wait for
+// each other would do so for ever: the one goes first whose log said so first.
+func (r *heldRun) goesBefore(other *heldRun) bool {
+	if len(r.items) == 0 || !slices.ContainsFunc(other.origins, func(w waitFor) bool { return w.From.Node == r.at.Node }) {
+		return false
+	}
+	return r.clock < other.clock || r.clock == other.clock && r.at.Node < other.at.Node
 }
 
 // first is where the logs have to be read from to know what is held: of those that hold something.

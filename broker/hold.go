@@ -32,17 +32,26 @@ type waitFor struct {
 // hold is one client whose messages are held.
 type hold struct {
 	client string
-	since  uint64 // this node's log had come here when the client came
+	since  uint64 // this node's log had come here when the client came first
 
-	mu     sync.Mutex // what is handed in, in order
-	open   bool
-	noted  int // origins that the log knows of
-	n      int // held messages
+	mu   sync.Mutex // what is handed in, in order
+	open bool
+	late lateRecords // what the origins that have ended had, and nobody has sent again
+
+	turns  []*turn   // under holds.mu, like all that follows; the first one goes first
+	waits  []waitFor // the origins of all turns since the first
+	asked  time.Duration
+	asking bool
 	closed chan struct{}
+}
 
-	origins []*origin // under holds.mu
-	asked   time.Duration
-	asking  bool
+// turn is what a client publishes between two moves, and what that waits for: with every further node from which it
+// comes back here another one begins.
+type turn struct {
+	since   uint64 // this node's log had come here when the client came
+	origins []*origin
+	noted   int // origins that the log knows of
+	n       int // held messages
 }
 
 // holds is the clients of this node whose messages are held.
@@ -68,36 +77,54 @@ const (
 	holdAsks  = 16                     // questions at once
 )
 
-// begin holds what a client publishes until the origins are known to end. Noted says that the log has so many
-// held messages already, and what they wait for.
-func (hs *holds) begin(client string, since uint64, origins []*origin, noted int) {
-	if len(origins) == 0 {
-		return
-	}
+// begin holds what a client publishes until the origins are known to end.
+func (hs *holds) begin(client string, since uint64, origins []*origin) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
+	for _, o := range origins {
+		h := hs.m[client]
+		if h == nil {
+			h = hs.add(client, since)
+		}
+		if h.awaits(hs.b, o) {
+			continue
+		}
+		if n := len(h.turns); n > 0 && h.turns[n-1].n == 0 {
+			h.turns[n-1].origins = append(h.turns[n-1].origins, o)
+		} else {
+			h.turns = append(h.turns, &turn{since: since, origins: []*origin{o}})
+		}
+		h.waits = append(h.waits, o.waitFor())
+	}
+}
+
+// awaits says whether a hold waits for an origin already. holds.mu is held.
+func (h *hold) awaits(b *Broker, o *origin) bool {
+	for _, t := range h.turns {
+		for _, p := range t.origins {
+			if p.node == o.node && p.from <= o.from && p.end == 0 && o.end == 0 && b.held.endBehind(p.node, p.from) == 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (o *origin) waitFor() waitFor { return waitFor{cursor{Node: o.node, Batch: o.from}, o.ids} }
+
+// add makes a hold. hs.mu is held.
+func (hs *holds) add(client string, since uint64) *hold {
 	if hs.m == nil {
 		hs.m, hs.asks = map[string]*hold{}, make(chan struct{}, holdAsks)
 	}
-	h := hs.m[client]
-	if h == nil {
-		h = &hold{client: client, since: since, open: true, closed: make(chan struct{})}
-		hs.m[client] = h
-		hs.some.Add(1)
-	}
-	for _, o := range origins {
-		if !slices.ContainsFunc(h.origins, func(p *origin) bool { return p.node == o.node && p.end == 0 }) {
-			h.origins = append(h.origins, o)
-		}
-	}
-	if noted > 0 {
-		h.n, h.noted = noted, len(h.origins) // nobody else has it yet
-		hs.held.Add(int64(noted))
-	}
+	h := &hold{client: client, since: since, open: true, closed: make(chan struct{})}
+	hs.m[client] = h
+	hs.some.Add(1)
 	if !hs.running {
 		hs.running = true
 		hs.b.background(hs.run)
 	}
+	return h
 }
 
 // of is a client's hold, or nil.
@@ -142,22 +169,37 @@ func (hs *holds) submit(h *hold, e entry, submit func(entry) error) (done bool, 
 		return false, nil
 	}
 	hs.mu.Lock()
-	origins := h.origins[h.noted:]
+	t := h.turns[len(h.turns)-1]
+	t.n++ // what comes now is of this turn
+	origins := t.origins[t.noted:]
 	hs.mu.Unlock()
+	notes := make([]*Record, 0, len(origins)+1)
 	for _, o := range origins { // whoever has to end this hold in the place of this node finds here what it waits for
-		note := &Record{Kind: KindHold, Client: h.client, At: Position{Node: o.node, Batch: o.from}, Arrival: e.rec.Arrival}
-		if err := submit(entry{rec: note}); err != nil {
-			return false, err
-		}
-		h.noted++
+		notes = append(notes, o.note(h.client, e.rec.Arrival))
 	}
-	e.rec.Held = true
-	if err := submit(e); err != nil {
+	for _, note := range notes {
+		if err == nil {
+			err = submit(entry{rec: note})
+		}
+	}
+	if err == nil {
+		e.rec.Held = true
+		err = submit(e)
+	}
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	if err != nil { // the log is closed
+		t.n--
 		return false, err
 	}
-	h.n++
+	t.noted += len(origins)
 	hs.held.Add(1)
 	return true, nil
+}
+
+// note is a hold record.
+func (o *origin) note(client string, arrival int64) *Record {
+	return &Record{Kind: KindHold, Client: client, At: Position{Node: o.node, Batch: o.from}, Arrival: arrival, Rank: o.ids.Batch, Clock: uint64(o.ids.Index)}
 }
 
 // run ends holds until there are none.
@@ -194,7 +236,7 @@ func (hs *holds) round(ctx context.Context) {
 	}
 	waits, ripe := map[string]bool{}, all[:0]
 	for _, h := range all {
-		if hs.ripe(ctx, h, waits) {
+		if hs.ripe(h, waits) {
 			ripe = append(ripe, h)
 		}
 	}
@@ -212,7 +254,7 @@ func (hs *holds) round(ctx context.Context) {
 }
 
 // ask asks a node that lives again, and was only away, where what the client sent it ends. hs.mu is held.
-func (hs *holds) ask(h *hold, o *origin) {
+func (hs *holds) ask(h *hold, t *turn, o *origin) {
 	if h.asking || hs.b.mono()-h.asked < nudgeHold || !hs.b.peers.members.alive(o.node) {
 		return
 	}
@@ -223,7 +265,7 @@ func (hs *holds) ask(h *hold, o *origin) {
 	}
 	h.asking, h.asked = true, hs.b.mono()
 	hs.b.background(func(ctx context.Context) {
-		end, err := hs.b.peers.askEnd(ctx, o.node, endRequest{h.client, hs.b.cfg.Node.Name, h.since})
+		end, err := hs.b.peers.askEnd(ctx, o.node, endRequest{h.client, hs.b.cfg.Node.Name, t.since})
 		<-hs.asks
 		hs.mu.Lock()
 		defer hs.mu.Unlock()
@@ -240,16 +282,20 @@ func (hs *holds) ask(h *hold, o *origin) {
 func (hs *holds) leave(ctx context.Context, h *hold, to string, end uint64) (waits []waitFor, err error) {
 	h.mu.Lock()
 	hs.mu.Lock()
-	for _, o := range h.origins {
-		if o.node == to && o.end == 0 {
-			o.end = end
+	n := 0
+	for _, t := range h.turns {
+		for _, o := range t.origins {
+			if o.node == to && o.end == 0 {
+				o.end = end
+			}
+			waits = append(waits, o.waitFor())
 		}
-		waits = append(waits, waitFor{cursor{Node: o.node, Batch: o.from}, o.ids})
+		n += t.n
 	}
-	n := len(h.origins)
 	hs.mu.Unlock()
-	if h.n == 0 {
-		hs.close(h, n)
+	if n == 0 {
+		hs.b.receivedLate(h.client, &h.late)
+		hs.close(h)
 		h.mu.Unlock()
 		return waits, nil
 	}
@@ -262,45 +308,56 @@ func (hs *holds) leave(ctx context.Context, h *hold, to string, end uint64) (wai
 	}
 }
 
+// waitsOf is what the messages of a client wait for, for the node that has the client next; it has it from this
+// node's saves if this one dies. Since is where what the client sent to this node itself begins.
+func (hs *holds) waitsOf(client string) (since uint64, waits []waitFor) {
+	if hs.some.Load() == 0 {
+		return 0, nil
+	}
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	if h := hs.m[client]; h != nil {
+		return h.since, slices.Clone(h.waits)
+	}
+	return 0, nil
+}
+
 // restore goes on with what this node's log holds back from before its start.
 func (hs *holds) restore(ctx context.Context) error {
 	b := hs.b
 	runs := b.held.list(b.cfg.Node.Name)
-	var all []heldRun // one of each client
-	var waits [][]*origin
 	for _, run := range runs {
-		var origins []*origin
-		for _, from := range run.origins {
-			if err := b.held.look(ctx, b.tail, from.Node, from.Batch); err != nil {
+		t := &turn{since: b.messages.stored.Load() + 1, noted: len(run.origins), n: len(run.items)}
+		for _, w := range run.origins {
+			o := &origin{node: w.From.Node, from: w.From.Batch, ids: w.IDs}
+			if o.node == b.cfg.Node.Name {
+				o.end = run.at.Batch
+			} else if err := b.held.look(ctx, b.tail, o.node, o.from); err != nil {
 				return err
 			}
-			origins = append(origins, &origin{node: from.Node, from: from.Batch})
+			t.origins = append(t.origins, o)
 		}
-		if len(origins) == 0 { // it was cut off: nothing says what it waits for
-			origins = append(origins, &origin{node: b.cfg.Node.Name, from: 1, end: 1})
+		hs.mu.Lock()
+		h := hs.m[run.client]
+		if h == nil {
+			h = hs.add(run.client, run.at.Batch)
 		}
-		i := slices.IndexFunc(all, func(r heldRun) bool { return r.client == run.client })
-		if i < 0 {
-			all = append(all, run)
-			waits = append(waits, origins)
-			continue
-		}
-		all[i].items, waits[i] = append(all[i].items, run.items...), append(waits[i], origins...)
-	}
-	for i, run := range all {
-		hs.begin(run.client, b.messages.stored.Load()+1, waits[i], len(run.items))
+		h.turns, h.waits = append(h.turns, t), append(h.waits, run.origins...)
+		hs.held.Add(int64(t.n))
+		hs.mu.Unlock()
 	}
 	if len(runs) > 0 {
-		b.log.Info("messages are held until the logs of nodes that were gone have been read to their ends", "clients", len(runs))
+		b.log.Info("messages are held until the logs of nodes that were gone have been read to their ends", "runs", len(runs))
 	}
 	return nil
 }
 
-// ripe says whether everything that a hold waits for has been read, and enters in waits the nodes whose logs
-// have not ended. hs.mu is held.
-func (hs *holds) ripe(ctx context.Context, h *hold, waits map[string]bool) bool {
-	b, ok := hs.b, true
-	for _, o := range h.origins {
+// ripe says whether everything that the first turn of a hold waits for has been read, and enters in waits the nodes
+// whose logs have not ended. hs.mu is held.
+func (hs *holds) ripe(h *hold, waits map[string]bool) bool {
+	b, ok, t := hs.b, true, h.turns[0]
+	mine := b.held.begin(b.cfg.Node.Name, h.client)
+	for _, o := range t.origins {
 		if o.node != b.cfg.Node.Name && b.peers.get(o.node) == nil {
 			o.end = 1 // it has left the cluster, and its log with it
 		}
@@ -312,13 +369,13 @@ func (hs *holds) ripe(ctx context.Context, h *hold, waits map[string]bool) bool 
 		switch {
 		case o.end == 0:
 			ok, waits[o.node] = false, true
-			hs.ask(h, o)
+			hs.ask(h, t, o)
 		case b.tail.end().of(o.node).Batch < o.end:
 			ok = false
 			if at := b.peers.get(o.node); at != nil {
 				at.messages.upTo(o.end - 1)
 			}
-		case b.held.waits(o.node, h.client, o.end, b.cfg.Node.Name):
+		case o.node != b.cfg.Node.Name && b.held.waits(o.node, o.end, mine):
 			ok = false
 		}
 	}
@@ -357,24 +414,28 @@ func (hs *holds) end(ctx context.Context, ripe []*hold) error {
 	return nil
 }
 
-// endOne writes the deliver records of a hold; behind them the client's messages are held no more. h.mu is
-// held.
+// endOne writes the deliver records of a hold's first turn; behind those of the last one the client's messages are
+// held no more. h.mu is held.
 func (hs *holds) endOne(ctx context.Context, h *hold, reader *lateReader) error {
-	b, late := hs.b, &lateRecords{}
+	b, own := hs.b, hs.b.cfg.Node.Name
 	hs.mu.Lock()
-	origins := slices.Clone(h.origins)
+	t := h.turns[0]
+	origins := slices.Clone(t.origins)
 	hs.mu.Unlock()
-	items := b.held.items(b.cfg.Node.Name, h.client)
+	run := heldRun{client: h.client, at: cursor{Node: own}}
+	if t.n > 0 {
+		run = b.held.begin(own, h.client)
+	}
 	var recs []*Record
 	for _, o := range origins {
-		if err := reader.enter(ctx, late, h.client, *o); err != nil {
+		if err := reader.enter(ctx, &h.late, h.client, *o, b.held.later(o.node, run)); err != nil {
 			return err
 		}
-		if len(items) > 0 {
+		if o.node != own && t.n > 0 {
 			recs = append(recs, &Record{Kind: KindBarrier, Client: h.client, At: b.held.behind(o.node, o.end)})
 		}
 	}
-	delivers, err := b.delivers(ctx, h.client, items, late)
+	delivers, err := b.delivers(ctx, h.client, run.items, &h.late)
 	if err != nil {
 		return err
 	}
@@ -383,25 +444,28 @@ func (hs *holds) endOne(ctx context.Context, h *hold, reader *lateReader) error 
 			return err
 		}
 	}
-	b.receivedLate(h.client, late)
-	hs.close(h, len(origins))
+	hs.mu.Lock()
+	last := len(h.turns) == 1
+	if !last {
+		h.turns = h.turns[1:]
+		hs.held.Add(-int64(t.n))
+	}
+	hs.mu.Unlock()
+	if last {
+		b.receivedLate(h.client, &h.late)
+		hs.close(h)
+	}
 	return nil
 }
 
-// close forgets a hold whose first origins have ended, unless there are more by now. h.mu is held.
-func (hs *holds) close(h *hold, origins int) {
-	if !h.open {
-		return
-	}
-	hs.held.Add(-int64(h.n))
-	h.n = 0
+// close forgets a hold. h.mu is held.
+func (hs *holds) close(h *hold) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
-	h.noted = max(0, h.noted-origins)
-	if h.origins = h.origins[origins:]; len(h.origins) > 0 {
-		return
+	for _, t := range h.turns {
+		hs.held.Add(-int64(t.n))
 	}
-	h.open = false
+	h.open, h.turns = false, nil
 	close(h.closed)
 	delete(hs.m, h.client)
 	hs.some.Add(-1)
@@ -437,12 +501,18 @@ func (b *Broker) receivedLate(client string, late *lateRecords) {
 	defer s.mu.Unlock()
 	for key, same := range late.open {
 		if _, known := s.recv[key.id]; !known && key.epoch == s.epoch {
-			if s.late == nil {
-				s.late = map[uint16]sameness{}
-			}
-			s.late[key.id] = same
+			s.cameUp(key.id, same)
 		}
 	}
+	s.touch() // and it waits for nothing any more
+}
+
+// cameUp notes a QoS 2 message that another node has stored late. s.mu is held.
+func (s *session) cameUp(id uint16, same sameness) {
+	if s.late == nil {
+		s.late = map[uint16]sameness{}
+	}
+	s.late[id] = same
 }
 
 // cameLate says whether a QoS 2 message is one that another node has stored. s.mu is held.
@@ -462,7 +532,8 @@ type lateReader struct {
 	read []*lateIn
 }
 
-func (r *lateReader) enter(ctx context.Context, late *lateRecords, client string, o origin) error {
+// enter adds what a client has in an origin, without what is let go behind what it is for.
+func (r *lateReader) enter(ctx context.Context, late *lateRecords, client string, o origin, later []cursor) error {
 	i := slices.IndexFunc(r.read, func(in *lateIn) bool { return in.node == o.node && in.to == o.end && in.from <= o.from })
 	if i < 0 {
 		in, err := r.t.readLate(ctx, o.node, o.from, o.end)
@@ -471,6 +542,6 @@ func (r *lateReader) enter(ctx context.Context, late *lateRecords, client string
 		}
 		r.read, i = append(r.read, in), len(r.read)
 	}
-	r.read[i].enter(late, client, o.from, o.ids)
+	r.read[i].enter(late, client, o, later)
 	return nil
 }

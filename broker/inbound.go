@@ -86,6 +86,7 @@ func (i *inboundIDs) enter(s *session, node string) cursor {
 		if k.epoch != s.epoch || s.recvAt.past(x.at) {
 			continue
 		}
+		delete(s.late, k.id)
 		if x.release {
 			delete(s.recv, k.id)
 		} else {

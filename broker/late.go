@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"slices"
 	"strconv"
 
 	"holdfast/broker/mqtt"
@@ -49,11 +50,11 @@ func (l *lateRecords) add(r *Record, received bool) {
 		}
 		l.verified[r.identity()] = struct{}{}
 	}
-	if r.PacketID == 0 || received {
+	if r.PacketID == 0 {
 		return
 	}
 	key := inboundKey{r.Epoch, r.PacketID}
-	if r.Kind == KindRelease {
+	if r.Kind == KindRelease || received {
 		delete(l.open, key)
 		return
 	}
@@ -111,11 +112,12 @@ func (t *tail) readLate(ctx context.Context, node string, from, to uint64) (*lat
 	return out, nil
 }
 
-// enter adds a client's records from a batch on. The QoS 2 packet ids up to a record are in its session.
-func (in *lateIn) enter(l *lateRecords, client string, from uint64, known cursor) {
+// enter adds a client's records of an origin but for those that are later. The QoS 2 packet ids up to o.ids are in its
+// session.
+func (in *lateIn) enter(l *lateRecords, client string, o origin, later []cursor) {
 	for _, p := range in.records[client] {
-		if p.at.Batch >= from {
-			l.add(p.rec, !known.before(p.at))
+		if p.at.Batch >= o.from && !slices.Contains(later, p.at) {
+			l.add(p.rec, !o.ids.before(p.at))
 		}
 	}
 }

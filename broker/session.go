@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,6 +49,8 @@ type session struct {
 	waiters []func(error)
 	will    *will
 	late    map[uint16]sameness  // what another node stored late of QoS 2, and the client has not sent again yet
+	waits   []waitFor            // what a node that is gone waited for; fetch goes on with it
+	since   uint64               // that node's log had come here when it began to
 	void    map[string]attemptID // other nodes' attempts that were given up for the connection
 }
 
@@ -82,6 +85,16 @@ type cursorRecord struct {
 	Stored []string `json:"stored,omitempty"` // retained messages still to send
 	Recv   []uint16 `json:"recv,omitempty"`
 	RecvAt vector   `json:"recv_at"`
+
+	Late  []lateID  `json:"late,omitempty"`  // what came up late of QoS 2, and the client has not sent again yet
+	Waits []waitFor `json:"waits,omitempty"` // logs in which more of it may come up
+	Since uint64    `json:"since,omitempty"` // the node's own log had come here when it began to wait for them
+}
+
+// lateID is a QoS 2 packet id and the content that another node has stored under it.
+type lateID struct {
+	ID   uint16 `json:"id"`
+	Hash []byte `json:"hash"`
 }
 
 const (
@@ -151,6 +164,10 @@ func (s *session) progress(end vector) []byte {
 			r.Recv = append(r.Recv, id)
 		}
 	}
+	for id, same := range s.late {
+		r.Late = append(r.Late, lateID{id, same.hash[:]})
+	}
+	r.Since, r.Waits = s.b.holds.waitsOf(s.id)
 	data, _ := json.Marshal(r)
 	return data
 }
@@ -408,6 +425,12 @@ func (b *Broker) parseCursor(s *session, value []byte) error {
 	for _, id := range r.Recv {
 		s.received(id, true)
 	}
+	for _, l := range r.Late {
+		same := sameness{epoch: strconv.FormatUint(s.epoch, 16), number: uint64(l.ID)}
+		copy(same.hash[:], l.Hash)
+		s.cameUp(l.ID, same)
+	}
+	s.waits, s.since = r.Waits, r.Since
 	for _, topic := range r.Stored {
 		if it, ok := b.retained.get(topic); ok {
 			it.qos = it.rec.QoS
@@ -440,6 +463,7 @@ func (s *session) enterQoS2(r *Record, at cursor, replay bool) {
 	if s.epoch != r.Epoch || replay && s.recvAt.past(at) {
 		return
 	}
+	delete(s.late, r.PacketID) // the id has been used
 	if r.Kind == KindRelease {
 		delete(s.recv, r.PacketID)
 	} else {
