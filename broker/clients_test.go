@@ -16,15 +16,18 @@ import (
 // TestPahoPython and TestMqttJS: what people use. Connect, every QoS both ways, resume, retained, will,
 // shared, large payloads with 3.1.1 and 5; properties, aliases, expiry, Receive Maximum, takeover with 5.
 func TestPahoPython(t *testing.T) {
+	t.Parallel()
 	otherClient(t, start(t, testConfig(t.TempDir())).addr, pahoPython)
 }
 
 func TestMqttJS(t *testing.T) {
+	t.Parallel()
 	otherClient(t, start(t, testConfig(t.TempDir())).addr, mqttJS)
 }
 
 // TestOverThreeNodes: the same, and each connection goes to the next node of a cluster.
 func TestOverThreeNodes(t *testing.T) {
+	t.Parallel()
 	c := startNodes(t, 3)
 	c.begin()
 	var addrs []string

@@ -18,6 +18,7 @@ func willOn(topic, payload string) func(body []byte) ([]byte, byte) {
 
 // TestClusterClients: what clients see of each other does not depend on the nodes they are on.
 func TestClusterClients(t *testing.T) {
+	t.Parallel()
 	c := startNodes(t, 3)
 	c.begin()
 	at := func(i int, id string) *rawClient {

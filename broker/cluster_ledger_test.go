@@ -14,6 +14,7 @@ import (
 // TestLedgerOfACluster: a key that is registered at one node opens the door at all, the account of a gateway is
 // the same at all whichever took its messages, and both outlive their nodes.
 func TestLedgerOfACluster(t *testing.T) {
+	t.Parallel()
 	c := startNodes(t, 3)
 	for i := range c.cfgs {
 		c.cfgs[i].Verify = defaultVerify()

@@ -128,6 +128,7 @@ func (c *nodes) stop(i int) {
 }
 
 func TestClusterDelivers(t *testing.T) {
+	t.Parallel()
 	c := startNodes(t, 3)
 	c.begin()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -165,6 +166,7 @@ func TestClusterDelivers(t *testing.T) {
 // TestSessionMoves: a session goes on at whatever node its client comes to: nothing is missed,
 // nothing comes in another order, and the older connection is told.
 func TestSessionMoves(t *testing.T) {
+	t.Parallel()
 	c := startNodes(t, 3)
 	c.begin()
 	kept := opts{version: 5, expiry: 3600}
@@ -215,6 +217,7 @@ func TestSessionMoves(t *testing.T) {
 // TestSessionOutlivesItsNode: the node that has a session ends; the session goes on elsewhere from
 // what it has saved, and does not come back with its node.
 func TestSessionOutlivesItsNode(t *testing.T) {
+	t.Parallel()
 	c := startNodes(t, 3)
 	c.begin()
 	kept := opts{version: 5, expiry: 3600}

@@ -16,10 +16,10 @@ type trio struct {
 	nodes []*faultNode
 }
 
-// startTrio starts three nodes; before, prepare may arrange their data directories.
-func startTrio(t *testing.T, prepare func(nodes []*faultNode)) *trio {
+// startTrio starts three nodes on a network of their own; before, prepare may arrange their data directories.
+func startTrio(t *testing.T, network int, prepare func(nodes []*faultNode)) *trio {
 	t.Helper()
-	c := &trio{t, faultNodes(t, buildBroker(t), uint64(len(t.Name())))}
+	c := &trio{t, faultNodesIn(t, buildBroker(t), network)}
 	t.Cleanup(func() { // before the nodes are killed
 		for _, n := range c.nodes {
 			if t.Failed() {
@@ -107,8 +107,9 @@ func hears(c *rawClient, from, to int) {
 // TestDiskFullOnOneNode: its engine stops. The node says why it is not ready, in /readyz, its metrics and its log; the
 // others go on. When there is room again it comes back by itself, with all that it missed.
 func TestDiskFullOnOneNode(t *testing.T) {
+	t.Parallel()
 	dir := smallDisk(t, 200)
-	c := startTrio(t, func(nodes []*faultNode) {
+	c := startTrio(t, networkOfDiskFull, func(nodes []*faultNode) {
 		if err := os.Symlink(dir, nodes[0].data); err != nil {
 			t.Fatal(err)
 		}

@@ -39,6 +39,7 @@ func listOf(t *testing.T, c *Console, q admin.SessionQuery) SessionList {
 // TestAnyNodeAnswersForAll: lists, details, explanations, kicks and traces through a node that has
 // none of it.
 func TestAnyNodeAnswersForAll(t *testing.T) {
+	t.Parallel()
 	c, con, clients := cluster3(t)
 	ctx := t.Context()
 	var e *admin.Error
@@ -116,6 +117,7 @@ func TestAnyNodeAnswersForAll(t *testing.T) {
 
 // TestClusterShowAndDrain: every node tells the same, and empties another.
 func TestClusterShowAndDrain(t *testing.T) {
+	t.Parallel()
 	c, con, clients := cluster3(t)
 	ctx := t.Context()
 	var e *admin.Error
@@ -184,6 +186,7 @@ func TestClusterShowAndDrain(t *testing.T) {
 
 // TestClusterShowIsTheSame: what the nodes say of each other and of themselves differs in nothing but who says it.
 func TestClusterShowIsTheSame(t *testing.T) {
+	t.Parallel()
 	_, con, _ := cluster3(t)
 	said := func(i int) string {
 		v, err := con[i].ShowCluster(t.Context())
@@ -209,6 +212,7 @@ func TestClusterShowIsTheSame(t *testing.T) {
 // TestSessionsOfANodeThatIsDown: any node lists, shows, explains and ends what a node that is down has kept, and a
 // trace says that this node is not seen.
 func TestSessionsOfANodeThatIsDown(t *testing.T) {
+	t.Parallel()
 	c, con, clients := cluster3(t)
 	ctx := t.Context()
 	var e *admin.Error

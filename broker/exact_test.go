@@ -82,6 +82,7 @@ func (f busFunc) subscribe(string, int, func(busMessage)) (*busSub, error) {
 // TestOutboundQoS2IsKnown: a QoS 2 PUBLISH and its PUBREL leave when every node that counts has read the packet
 // id: whatever happens to this one, the session goes on with it.
 func TestOutboundQoS2IsKnown(t *testing.T) {
+	t.Parallel()
 	c := pausing(t)
 	sub, _ := dialRaw(t, c.up[0].addr, "sub", opts{version: 5, expiry: 600})
 	sub.subscribe(2, "t")

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -38,17 +39,34 @@ type faultNode struct {
 	died   []string
 }
 
-// buildBroker makes the program as it is delivered, without the race detector that the test may have.
+// buildBroker makes the program as it is delivered, without the race detector that the test may have; once for all tests.
 func buildBroker(t *testing.T) string {
 	t.Helper()
-	program := filepath.Join(t.TempDir(), "holdfast-broker")
-	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-o", program, "./cmd/holdfast-broker")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
+	program, err := builtBroker()
+	if err != nil {
+		t.Fatal(err)
 	}
 	return program
 }
+
+// builtBroker is the program in a directory that TestMain removes.
+var builtBroker = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "holdfast-broker-test-")
+	if err != nil {
+		return "", err
+	}
+	buildDir.Store(&dir)
+	program := filepath.Join(dir, "holdfast-broker")
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-o", program, "./cmd/holdfast-broker")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return program, nil
+})
+
+// buildDir is where builtBroker has built, if it has.
+var buildDir atomic.Pointer[string]
 
 // nodePlace is where a node of the rig is.
 type nodePlace struct {
@@ -60,7 +78,17 @@ type nodePlace struct {
 // faultNodes are three nodes of one cluster, on a loopback network of this run: so the addresses stay theirs
 // while a node is down.
 func faultNodes(t *testing.T, program string, seed uint64) []*faultNode {
-	network := fmt.Sprintf("127.%d.%d.", 192+os.Getpid()%60, 1+seed%250)
+	return faultNodesIn(t, program, int(1+seed%250))
+}
+
+// The networks of tests that have no seed and run beside those that do.
+const (
+	networkOfShareKill = 251
+	networkOfDiskFull  = 252
+)
+
+func faultNodesIn(t *testing.T, program string, number int) []*faultNode {
+	network := fmt.Sprintf("127.%d.%d.", 192+os.Getpid()%60, number)
 	var places []nodePlace
 	for i := range 3 {
 		places = append(places, nodePlace{fmt.Sprintf("%s1%d:6222", network, i+1), fmt.Sprintf("%s1%d:1883", network, i+1), func(fn func()) { fn() },

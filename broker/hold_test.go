@@ -125,6 +125,7 @@ func (c *rawClient) exchange(topic, payload string, id uint16, dup bool) {
 // TestLateQoS2: a QoS 2 message that its node stores only when the client has gone to another node and sent it
 // again there arrives once, and its packet id is free afterwards.
 func TestLateQoS2(t *testing.T) {
+	t.Parallel()
 	c := pausing(t)
 	kept := opts{version: 5, expiry: 600}
 	sub, _ := dialRaw(t, c.up[2].addr, "sub", v5)
@@ -160,6 +161,7 @@ func TestLateQoS2(t *testing.T) {
 // TestPausedPublisherOrder: what a client publishes at its new node comes behind what its old one stored late,
 // also what the old one takes from its connection when it goes on; other publishers do not wait.
 func TestPausedPublisherOrder(t *testing.T) {
+	t.Parallel()
 	c := pausing(t)
 	sub, _ := dialRaw(t, c.up[2].addr, "sub", v5)
 	sub.subscribe(1, "t/#")
@@ -251,6 +253,7 @@ func TestHeldOutlivesItsNode(t *testing.T) {
 
 // TestStoppedNodeClosesItsLog: nobody waits for the log of a node that stopped in order.
 func TestStoppedNodeClosesItsLog(t *testing.T) {
+	t.Parallel()
 	c := startNodes(t, 3)
 	c.begin()
 	c.stop(2)
@@ -275,6 +278,7 @@ func TestStoppedNodeClosesItsLog(t *testing.T) {
 // TestLateIDIsFree: a packet id under which another node has stored something late swallows no other message, and
 // the same message once; also when the client has gone on to a third node before that was known.
 func TestLateIDIsFree(t *testing.T) {
+	t.Parallel()
 	c := pausing(t)
 	kept := opts{version: 5, expiry: 600}
 	sub, _ := dialRaw(t, c.up[1].addr, "sub", v5)

@@ -256,6 +256,7 @@ func (l *lan) heal() {
 
 // TestLAN: the namespaces reach each other, and each direction can be cut by itself.
 func TestLAN(t *testing.T) {
+	t.Parallel()
 	l := newLAN(t, 3, 1)
 	var socks []net.PacketConn
 	for _, p := range l.ports {

@@ -2,8 +2,11 @@ package broker
 
 import (
 	"context"
+	"flag"
 	"log/slog"
 	"os"
+	"runtime"
+	"strconv"
 	"testing"
 	"time"
 
@@ -19,8 +22,21 @@ func TestMain(m *testing.M) {
 		engineChild(config)
 		return
 	}
-	goleak.VerifyTestMain(m)
+	// Most tests of several nodes wait: for elections, for nodes to count as gone, for disks. So more of them run at once than
+	// there are cores; -parallel says otherwise.
+	if err := flag.Set("test.parallel", strconv.Itoa(max(testsAtOnce, runtime.GOMAXPROCS(0)))); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if dir := buildDir.Load(); dir != nil {
+			_ = os.RemoveAll(*dir)
+		}
+		os.Exit(code)
+	}))
 }
+
+// testsAtOnce is how many of the tests that wait share two cores.
+const testsAtOnce = 4
 
 // testConfig is a broker on a free port of the loopback, without verification.
 func testConfig(dir string) Config {

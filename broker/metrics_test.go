@@ -78,6 +78,7 @@ func TestEveryCounterIsExported(t *testing.T) {
 // TestMetricsAreListed: docs/METRICS.md has every metric of a node of a cluster, with its type, labels and help, and no
 // other.
 func TestMetricsAreListed(t *testing.T) {
+	t.Parallel()
 	c := startNodes(t, 3)
 	c.begin()
 	text := scrape(t, c.up[0].Broker)

@@ -70,6 +70,7 @@ const (
 //
 // HOLDFAST_SOAK=1 runs all seeds, each with every shape; HOLDFAST_SEED=n runs one seed alone.
 func TestPartitions(t *testing.T) {
+	t.Parallel()
 	program := buildBroker(t)
 	soak := os.Getenv("HOLDFAST_SOAK") == "1"
 	first, last := uint64(1), uint64(cutSeedsCI)
@@ -114,6 +115,7 @@ func newCutRun(t *testing.T, program string, seed uint64, soak bool) *faultRun {
 // TestMinority: a node that is cut off serves what needs no other: QoS 0 among its own, pings, its admin API. It refuses
 // the rest with the reason, says so in /readyz, and comes back by itself. The majority goes on.
 func TestMinority(t *testing.T) {
+	t.Parallel()
 	l := newLAN(t, 3, 1)
 	nodes := lanNodes(t, buildBroker(t), l)
 	defer func() {

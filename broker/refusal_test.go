@@ -15,6 +15,7 @@ import (
 // TestNotReadySendsElsewhere: who comes to a node that is not ready is told of one that is (5.0 section 4.11);
 // MQTT 3.1.1 knows "server unavailable".
 func TestNotReadySendsElsewhere(t *testing.T) {
+	t.Parallel()
 	c := startNodes(t, 3)
 	c.begin()
 	n1, n2, n3 := c.up[0], c.up[1], c.up[2]
@@ -76,6 +77,7 @@ func (a fakeAddr) String() string { return string(a) }
 // TestNoQuorumRefuses: a node that is left alone says why it stores nothing, to those who wait for an answer, to
 // those who publish and to those who come; QoS 0 goes on.
 func TestNoQuorumRefuses(t *testing.T) {
+	t.Parallel()
 	c := startNodes(t, 3)
 	c.begin()
 	n1 := c.up[0]

@@ -153,7 +153,8 @@ func shareOwner(n *faultNode, member string) (string, error) {
 // the owner's is stopped for a while. Nobody misses anything that was acknowledged; what comes twice had
 // been with a node that was killed or stopped.
 func TestShareKill(t *testing.T) {
-	nodes := faultNodes(t, buildBroker(t), 77)
+	t.Parallel()
+	nodes := faultNodesIn(t, buildBroker(t), networkOfShareKill)
 	for _, n := range nodes {
 		if err := n.start(); err != nil {
 			t.Fatal(err)

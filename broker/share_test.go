@@ -14,6 +14,7 @@ import (
 
 // TestShareOverNodes: the members of a group may be on any nodes; each message goes to one of them.
 func TestShareOverNodes(t *testing.T) {
+	t.Parallel()
 	c := startNodes(t, 3)
 	c.begin()
 	clean := opts{version: 5, clean: true}
@@ -232,6 +233,7 @@ func TestShareOverNodes(t *testing.T) {
 
 // TestShareOutlivesItsOwner: the node that owns a group stops, and all nodes stop; the others go on where it was.
 func TestShareOutlivesItsOwner(t *testing.T) {
+	t.Parallel()
 	c := startNodes(t, 3)
 	c.begin()
 	const filter = "$share/g/o/#"
@@ -278,6 +280,7 @@ func TestShareOutlivesItsOwner(t *testing.T) {
 // TestShareOverALossyBus: the bus loses and repeats nothing that counts: what two nodes say of a group gets through
 // in the end, once.
 func TestShareOverALossyBus(t *testing.T) {
+	t.Parallel()
 	c := startNodes(t, 3)
 	var mu sync.Mutex
 	rnd := rand.New(rand.NewPCG(7, 7))
@@ -407,6 +410,7 @@ func shareAfterAnError(t *testing.T, c *nodes) {
 
 // TestShareOfAMember: many members at one node divide what may be in hand there; slow ones leave the quick one its part.
 func TestShareOfAMember(t *testing.T) {
+	t.Parallel()
 	b := start(t, testConfig(t.TempDir()))
 	const slow, n = 300, 2000
 	for i := range slow {

@@ -233,6 +233,7 @@ func TestStartOnFullDisk(t *testing.T) {
 // TestEngineOutOfSpace: without the reserve the engine itself runs into the full disk. Its
 // store is dead then; it is opened again when there is room, and what was in doubt is settled.
 func TestEngineOutOfSpace(t *testing.T) {
+	t.Parallel()
 	dir := smallDisk(t, 200)
 	cfg := testConfig(filepath.Join(dir, "data"))
 	b, err := New(cfg, Options{reserve: -1})

@@ -13,6 +13,7 @@ import (
 // the end. Every other one is told that it was taken over; nothing goes back and forth after that, and
 // the session is at that one node alone.
 func TestTakeoverStays(t *testing.T) {
+	t.Parallel()
 	c := startNodes(t, 3)
 	c.begin()
 	kept := opts{version: 5, expiry: 600}

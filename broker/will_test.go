@@ -157,6 +157,7 @@ func TestWillTopics(t *testing.T) {
 // TestWillsOfADeadNode: the wills of all clients of a node that is gone are published by another, each once, and many
 // at a time: their claims share batches.
 func TestWillsOfADeadNode(t *testing.T) {
+	t.Parallel()
 	n := 2000
 	if os.Getenv("HOLDFAST_SOAK") != "" {
 		n = 10000

@@ -8,6 +8,7 @@ import (
 // TestWitness: a node that this one does not reach counts as gone only when those that are reached say the same; and
 // one whose engine alone has started serves nobody.
 func TestWitness(t *testing.T) {
+	t.Parallel()
 	c := startNodes(t, 3)
 	c.begin()
 	p := c.up[0].peers
