@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"github.com/nats-io/nats.go"
 )
@@ -195,42 +194,17 @@ func (e *engine) request(ctx context.Context, subject string, data []byte) ([]by
 	return m.Data, nil
 }
 
-// probeEvery is how often a node that owes an answer is looked for.
-const probeEvery = 250 * time.Millisecond
-
 // requestOf is request to a subject of one node. A node that dies with the question is noticed as soon as
 // its connections are gone: errNobody, instead of a wait until ctx ends.
 func (e *engine) requestOf(ctx context.Context, node, subject string, data []byte) ([]byte, error) {
-	type result struct {
-		data []byte
-		err  error
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer e.probes.await(node, cancel)()
+	data, err := e.request(ctx, subject, data)
+	if err != nil && errors.Is(context.Cause(ctx), errNobody) {
+		return nil, fmt.Errorf("ask on %s: %w", subject, errNobody)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	answer := make(chan result, 1)
-	go func() {
-		data, err := e.request(ctx, subject, data)
-		answer <- result{data, err}
-	}()
-	tick := time.NewTicker(probeEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case r := <-answer:
-			return r.data, r.err
-		case <-tick.C:
-		}
-		probe, end := context.WithTimeout(ctx, probeEvery)
-		_, err := e.request(probe, hereSubject(node), nil)
-		end()
-		if errors.Is(err, errNobody) {
-			cancel()
-			if r := <-answer; r.err == nil {
-				return r.data, nil
-			}
-			return nil, fmt.Errorf("ask on %s: %w", subject, errNobody)
-		}
-	}
+	return data, err
 }
 
 // hereSubject is where each node's engine answers that it is there.

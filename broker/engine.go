@@ -61,6 +61,8 @@ type engine struct {
 	sized   int // nodes, as of sizedAt
 	sizedAt time.Time
 
+	probes probes // of nodes that owe answers
+
 	busMu   sync.Mutex
 	subs    map[*busSub]struct{}
 	busLost map[string]uint64 // dropped by subscriptions that have ended, by queue
@@ -77,6 +79,10 @@ const (
 
 func openEngine(cfg engineConfig, log *slog.Logger) (*engine, error) {
 	e := &engine{cfg: cfg, log: log, subs: map[*busSub]struct{}{}, busLost: map[string]uint64{}}
+	e.probes.ask = func(ctx context.Context, node string) error {
+		_, err := e.request(ctx, hereSubject(node), nil)
+		return err
+	}
 	if err := e.start(); err != nil {
 		return nil, err
 	}
@@ -226,6 +232,7 @@ func (e *engine) dial(srv *server.Server, user, password string) (*nats.Conn, er
 }
 
 func (e *engine) close() {
+	defer e.probes.end() // when there is no connection any more
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.srv == nil {
