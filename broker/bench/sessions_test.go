@@ -160,6 +160,7 @@ func (s *system) resume(node, i, n int) error {
 		return fmt.Errorf("the session is gone")
 	}
 	_ = c.nc.SetDeadline(time.Now().Add(60 * time.Second))
+	var acks []byte
 	for seq := range n {
 		first, body, err := c.next()
 		if err != nil {
@@ -170,9 +171,13 @@ func (s *system) resume(node, i, n int) error {
 			return fmt.Errorf("packet %x instead of message %d", first, seq)
 		}
 		topic := 2 + int(binary.BigEndian.Uint16(body))
-		if _, err := c.nc.Write([]byte{0x40, 2, body[topic], body[topic+1]}); err != nil {
+		if acks = append(acks, 0x40, 2, body[topic], body[topic+1]); c.r.Buffered() > 0 {
+			continue // what came together is acknowledged together
+		}
+		if _, err := c.nc.Write(acks); err != nil {
 			return err
 		}
+		acks = acks[:0]
 	}
 	return nil
 }
