@@ -70,8 +70,9 @@ func (s *session) hungry() []*part {
 
 // readOn reads in the logs until there is enough for a write that is worth its system call, or a few batches have had nothing.
 func (s *session) readOn(ctx context.Context) error {
+	w := s.wish(s.b.tail)
 	for range pullBatches {
-		more, err := s.refill(ctx, s.b.tail, s.b.log)
+		more, err := s.refillTo(ctx, s.b.tail, w, s.b.log)
 		if err != nil || !more {
 			return err
 		}
@@ -299,10 +300,13 @@ func (s *session) acked(c *conn, kind byte, id uint16, code byte) error {
 		return nil
 	}
 	p := f.part
+	full := s.outstanding >= s.window // only then the writer has left something for want of room
 	s.finish(id)
 	parts := s.hungry()
 	s.mu.Unlock()
-	c.kick()
+	if full {
+		c.kick()
+	}
 	if p != nil {
 		p.kick()
 	}

@@ -151,14 +151,33 @@ func (f *feed) rewind(end vector) {
 // refill reads on in the logs for a feed that is not live. It returns false if the feed is live
 // now, or err. Only the feed's pump calls it.
 func (f *feed) refill(ctx context.Context, t *tail, log *slog.Logger) (bool, error) {
-	firsts, ends := t.span() // before the look at the subscriptions: a later one has nothing before this
+	return f.refillTo(ctx, t, f.wish(t), log)
+}
+
+// wish is what a feed wants of the logs up to their ends at one moment. What is subscribed to later has nothing before these.
+type wish struct {
+	firsts, ends vector
+	topics       []uint32
+	single       bool // all of it is single topics, with these hashes
+}
+
+func (f *feed) wish(t *tail) (w wish) {
+	w.firsts, w.ends = t.span() // before the look at the subscriptions
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	w.topics, w.single = f.topics(&t.topics)
+	return w
+}
+
+// refillTo is refill with a wish that may be older than the feed's last step.
+func (f *feed) refillTo(ctx context.Context, t *tail, w wish, log *slog.Logger) (bool, error) {
 	f.mu.Lock()
 	if f.live {
 		f.mu.Unlock()
 		return false, nil
 	}
-	if topics, single := f.topics(&t.topics); single {
-		f.at = t.topics.passAll(f.at, firsts, ends, topics)
+	if w.single {
+		f.at = t.topics.passAll(f.at, w.firsts, w.ends, w.topics)
 	}
 	from := f.at
 	f.mu.Unlock()
@@ -177,16 +196,19 @@ func (f *feed) refill(ctx context.Context, t *tail, log *slog.Logger) (bool, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.takeAll(t, b, at)
+	if at.Batch >= w.ends.of(at.Node).Batch { // the batch came later, and so may subscriptions
+		w.topics, w.single = f.topics(&t.topics)
+	}
+	f.takeAll(t, b, at, w)
 	f.at = f.at.with(cursor{Node: at.Node, Batch: at.Batch + 1})
 	return true, nil
 }
 
 // takeAll takes what is wanted of a batch, from a place in it on. f.mu is held.
-func (f *feed) takeAll(t *tail, b *Batch, at cursor) {
-	if topics, single := f.topics(&t.topics); single {
+func (f *feed) takeAll(t *tail, b *Batch, at cursor, w wish) {
+	if w.single {
 		if index := t.topics.of(b); index != nil {
-			for _, i := range index.find(topics) {
+			for _, i := range index.find(w.topics) {
 				if r, ok := b.Records[i].delivers(); ok && i >= at.Index {
 					f.take(r, cursor{at.Node, b.Number, i})
 				}
@@ -201,10 +223,11 @@ func (f *feed) takeAll(t *tail, b *Batch, at cursor) {
 	}
 }
 
-// goLive: from here on the tail hands records in. False if that is so now.
+// goLive: from here on the tail hands records in. False if that is so now. Whoever distributes holds the tail's lock for
+// itself, so nothing comes between the look at the ends and the change.
 func (f *feed) goLive(t *tail) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.mu.RLock()
+	defer t.mu.RUnlock()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, l := range t.logs {

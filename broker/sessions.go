@@ -196,11 +196,13 @@ func (b *Broker) enlist(ctx context.Context, s *session, c *conn, k *mqtt.Connec
 	b.sessions.mu.Lock()
 	b.sessions.m[s.id] = s
 	b.sessions.mu.Unlock()
-	b.tail.mu.Lock()
-	for _, sub := range s.subs {
-		b.tail.tree.add(sub.Filter, &s.feed, sub)
+	if len(s.subs) > 0 {
+		b.tail.mu.Lock()
+		for _, sub := range s.subs {
+			b.tail.tree.add(sub.Filter, &s.feed, sub)
+		}
+		b.tail.mu.Unlock()
 	}
-	b.tail.mu.Unlock()
 	b.enterShares(s)
 	return nil
 }
@@ -237,6 +239,7 @@ func (b *Broker) detach(c *conn) {
 	s.conn, s.online = nil, false
 	s.gone, s.goneWall = b.mono(), micros(b.wall())
 	back := s.giveBack()
+	b.tail.mu.Unlock()
 	ends := s.expiry == 0
 	kept := s.kept
 	var record []byte
@@ -244,7 +247,6 @@ func (b *Broker) detach(c *conn) {
 		record = s.record()
 	}
 	s.mu.Unlock()
-	b.tail.mu.Unlock()
 	returnAll(back)
 	for _, p := range s.parts() {
 		p.settle()

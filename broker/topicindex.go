@@ -20,13 +20,13 @@ type topicIndexes struct {
 	seed maphash.Seed
 
 	mu    sync.RWMutex
-	m     map[cursor]topicIndex
+	m     map[string]map[uint64]topicIndex // by node and batch
 	order []cursor
 	size  int
 }
 
 func newTopicIndexes() topicIndexes {
-	return topicIndexes{seed: maphash.MakeSeed(), m: map[cursor]topicIndex{}}
+	return topicIndexes{seed: maphash.MakeSeed(), m: map[string]map[uint64]topicIndex{}}
 }
 
 func (x *topicIndexes) hash(topic string) uint32 { return uint32(maphash.String(x.seed, topic)) }
@@ -34,7 +34,7 @@ func (x *topicIndexes) hash(topic string) uint32 { return uint32(maphash.String(
 // of is the index of a batch. nil: it has records that are delivered for reasons other than their own topic, and has to be read.
 func (x *topicIndexes) of(b *Batch) topicIndex {
 	x.mu.RLock()
-	index, known := x.m[cursor{Node: b.Node, Batch: b.Number}]
+	index, known := x.m[b.Node][b.Number]
 	x.mu.RUnlock()
 	if known {
 		return index
@@ -49,21 +49,26 @@ func (x *topicIndexes) of(b *Batch) topicIndex {
 		}
 	}
 	slices.Sort(index)
-	x.put(cursor{Node: strings.Clone(b.Node), Batch: b.Number}, index)
+	x.put(b.Node, b.Number, index)
 	return index
 }
 
-func (x *topicIndexes) put(key cursor, index topicIndex) {
+func (x *topicIndexes) put(node string, number uint64, index topicIndex) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if _, known := x.m[key]; known {
+	if _, known := x.m[node][number]; known {
 		return
 	}
-	x.m[key] = index
-	x.order, x.size = append(x.order, key), x.size+8*len(index)
+	node = strings.Clone(node) // else it keeps the batch
+	if x.m[node] == nil {
+		x.m[node] = map[uint64]topicIndex{}
+	}
+	x.m[node][number] = index
+	x.order, x.size = append(x.order, cursor{Node: node, Batch: number}), x.size+8*len(index)
 	for x.size > indexBytes && len(x.order) > 1 {
-		x.size -= 8 * len(x.m[x.order[0]])
-		delete(x.m, x.order[0])
+		old := x.order[0]
+		x.size -= 8 * len(x.m[old.Node][old.Batch])
+		delete(x.m[old.Node], old.Batch)
 		x.order = x.order[1:]
 	}
 }
@@ -72,8 +77,9 @@ func (x *topicIndexes) put(key cursor, index topicIndex) {
 func (x *topicIndexes) pass(node string, from, end uint64, topics []uint32) uint64 {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
+	batches := x.m[node]
 	for ; from < end; from++ {
-		index, known := x.m[cursor{Node: node, Batch: from}]
+		index, known := batches[from]
 		if !known || index.has(topics) {
 			break
 		}
@@ -136,6 +142,7 @@ func (x *topicIndexes) passAll(from, firsts, ends vector, topics []uint32) vecto
 
 // topics are the hashes of what the feed wants, if all of it is single topics. f.mu is held.
 func (f *feed) topics(x *topicIndexes) (topics []uint32, single bool) {
+	topics = make([]uint32, 0, len(f.subs))
 	for _, s := range f.subs {
 		filter := plainFilter(s.Filter)
 		if strings.ContainsAny(filter, "+#") {
