@@ -53,7 +53,7 @@ func imports(f *ast.File) []string {
 // The longest matching folder decides. The picture is in docs/ARCHITECTURE.md.
 var allowed = map[string][]string{
 	"agent":            {"devices", "devices/catalog", "buffer", "uplink", "uplink/wire", "boards", "systemd", "systemd/settings"},
-	"agent/cmd":        {"agent", "devices", "devices/catalog", "devices/modbus", "buffer", "uplink", "uplink/wire", "boards", "systemd", "systemd/program", "systemd/settings"},
+	"agent/cmd":        {"agent", "devices", "devices/catalog", "devices/i2c", "devices/modbus", "devices/onewire", "buffer", "uplink", "uplink/wire", "boards", "systemd", "systemd/program", "systemd/settings"},
 	"agent/cmd/demo":   {}, // it watches from outside: a path of its own to every signature
 	"broker":           {"uplink/wire", "systemd", "systemd/settings", "broker/..."},
 	"broker/admin":     {},

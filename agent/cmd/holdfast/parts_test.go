@@ -2,9 +2,11 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -12,6 +14,8 @@ import (
 
 	"holdfast/agent"
 	"holdfast/boards"
+	"holdfast/devices/i2c"
+	"holdfast/devices/onewire"
 )
 
 func TestOffersForPeople(t *testing.T) {
@@ -25,6 +29,38 @@ func TestOffersForPeople(t *testing.T) {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, out.String())
 		}
+	}
+}
+
+// TestBusesForPeople: who is on which bus, and why one was not asked.
+func TestBusesForPeople(t *testing.T) {
+	o := offers{
+		I2C: i2cBuses(t.Context(), []boards.I2CBus{{Path: "/nowhere/i2c-7", Name: "SMBus I801 adapter"}, {Path: "/nowhere/i2c-8", Name: "bcm2835"}}, true, nil),
+		OneWire: []onewire.Bus{{Name: "w1_bus_master1", Bogus: 2, Sensors: []onewire.Slave{{ID: "28-0316a2794cff", Kind: "DS18B20"}, {ID: "10-000802c7b8a1", Kind: "DS18S20", NoDriver: true}, {ID: "01-00001234abcd"}}},
+			{Name: "w1_bus_master2", Sensors: []onewire.Slave{}}},
+	}
+	o.I2C = append(o.I2C, i2cBuses(t.Context(), []boards.I2CBus{{Path: "/nowhere/i2c-9", Name: "x"}}, false, nil)...)
+	o.I2C = append(o.I2C, i2cBus{I2CBus: boards.I2CBus{Path: "/dev/i2c-1", Name: "y"}, Answers: []i2c.Found{{Address: "0x48", Sensors: []string{"lm75", "tmp105"}}, {Address: "0x68", Driver: "ds3231"}}},
+		i2cBus{I2CBus: boards.I2CBus{Path: "/dev/i2c-2", Name: "z"}, Answers: []i2c.Found{}})
+	var out bytes.Buffer
+	if err := o.print(&out); err != nil {
+		t.Fatal(err)
+	}
+	text := regexp.MustCompile(" +").ReplaceAllString(out.String(), " ")
+	for _, want := range []string{
+		"/nowhere/i2c-7 SMBus I801 adapter - a mainboard's: --bus /nowhere/i2c-7 asks it all the same", "/nowhere/i2c-8 bcm2835 - open /nowhere/i2c-8: no such file or directory",
+		"/nowhere/i2c-9 x - --probe asks", "/dev/i2c-1 y 0x48 lm75, tmp105", "/dev/i2c-1 y 0x68 in use by the kernel: ds3231", "/dev/i2c-2 z - nobody answers",
+		"w1_bus_master1 28-0316a2794cff DS18B20\n", "DS18S20; the kernel has no driver for it: modprobe w1_therm", "01-00001234abcd no thermometer",
+		"w1_bus_master1 - 2 ids that no device has", "w1_bus_master2 - nobody answers",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	b, err := json.Marshal(o.I2C)
+	if err != nil || !strings.Contains(string(b), `"answers":null,"not_asked":"--probe asks"`) || !strings.Contains(string(b), `"answers":[]`) ||
+		!strings.Contains(string(b), `{"path":"/dev/i2c-1","name":"y","answers":[{"address":"0x48","sensors":["lm75","tmp105"]}`) {
+		t.Errorf("%v: %s", err, b)
 	}
 }
 
