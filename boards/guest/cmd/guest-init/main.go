@@ -1,0 +1,94 @@
+// Command guest-init is the first and only program of a test guest's initramfs: it loads
+// the modules that /modules lists, brings up the network, keeps /dev/serial/by-id as udev
+// would, and does on port 7 what the test on the host asks: files, programs, signals.
+//
+// It promises that whatever a program writes can be read afterwards, and that the console
+// says what went wrong before the network was there.
+//
+// It will not look after anything else: there is no shell, no login and nothing that
+// survives a reboot.
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	if os.Getpid() != 1 {
+		fmt.Fprintln(os.Stderr, "guest-init: only as the first program of a guest")
+		os.Exit(2)
+	}
+	if err := run(); err != nil {
+		fmt.Println("guest-init:", err)
+	}
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	select {} // the first program must not end
+}
+
+func run() error {
+	if err := mount(); err != nil {
+		return err
+	}
+	if err := loadModules("/modules"); err != nil {
+		return err
+	}
+	links, err := followSerialPorts()
+	if err != nil {
+		return err
+	}
+	go links()
+	if err := network("10.0.2.15"); err != nil { // where QEMU's user-mode network has its guest
+		return err
+	}
+	fmt.Println("guest-init: serving")
+	return serve(":7")
+}
+
+func mount() error {
+	for _, m := range []struct{ kind, at, options string }{
+		{"proc", "/proc", ""}, {"sysfs", "/sys", ""}, {"devtmpfs", "/dev", ""},
+		{"tmpfs", "/run", "mode=755"}, {"tmpfs", "/tmp", ""}, {"tmpfs", "/data", ""},
+	} {
+		if err := os.MkdirAll(m.at, 0o755); err != nil {
+			return err
+		}
+		if err := unix.Mount(m.kind, m.at, m.kind, 0, m.options); err != nil {
+			return fmt.Errorf("mount %s: %w", m.at, err)
+		}
+	}
+	return nil
+}
+
+// loadModules loads the files that list names, in this order. One that the kernel does
+// not take is told: what needs it will say so too.
+func loadModules(list string) error {
+	f, err := os.Open(list)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		if err := loadModule(strings.TrimSpace(lines.Text())); err != nil {
+			fmt.Println("guest-init:", err)
+		}
+	}
+	return lines.Err()
+}
+
+func loadModule(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.FinitModule(int(f.Fd()), "", 0); err != nil {
+		return fmt.Errorf("load %s: %w", path, err)
+	}
+	return nil
+}

@@ -1,0 +1,128 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Guest is a running machine.
+type Guest struct {
+	Dir     string // sockets, initramfs, "console" and "qemu.log"
+	Console string // file
+	control string // host address of the guest's port 7
+	cmd     *exec.Cmd
+	ended   chan struct{}
+}
+
+// Options are what differs between two guests of one board.
+type Options struct {
+	Dir     string   // an empty folder with a short name: sockets' names are bounded (unix(7): 108 bytes)
+	Control string   // an unused address of the host, "127.0.0.1:port"
+	Status  string   // another one, for the guest's port 9180
+	Devices []string // more options of QEMU
+}
+
+// Start runs a guest and returns when its first program serves. The guest reaches the
+// host's 127.0.0.1 as 10.0.2.2.
+func Start(ctx context.Context, s Store, image Image, o Options) (*Guest, error) {
+	args, err := arguments(s, image, o)
+	if err != nil {
+		return nil, fmt.Errorf("guest %s: %w", image.Board.Name, err)
+	}
+	g := &Guest{Dir: o.Dir, Console: filepath.Join(o.Dir, "console"), control: o.Control, ended: make(chan struct{})}
+	log, err := os.Create(filepath.Join(o.Dir, "qemu.log"))
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close() // QEMU has its own
+	program, options := s.qemu(image.Board.QEMU)
+	g.cmd = exec.Command(program, append(options, args...)...)
+	g.cmd.Stdout, g.cmd.Stderr = log, log
+	g.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := g.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("guest %s: %w (Debian package qemu-system-arm)", image.Board.Name, err)
+	}
+	_ = syscall.Setpriority(syscall.PRIO_PROCESS, g.cmd.Process.Pid, 5) // others work here too
+	go func() {
+		_ = g.cmd.Wait() // how it ended stands in its log
+		close(g.ended)
+	}()
+	if err := g.wait(ctx); err != nil {
+		g.Stop()
+		return nil, fmt.Errorf("guest %s: %w\n%s", image.Board.Name, err, g.Logs())
+	}
+	return g, nil
+}
+
+// arguments writes the initramfs and says how QEMU is to be called.
+func arguments(s Store, image Image, o Options) ([]string, error) {
+	b := image.Board
+	kernel, err := s.one("linux-"+b.Debian, "boot", "vmlinuz-*")
+	if err != nil {
+		return nil, err
+	}
+	initrd := filepath.Join(o.Dir, "initrd")
+	if err := image.write(s, initrd); err != nil {
+		return nil, err
+	}
+	args := append([]string{
+		"-nodefaults", "-display", "none", "-no-reboot", "-accel", "tcg,thread=single",
+		"-serial", "file:" + filepath.Join(o.Dir, "console"),
+		"-qmp", "unix:" + filepath.Join(o.Dir, "qmp") + ",server=on,wait=off",
+		"-qtest", "unix:" + filepath.Join(o.Dir, "qtest") + ",server=on,wait=off", "-qtest-log", "/dev/null",
+		"-kernel", kernel, "-initrd", initrd,
+		"-append", "console=" + b.Console + " panic=-1 loglevel=4 maxcpus=1", // QEMU's Raspberry Pi has four, which are one here
+		"-netdev", "user,id=net,hostfwd=tcp:" + o.Control + "-:7,hostfwd=tcp:" + o.Status + "-:9180", "-device", b.NetCard + ",netdev=net",
+	}, b.Machine...)
+	if b.DTB != "" {
+		dtb, err := s.one("linux-"+b.Debian, "usr", "lib", "linux-image-*", b.DTB)
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, "-dtb", dtb)
+	}
+	return append(args, o.Devices...), nil
+}
+
+// wait returns when the guest answers.
+func (g *Guest) wait(ctx context.Context) error {
+	for {
+		_, err := g.List("/")
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("it does not answer: %w", errors.Join(err, ctx.Err()))
+		case <-g.ended:
+			return errors.New("QEMU has ended")
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// Stop ends the guest at once, as a loss of power would.
+func (g *Guest) Stop() {
+	_ = g.cmd.Process.Kill() // it may have ended
+	<-g.ended
+}
+
+// Logs is the end of what QEMU and the guest's console said.
+func (g *Guest) Logs() string {
+	var all strings.Builder
+	for _, name := range []string{"qemu.log", "console"} {
+		text, err := os.ReadFile(filepath.Join(g.Dir, name))
+		if err != nil {
+			text = []byte(err.Error())
+		}
+		fmt.Fprintf(&all, "%s:\n%s\n", name, text[max(0, len(text)-8000):])
+	}
+	return all.String()
+}
