@@ -59,7 +59,7 @@ func boot(t *testing.T, b Board, devices func(dir string) []string) *bench {
 	x := &bench{host: startHost(t), board: b, gateway: "gw-" + b.Name}
 	addrs := freeport.Addrs(t, 2)
 	x.status = "http://" + addrs[1]
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	began := time.Now()
 	x.Guest, err = Start(ctx, Store(store), image, Options{Dir: dir, Control: addrs[0], Status: addrs[1], Devices: devices(dir)})

@@ -29,8 +29,8 @@ type answer struct {
 	Error  string
 }
 
-// patience bounds one request: a program in a slow guest may take long.
-const patience = 2 * time.Minute
+// patience bounds every wait, to end a failure: a program in a guest on a busy machine may take long.
+const patience = 5 * time.Minute
 
 func (g *Guest) ask(q ask) (answer, error) {
 	var a answer

@@ -159,7 +159,7 @@ func (h *heard) now() int {
 // wait returns the first reading from mark on that fits, and the place behind it.
 func (h *heard) wait(t *testing.T, mark int, what string, fits func(reading) bool) (reading, int) {
 	t.Helper()
-	deadline := time.After(3 * time.Minute)
+	deadline := time.After(patience)
 	for {
 		h.mu.Lock()
 		all, refused, more := h.all, h.refused, h.more
@@ -211,7 +211,7 @@ func build(t *testing.T, out, goarch, pkg string) {
 func within(t *testing.T, what string, check func() error) {
 	t.Helper()
 	err := check()
-	for end := time.After(3 * time.Minute); err != nil; err = check() {
+	for end := time.After(patience); err != nil; err = check() {
 		select {
 		case <-end:
 			t.Fatalf("%s: %v", what, err)
