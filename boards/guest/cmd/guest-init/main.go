@@ -23,13 +23,12 @@ func main() {
 		fmt.Fprintln(os.Stderr, "guest-init: only as the first program of a guest")
 		os.Exit(2)
 	}
-	if err := run(); err != nil {
-		fmt.Println("guest-init:", err)
-	}
+	fmt.Println("guest-init:", run())
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	select {} // the first program must not end
 }
 
+// run returns when the guest is of no more use.
 func run() error {
 	if err := mount(); err != nil {
 		return err
