@@ -125,7 +125,9 @@ type Broker struct {
 	stop     context.CancelFunc
 	tasks    tasks // house, group pumps
 	notReady atomic.Pointer[error]
-	again    chan error            // has room for one: why this life has to end
+	again    chan error  // has room for one: why this life has to end
+	opening  atomic.Bool // New has not returned
+	disk     disk
 	full     atomic.Pointer[error] // the disk is, in a cluster
 	damage   atomic.Pointer[error]
 	loud     atomic.Int64 // second in which damage was last logged
@@ -183,7 +185,12 @@ func New(cfg Config, o Options) (*Broker, error) {
 		return nil, err
 	}
 	begun := context.AfterFunc(o.Starting, b.stop)
+	b.opening.Store(true)
 	err := b.open(o)
+	b.opening.Store(false)
+	if bad := b.disk.bad.Load(); bad != nil && err != nil {
+		err = fmt.Errorf("%w: %w", ErrAgain, *bad)
+	}
 	if !begun() {
 		err = errors.Join(o.Starting.Err(), err)
 	}

@@ -37,6 +37,7 @@ type engineConfig struct {
 	cluster    *ClusterConfig // nil: one node
 	gate       func()         // for tests; may be nil
 	waits      func(error)    // told what a start waits for; may be nil
+	storeless  bool           // only the bus: it keeps nothing, and does not vote
 }
 
 // engine is an embedded nats-server and one connection into it. No client can reach it: it opens
@@ -145,7 +146,7 @@ func (e *engine) options() *server.Options {
 		ServerName:             e.serverName(),
 		DontListen:             true, // in-process connections only: whoever may publish could damage the log
 		NoSigs:                 true,
-		JetStream:              true,
+		JetStream:              !e.cfg.storeless,
 		DisableJetStreamBanner: true,
 		StoreDir:               filepath.Join(e.cfg.dir, "jetstream"),
 		JetStreamMaxStore:      1 << 62, // the limits are the streams'
@@ -168,7 +169,7 @@ func (e *engine) await(srv *server.Server, log *engineLog) error {
 		}
 	}
 	log.began()
-	if !srv.JetStreamEnabled() {
+	if !srv.JetStreamEnabled() && !e.cfg.storeless {
 		return fmt.Errorf("start the storage engine in %s: it refused its store; its own log lines say why", e.cfg.dir)
 	}
 	return nil

@@ -47,6 +47,7 @@ func (g *guard) run(ctx context.Context) {
 			return
 		}
 		g.cramped()
+		g.heal(ctx)
 		g.comeHome(ctx)
 		g.meetFence(ctx)
 		g.fenceDead(ctx)

@@ -41,7 +41,7 @@ func clusterIdentity(dir, name, cluster string, random func(int) []byte, log *sl
 		log.Error("the store is not the one that node.id names: this node joins as a new one and copies what it had from the others", "data_dir", dir, "err", err)
 	}
 	id = nodeID{Name: name, ID: hex.EncodeToString(random(8)), Cluster: cluster}
-	if err := setAside(store, id.ID, log); err != nil {
+	if err := setAside(store, "lost", id.ID, log); err != nil {
 		return id, err
 	}
 	for _, f := range []string{inside, file} {
@@ -53,13 +53,13 @@ func clusterIdentity(dir, name, cluster string, random func(int) []byte, log *sl
 }
 
 // setAside moves a store away that is not to be used, and makes an empty one.
-func setAside(store, id string, log *slog.Logger) error {
+func setAside(store, what, id string, log *slog.Logger) error {
 	entries, err := os.ReadDir(store)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("look into the store: %w", err)
 	}
 	if len(entries) > 0 {
-		aside := store + ".lost-before-" + id
+		aside := store + "." + what + "-before-" + id
 		if err := os.Rename(store, aside); err != nil {
 			return fmt.Errorf("set an unusable store aside: %w", err)
 		}

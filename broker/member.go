@@ -31,6 +31,7 @@ type beat struct {
 	Starting     bool   `json:"starting,omitempty"`      // its logs are not open yet: it is there, and takes no part
 	Founded      bool   `json:"founded,omitempty"`       // it belongs to a cluster that has data, or may have
 	Growing      bool   `json:"growing,omitempty"`       // it ran alone, and brings its logs into the cluster
+	Healing      bool   `json:"healing,omitempty"`       // its copy of the logs was damaged, and is not complete again
 
 	On     map[string][]string `json:"on,omitempty"`     // the nodes that store its logs, by kind
 	Copies map[string]copied   `json:"copies,omitempty"` // which node lacks how much of the logs that this one leads or grows

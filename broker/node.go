@@ -19,6 +19,9 @@ type nodeID struct {
 	Founded bool   `json:"founded,omitempty"`  // it has been a node of a cluster that was complete once; beside the store only
 	NotWith string `json:"not_with,omitempty"` // fingerprint of a cluster's secret with which this store, restored from a backup, must not be used
 	Left    bool   `json:"left,omitempty"`     // it was taken out of the cluster for good
+
+	Replaced int  `json:"replaced,omitempty"` // how often a damaged store of this node was replaced
+	Healing  bool `json:"healing,omitempty"`  // the last of them has not got everything back
 }
 
 // readIdentity finds out who this node is, before its engine starts.

@@ -21,6 +21,12 @@ func (b *Broker) open(o Options) error {
 	if err != nil {
 		return err
 	}
+	if !b.alone() {
+		b.starting.begin("check the store")
+		if err := b.checkStore(o); err != nil {
+			return err
+		}
+	}
 	b.starting.begin("open the store")
 	b.engine, err = openEngine(engineConfig{dir: dir, node: b.cfg.Node.Name, id: b.id.ID, syncAlways: b.cfg.Store.Sync != SyncInterval,
 		reserve: b.reserve, cluster: b.cfg.Cluster, gate: o.gate, waits: b.starting.waits}, b.log)

@@ -26,6 +26,7 @@ type peers struct {
 	round    map[string]uint64           // what this node had read of each state log when the round began
 	trouble  atomic.Pointer[error]       // why this node should take no clients
 	placed   atomic.Pointer[whereStored] // where this node's logs are stored
+	heals    atomic.Pointer[error]       // this node's copy of the logs is not complete yet
 	open     atomic.Bool                 // this node's logs are open, and all others' followed
 	leases   leases
 	follows  atomic.Bool // this node reads along, so that others may wait for it
@@ -320,7 +321,7 @@ func (p *peers) goodbye() {
 func (p *peers) beat(out *beat) {
 	b := p.b
 	out.ID, out.Version, out.Cluster, out.Founded = b.id.ID, b.version, b.cfg.Cluster.address(), b.founded.Load()
-	out.FormatOldest, out.Format = b.formats.oldest, b.formats.now
+	out.FormatOldest, out.Format, out.Healing = b.formats.oldest, b.formats.now, !b.disk.healed.Load()
 	if out.Starting = !p.open.Load(); out.Starting {
 		out.Why, out.Idle, out.Counts = "it starts: "+p.b.starting.words(), true, []countedNode{}
 		return
@@ -439,6 +440,9 @@ func (p *peers) fit(table []member) error {
 	}
 	if err := unreached(p.b.cfg.Node.Name, table, p.b.engine.size()); err != nil {
 		return err
+	}
+	if err := p.heals.Load(); err != nil {
+		return *err
 	}
 	for _, s := range []*logStream{p.b.stream, p.b.state.stream} {
 		if !s.isHome() {

@@ -109,6 +109,7 @@ func (b *Broker) Close() {
 	}
 	if b.engine != nil {
 		b.engine.close()
+		b.closeMark()
 	}
 	for _, m := range b.marks {
 		m.close()
