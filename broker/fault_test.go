@@ -388,6 +388,7 @@ func (r *faultRun) check() {
 	}
 	r.checkOnce()
 	r.sameShow()
+	r.undamaged()
 }
 
 // checkOnce: each number of QoS 2 arrived once, in order, and none that was not sent.
@@ -419,6 +420,15 @@ func (r *faultRun) checkOnce() {
 func (r *faultRun) sameShow() {
 	if _, err := within(readyWithin(), func() error { return sameShow(r.nodes) }); err != nil {
 		r.t.Errorf("cluster show: %v", err)
+	}
+}
+
+// undamaged: no fault of the rig damages a disk, and none is taken for damage.
+func (r *faultRun) undamaged() {
+	for _, n := range r.nodes {
+		if log, err := os.ReadFile(n.log); err != nil || strings.Contains(string(log), errStoreDamaged.Error()) {
+			r.t.Errorf("%s says that its copy of the logs is damaged, %v", n.name, err)
+		}
 	}
 }
 

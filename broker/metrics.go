@@ -188,7 +188,7 @@ func (c collector) store(m metrics) {
 		}
 	}
 	m.gauge(figure{"store_limit_bytes", "What [store] max_bytes allows the messages log.", uint64(c.b.cfg.Store.MaxBytes)})
-	m.counter(figure{"store_replaced", "Times that this node's copy of the logs was damaged and made anew from the others.", uint64(c.b.id.Replaced)})
+	m.counter(figure{"store_replaced", "Times that this node's copy of the logs was damaged and made anew from the others, in all its lives.", uint64(c.b.id.Replaced)})
 	m.gauge(figure{"store_healing", "1 while this node's copy of the logs is made anew.", one(c.b.peers != nil && !c.b.disk.healed.Load())})
 	if free, err := freeBytes(c.b.cfg.Node.DataDir); err == nil {
 		m.gauge(figure{"disk_free_bytes", "Free on the disk of data_dir.", uint64(max(0, free))})

@@ -1,0 +1,99 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// TestDamagedCopyThatIsNeeded: with two of three copies damaged there is no majority to heal from. Nobody sets anything aside or
+// founds a new cluster; both say what is the matter. When an administrator says that one of them is to be used, it is,
+// and the other heals.
+func TestDamagedCopyThatIsNeeded(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(12, 1))
+	c := startNodes(t, 3)
+	c.begin()
+	reader, _ := dialRaw(t, c.up[2].addr, "reader", opts{expiry: 3600})
+	reader.subscribe(1, "n/x")
+	reader.disconnect()
+	pub, _ := dialRaw(t, c.up[2].addr, "writer", v5)
+	numbers(pub, 1, 20, 3000)
+	pub.disconnect()
+	c.end()
+	for i := range c.up {
+		c.up[i] = nil
+	}
+	flip(t, rnd, files(t, c.cfgs[0].Node.DataDir, "HF_messages_6e33", ".blk")[0])
+	remove(t, files(t, c.cfgs[1].Node.DataDir, "HF_messages_6e31", ".blk")...)
+
+	type waiting struct {
+		says chan struct{}
+		end  context.CancelFunc
+		got  chan error
+		b    *Broker
+	}
+	begin := func(i int) *waiting {
+		w := &waiting{says: make(chan struct{}), got: make(chan error, 1)}
+		var once sync.Once
+		log := slog.New(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
+			if strings.Contains(string(p), "nodes with whole copies") && strings.Contains(string(p), asItIs) {
+				once.Do(func() { close(w.says) })
+			}
+			return len(p), nil
+		}), nil))
+		ctx, cancel := context.WithCancel(t.Context())
+		w.end = cancel
+		go func() {
+			var err error
+			w.b, err = newNode(c.cfgs[i], Options{Log: log, Starting: ctx})
+			w.got <- err
+		}()
+		return w
+	}
+	all := []*waiting{begin(0), begin(1), begin(2)}
+	for i, w := range all[:2] {
+		select {
+		case <-w.says:
+		case err := <-w.got:
+			t.Fatalf("n%d did not wait: %v", i+1, err)
+		}
+	}
+	all[1].end()
+	if err := <-all[1].got; !errors.Is(err, context.Canceled) {
+		t.Fatalf("n2 did not wait: %v", err)
+	}
+	for i, cfg := range c.cfgs {
+		if aside, _ := filepath.Glob(cfg.Node.DataDir + "/jetstream.*"); len(aside) > 0 {
+			t.Errorf("n%d has set its store aside: %q", i+1, aside)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(c.cfgs[1].Node.DataDir, "jetstream", asItIs), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	all[1] = begin(1)
+	for i, w := range all {
+		if err := <-w.got; err != nil {
+			t.Fatalf("n%d: %v", i+1, err)
+		}
+	}
+	var serving sync.WaitGroup
+	for i, w := range all {
+		serving.Go(func() { c.up[i] = serveBroker(t, w.b) })
+	}
+	serving.Wait()
+	if got := []int{c.up[0].id.Replaced, c.up[1].id.Replaced, c.up[2].id.Replaced}; got[0] != 1 || got[1]+got[2] != 0 {
+		t.Errorf("replaced: %v", got)
+	}
+	reader, present := c.comesBack(0, "reader")
+	if !present {
+		t.Fatal("the session is gone")
+	}
+	hears(reader, 1, 20)
+	c.end()
+}
