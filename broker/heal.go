@@ -94,7 +94,10 @@ func (b *Broker) checkStore(o Options) error {
 	for name, e := range scan.streams {
 		b.disk.began[name] = e.Last
 	}
-	b.disk.now = b.disk.began
+	b.disk.now, b.disk.older = b.disk.began, map[string]string{}
+	if others == nil {
+		others = map[string]storedThere{}
+	}
 	b.disk.healed.Store(!b.id.Healing)
 	b.disk.mark = storeMark{ID: b.id.ID, Streams: had.Streams, Terms: had.Terms, Others: others}
 	b.disk.written = b.disk.mark
@@ -206,12 +209,12 @@ func (b *Broker) keepMark() error {
 	d := &b.disk
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if b.cfg.Store.Sync == SyncInterval { // a power cut may take the last second
+		has = nil
+	}
 	d.now = map[string]uint64{}
 	for name, e := range has {
 		d.now[name] = e.Last
-	}
-	if b.cfg.Store.Sync == SyncInterval { // a power cut may take the last second
-		has = nil
 	}
 	d.mark.Streams = has
 	if now := b.mono(); d.mark.Terms == nil || now-d.termsAt > listEvery {

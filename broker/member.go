@@ -33,6 +33,8 @@ type beat struct {
 	Growing      bool   `json:"growing,omitempty"`       // it ran alone, and brings its logs into the cluster
 	Healing      bool   `json:"healing,omitempty"`       // its copy of the logs was damaged, and is not complete again
 
+	Disk *diskBeat `json:"disk,omitempty"` // what it has on its disk
+
 	On     map[string][]string `json:"on,omitempty"`     // the nodes that store its logs, by kind
 	Copies map[string]copied   `json:"copies,omitempty"` // which node lacks how much of the logs that this one leads or grows
 
@@ -80,6 +82,7 @@ type members struct {
 	mono func() time.Duration
 	log  *slog.Logger
 	fill func(*beat) // completes this node's own beat
+	note func(beat)  // sees every other node's; nil: nobody
 
 	mu      sync.Mutex
 	m       map[string]heard
@@ -156,6 +159,9 @@ func (m *members) hear(msg busMessage) {
 	if err := json.Unmarshal(msg.Data, &b); err != nil || b.Node == "" {
 		m.log.Warn("a beat that cannot be read", "err", err)
 		return
+	}
+	if m.note != nil && b.Node != m.self {
+		m.note(b)
 	}
 	m.mu.Lock()
 	if b.Starting { // what it has begun to end is still the life of before

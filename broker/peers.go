@@ -61,6 +61,7 @@ func newPeers(b *Broker) *peers {
 	p := &peers{b: b, m: map[string]*peer{}, confirms: newConfirms()}
 	p.trouble.Store(&errUnheard)
 	p.members = newMembers(b.engine, b.cfg.Node.Name, b.mono, p.beat, b.log)
+	p.members.note = b.noteDisk
 	return p
 }
 
@@ -322,6 +323,7 @@ func (p *peers) beat(out *beat) {
 	b := p.b
 	out.ID, out.Version, out.Cluster, out.Founded = b.id.ID, b.version, b.cfg.Cluster.address(), b.founded.Load()
 	out.FormatOldest, out.Format, out.Healing = b.formats.oldest, b.formats.now, !b.disk.healed.Load()
+	out.Disk = b.disk.beat()
 	if out.Starting = !p.open.Load(); out.Starting {
 		out.Why, out.Idle, out.Counts = "it starts: "+p.b.starting.words(), true, []countedNode{}
 		return

@@ -35,6 +35,7 @@ type fileMark struct {
 // storedThere is what another node has said that its disk has.
 type storedThere struct {
 	ID   string            `json:"id"`
+	Life uint64            `json:"life"`
 	Last map[string]uint64 `json:"last"` // by stream
 }
 
@@ -161,7 +162,7 @@ func (e *engine) extents() (map[string]extent, error) {
 // sameAs says that there is nothing new to note.
 func (m storeMark) sameAs(o storeMark) bool {
 	return m.ID == o.ID && m.Damaged == o.Damaged && maps.Equal(m.Streams, o.Streams) && maps.Equal(m.Terms, o.Terms) &&
-		maps.EqualFunc(m.Others, o.Others, func(a, b storedThere) bool { return a.ID == b.ID && maps.Equal(a.Last, b.Last) })
+		maps.EqualFunc(m.Others, o.Others, func(a, b storedThere) bool { return a.ID == b.ID && a.Life == b.Life && maps.Equal(a.Last, b.Last) })
 }
 
 // clone is a copy that does not change with the original.
