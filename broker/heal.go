@@ -115,7 +115,7 @@ func (b *Broker) awaitOthers(o Options, why error) (err error) {
 		"stop the node, make an empty file %s, and start it; it then goes on with what it has, and what is damaged is lost",
 		why, need, filepath.Join(b.cfg.Node.DataDir, "jetstream", asItIs))
 	b.log.Error("this node does not take part in the cluster yet: look at its disk", "err", why)
-	b.unready(why)
+	b.starting.waits(why)
 	e, err := openEngine(engineConfig{dir: b.cfg.Node.DataDir, node: b.cfg.Node.Name, id: "listens-" + hex.EncodeToString(b.random(4)),
 		cluster: b.cfg.Cluster, gate: o.gate, storeless: true}, b.log)
 	if err != nil {
