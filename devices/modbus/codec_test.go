@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"holdfast/devices"
+	"holdfast/devices/octets"
 )
 
 func unhex(s string) []byte {
@@ -179,13 +180,13 @@ func TestValues(t *testing.T) {
 		{"float32", "7FC00000", nil, nan, "not-finite"},
 		{"float32", "7F800000", nil, nan, "not-finite"},
 		{"float64", "3FB999999999999A", nil, devices.Number(0.1), ""},
-		{"float64", "7FEFFFFFFFFFFFFF", func(p *point) { p.scale = 10 }, nan, "not-finite"},
+		{"float64", "7FEFFFFFFFFFFFFF", func(p *point) { p.scale = octets.NewScale(10, 0) }, nan, "not-finite"},
 		{"bcd16", "1234", nil, devices.Number(1234), ""},
 		{"bcd16", "12A4", nil, nan, "not-bcd"},
 		{"bcd32", "12345678", nil, devices.Number(12345678), ""},
 		{"bcd64", "9999999999999999", nil, devices.Number(9999999999999999), "rounded"},
-		{"int16", "04D2", func(p *point) { p.divisor = 10 }, devices.Number(123.4), ""},
-		{"int16", "04D2", func(p *point) { p.scale = 2; p.offset = -4 }, devices.Number(2464), ""},
+		{"int16", "04D2", func(p *point) { p.scale = octets.NewScale(0.1, 0) }, devices.Number(123.4), ""},
+		{"int16", "04D2", func(p *point) { p.scale = octets.NewScale(2, -4) }, devices.Number(2464), ""},
 		{typeBits, "8001", func(p *point) { p.bit, p.width = 15, 1 }, devices.Bool(true), ""},
 		{typeBits, "8001", func(p *point) { p.bit, p.width = 1, 1 }, devices.Bool(false), ""},
 		{typeBits, "0560", func(p *point) { p.bit, p.width = 4, 4 }, devices.Number(6), ""},
@@ -196,7 +197,7 @@ func TestValues(t *testing.T) {
 		{typeString, "FF41", nil, nan, "undecodable"},
 	} {
 		raw := unhex(c.raw)
-		p := &point{metric: "m", function: readHoldings, size: uint16(len(raw) / 2), kind: c.kind, scale: 1}
+		p := &point{metric: "m", function: readHoldings, size: uint16(len(raw) / 2), kind: c.kind, scale: octets.NewScale(1, 0)}
 		if c.change != nil {
 			c.change(p)
 		}
@@ -279,7 +280,7 @@ func FuzzValue(f *testing.F) {
 	kinds := []valueType{"float32", "float64", "uint16", "int16", "bcd16", "uint32", "int32", "bcd32", "uint64", "int64", "bcd64", typeBits, typeString}
 	f.Fuzz(func(t *testing.T, raw []byte, kind, how byte, scale, offset float64) {
 		p := &point{metric: "m", function: readHoldings, kind: kinds[int(kind)%len(kinds)], littleWords: how&1 != 0, littleBytes: how&2 != 0,
-			scale: scale, offset: offset, bit: uint(how % 16), width: 1}
+			scale: octets.NewScale(scale, offset), bit: uint(how % 16), width: 1}
 		switch p.kind {
 		case typeBits:
 			p.size = 1

@@ -27,7 +27,7 @@ func (d *Device) Run(ctx context.Context, sink devices.Sink) error {
 	}
 	defer d.driver.detach(b)
 	r := &run{
-		Device: d, bus: b, sink: sink, clock: d.env.Clock,
+		Device: d, bus: b, sink: sink, clock: d.env.Clock, trouble: devices.Trouble{Every: d.reportEvery},
 		member: &member{slave: d.slave, timeout: d.timeout, turnaround: d.turnaround},
 	}
 	b.join(r.member)
@@ -54,10 +54,10 @@ type run struct {
 	member *member
 	polls  []*poll
 
-	told    map[string]devices.Instant // when a reason was told, since the last answer
-	at      devices.Instant            // of the latest reading: it never goes back
-	dead    bool                       // as member.dead
-	refused devices.Instant            // since when a probe has found no slack; 0: it has not been due
+	trouble devices.Trouble
+	at      devices.Instant // of the latest reading: it never goes back
+	dead    bool            // as member.dead
+	refused devices.Instant // since when a probe has found no slack; 0: it has not been due
 }
 
 // poll is one group and when it is due.
@@ -286,7 +286,7 @@ func (r *run) tally(a attempt, err error) {
 }
 
 func (r *run) alive() {
-	clear(r.told)
+	r.trouble.Over()
 	if r.bus.answered(r.member) {
 		r.dead = false
 		r.log.Info("the slave answers again")
@@ -313,13 +313,9 @@ func (r *run) failed(ctx context.Context, err error) {
 // is an answer.
 func (r *run) tell(reason string, err error) {
 	now := r.clock.Now()
-	if last, known := r.told[reason]; known && now-last < r.reportEvery {
+	if !r.trouble.Due(reason, now) {
 		return
 	}
-	if r.told == nil {
-		r.told = map[string]devices.Instant{}
-	}
-	r.told[reason] = now
 	r.log.Warn("no readings of this slave", "reason", reason, "err", err)
 	var out []devices.Reading
 	for _, p := range r.polls {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"holdfast/devices"
+	"holdfast/devices/octets"
 	"holdfast/devices/tty"
 )
 
@@ -291,7 +292,7 @@ var functions = map[string]function{
 }
 
 func (c *checker) point(at string, g Group, r Register) *point {
-	p := &point{metric: r.Metric, unit: r.Unit, scale: 1, offset: r.Offset}
+	p := &point{metric: r.Metric, unit: r.Unit, scale: octets.NewScale(1, r.Offset)}
 	if !devices.ValidName(r.Metric) {
 		c.bad(at+"metric", "%q cannot name a metric: want [A-Za-z0-9][A-Za-z0-9_.-]*", r.Metric)
 	}
@@ -383,14 +384,11 @@ func (c *checker) scale(at string, p *point, r Register) {
 	if r.Scale == nil {
 		return
 	}
-	p.scale = *r.Scale
-	if p.scale == 0 || math.Abs(p.scale) > 1e30 || math.Abs(p.offset) > 1e30 {
+	if *r.Scale == 0 || math.Abs(*r.Scale) > 1e30 || math.Abs(r.Offset) > 1e30 {
 		c.bad(at+"scale", "want a number that is not 0 (value = register × scale + offset)")
 		return
 	}
-	if d := math.Round(1 / p.scale); math.Abs(p.scale) < 1 && 1/d == p.scale {
-		p.divisor = d
-	}
+	p.scale = octets.NewScale(*r.Scale, r.Offset)
 }
 
 func (c *checker) address(at string, p *point, r Register, first int) {
