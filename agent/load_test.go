@@ -146,6 +146,9 @@ func TestLoadConfigMistakes(t *testing.T) {
 		{`driver = "sim"`, modbusDevice(`port = "/dev/null"`) + "[[device]]\nname = \"b\"\n" + modbusDevice(`port = "/dev/../dev/null"`), `device "b": port: device "a" reads the same port; but calls it /dev/null`},
 		{`driver = "sim"`, modbusDevice(`port = "/dev/x"`) + "[[device]]\nname = \"b\"\ndriver = \"serial-line\"\nport = \"/dev/x\"\npattern = '(?P<a>.)'", `device "b": port: device "a" reads the same port; two readers would each get half`},
 		{`driver = "sim"`, "driver = \"serial-line\"\nport = \"/dev/x\"\npattern = '(?P<a>'", `:12: device "a": pattern: `},
+		{`driver = "sim"`, i2cDevice("tmp105", "0x48") + "[[device]]\nname = \"b\"\n" + i2cDevice("tmp105", "0x49") + "[[device]]\nname = \"c\"\n" + i2cDevice("lm75", "0x49"),
+			`device "c": bus: device "b" reads the same bus; at the same address, 0x49`},
+		{`driver = "sim"`, i2cDevice("tmp105", "0x60"), `:13: device "a": address: 0x60: a tmp105 has 0x48 to 0x4f`},
 		{`[buffer]`, "bufer = 1\n[buffer]", `:4: gateway.bufer: unknown key`},
 		{`[gateway]`, "[gatway]", `:1: gatway: unknown table; did you mean "gateway"?`},
 		{`[buffer]`, "[bufer]\nx = 1\n[buffer]", `:4: bufer: unknown table; did you mean "buffer"?`},
@@ -352,6 +355,10 @@ func FuzzConfig(f *testing.F) {
 }
 
 // modbusDevice is the keys of a slave that reads one register.
+func i2cDevice(sensor, address string) string {
+	return fmt.Sprintf("driver = \"i2c\"\nbus = \"/dev/i2c-1\"\nsensor = %q\naddress = %s\n", sensor, address)
+}
+
 func modbusDevice(line string) string {
 	return "driver = \"modbus\"\n" + line + "\n[[device.group]]\nregisters = [{ metric = \"r\", address = 0 }]\n"
 }
