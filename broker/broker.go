@@ -253,7 +253,8 @@ func (b *Broker) takes() error {
 		if p := b.peers.trouble.Load(); p != nil {
 			return *p
 		}
-		if b.peers.members.paused() > pausedAfter {
+		// It stands still, or has only just gone on: what it knows of the beats is from before.
+		if b.peers.members.paused() > pausedAfter || b.peers.looked.Load() != b.peers.members.resumed() {
 			return errPaused
 		}
 	}

@@ -54,11 +54,8 @@ func (h *heldBack) read(b *Batch) {
 }
 
 func endOf(b *Batch) (lifeEnd, bool) {
-	if len(b.Records) == 0 {
-		return lifeEnd{}, false
-	}
-	kind := b.Records[0].Kind
-	return lifeEnd{b.Number, kind == KindFence}, kind == KindFence || kind == KindIncarnation
+	kind := b.kind()
+	return lifeEnd{b.Number, kind == KindFence || b.Void}, kind == KindFence || kind == KindIncarnation || b.Void
 }
 
 // addEnd enters an end. h.mu is held.

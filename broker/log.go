@@ -93,7 +93,8 @@ type Header struct {
 type Batch struct {
 	Header
 	Records []Record
-	Size    int // bytes as stored
+	Size    int  // bytes as stored
+	Void    bool // stored by an ended life behind its fence: it counts as empty
 }
 
 // FlagCompressed is reserved for records compressed as one block.

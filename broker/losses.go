@@ -59,7 +59,7 @@ func (b *Broker) countTrimmed(ctx context.Context, first, through uint64) {
 			t.rest(n)
 			return
 		}
-		batch, err := readBatch(ctx, b.stream, b.messages.offset, n)
+		batch, err := b.tail.own.src.batch(ctx, n)
 		if err == nil {
 			err = b.tail.fill(ctx, batch)
 		}

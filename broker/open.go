@@ -250,7 +250,7 @@ func (b *Broker) reloadDevice(key string) {
 // openTail makes the tail of the messages logs; first is the first slot of the own one.
 func (b *Broker) openTail(first uint64) {
 	node, offset := b.cfg.Node.Name, b.messages.offset
-	own := newTailLog(node, slotSource{b.stream, offset}, b.messages.number+1, first-min(first, offset))
+	own := newTailLog(node, slotSource{b.stream, offset, &behindFence{}}, b.messages.number+1, first-min(first, offset))
 	b.tail = newTail(own, b.damaged)
 	b.tail.drop = func(name string, r *Record) { b.discards.one(discardNoRoom, name, r.Topic, Position{}) }
 	b.own = b.follow(own, func(batch *Batch) bool {

@@ -29,8 +29,9 @@ type peers struct {
 	heals    atomic.Pointer[error]       // this node's copy of the logs is not complete yet
 	open     atomic.Bool                 // this node's logs are open, and all others' followed
 	leases   leases
-	follows  atomic.Bool // this node reads along, so that others may wait for it
-	served   atomic.Bool // this node has been ready
+	follows  atomic.Bool   // this node reads along, so that others may wait for it
+	served   atomic.Bool   // this node has been ready
+	looked   atomic.Uint64 // members.resumed when the beats were last looked at
 }
 
 // peer is one other node.
@@ -95,6 +96,7 @@ type logReader struct {
 	s      *logStream
 	known  atomic.Bool
 	offset atomic.Uint64
+	ends   behindFence
 }
 
 func (r *logReader) batch(ctx context.Context, number uint64) (*Batch, error) {
@@ -109,7 +111,7 @@ func (r *logReader) batch(ctx context.Context, number uint64) (*Batch, error) {
 		r.offset.Store(offset)
 		r.known.Store(true)
 	}
-	return readBatch(ctx, r.s, r.offset.Load(), number)
+	return readBatch(ctx, r.s, r.offset.Load(), number, &r.ends)
 }
 
 // oldest is the number of the first batch that is there.
@@ -389,6 +391,8 @@ func (p *peers) watch(ctx context.Context) {
 
 // look does what follows from the beats.
 func (p *peers) look(ctx context.Context) {
+	since := p.members.resumed()
+	defer p.looked.Store(since)
 	table := p.members.list()
 	for _, m := range table {
 		if r, is := p.b.memberRecordOf(m.Node); is && r.Stay == stayLeft && r.ID == m.ID && !m.Heard {

@@ -119,6 +119,7 @@ func (st *stateStore) load(ctx context.Context, s slots) (next uint64, err error
 		return 0, err
 	}
 	next = 1
+	var ends behindFence
 	for slot := first; slot <= last && last > 0; slot++ {
 		data, err := s.read(ctx, slot)
 		if err != nil && !errors.Is(err, errNoSlot) {
@@ -129,6 +130,9 @@ func (st *stateStore) load(ctx context.Context, s slots) (next uint64, err error
 			st.damaged = append(st.damaged, fmt.Errorf("state store, slot %d: %w: %w", slot, errDamaged, err))
 			next++
 			continue
+		}
+		if err := ends.check(b, func(uint64) (*Batch, error) { return nil, errTrimmed }); err != nil {
+			return 0, err
 		}
 		st.apply(b)
 		next = b.Number + 1

@@ -329,10 +329,11 @@ func (t *tail) stored(ctx context.Context, at cursor) (*Record, error) {
 type slotSource struct {
 	s      slots
 	offset uint64
+	ends   *behindFence
 }
 
 func (s slotSource) batch(ctx context.Context, number uint64) (*Batch, error) {
-	return readBatch(ctx, s.s, s.offset, number)
+	return readBatch(ctx, s.s, s.offset, number, s.ends)
 }
 
 // newest is the number of the last batch.
@@ -341,8 +342,16 @@ func (s slotSource) newest(ctx context.Context) (uint64, error) {
 	return last - min(last, s.offset), err
 }
 
-// readBatch reads a batch from the stream and checks that it is the one.
-func readBatch(ctx context.Context, s slots, offset, number uint64) (*Batch, error) {
+// readBatch reads a batch from the stream and checks that it is the one, and that it counts.
+func readBatch(ctx context.Context, s slots, offset, number uint64, ends *behindFence) (*Batch, error) {
+	b, err := readStored(ctx, s, offset, number)
+	if err != nil {
+		return nil, err
+	}
+	return b, ends.check(b, func(number uint64) (*Batch, error) { return readStored(ctx, s, offset, number) })
+}
+
+func readStored(ctx context.Context, s slots, offset, number uint64) (*Batch, error) {
 	data, err := s.read(ctx, number+offset)
 	if errors.Is(err, errNoSlot) {
 		return nil, fmt.Errorf("read batch %d: %w: %w", number, errDamaged, err)

@@ -52,7 +52,8 @@ type writerConfig struct {
 }
 
 // The defaults, tuned with broker/bench. The disk syncs one batch after the other, so more than two on their way only make
-// each smaller, and the syncs more: while one is written, the next is collected.
+// each smaller, and the syncs more: while one is written, the next is collected. Those who read reckon with one that
+// is stored behind a fence, and no more (behindfence.go).
 const (
 	batchBytes   = 256 << 10
 	batchWindow  = 2
