@@ -5,12 +5,14 @@ COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 # The commit's time, not the clock: two builds of one commit are identical bytes.
 BUILT   ?= $(shell git log -1 --format=%cI 2>/dev/null || echo 2026-01-01T00:00:00Z)
 LDFLAGS  = -s -w $(foreach v,version=$(VERSION) commit=$(COMMIT) buildTime=$(BUILT),-X holdfast/systemd/program.$(v))
-BUILD    = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+BUILD    = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+# A module of its own: its 60 dependencies are not ours.
+SBOM        = $(GO) tool -modfile=.ci/tools/go.mod cyclonedx-gomod
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: all build demo test test-race test-386 test-arm soak suites fuzz cross deb test-deb image test-board test-board-small bench bench-cluster lint clean
+.PHONY: all build demo test test-race test-386 test-arm soak suites fuzz cross reproducible deb test-deb image test-board test-board-small bench bench-cluster lint clean
 all: build
 
 build:
@@ -56,12 +58,23 @@ FUZZTIME ?= 30s
 fuzz:
 	.ci/fuzz $(FUZZTIME)
 
+# Every platform of the contract, with a bill of materials (CycloneDX) beside each program, and checksums.
 cross:
+	rm -rf dist/linux_*
 	for p in linux_amd64 linux_arm64 linux_armv6 linux_armv7; do \
 	  case $$p in linux_armv*) e="GOARCH=arm GOARM=$${p#linux_armv}";; *) e="GOARCH=$${p#linux_}";; esac; \
 	  env GOOS=linux $$e $(BUILD) -o dist/$$p/holdfast ./agent/cmd/holdfast || exit 1; \
 	  case $$p in *amd64|*arm64) env GOOS=linux $$e $(BUILD) -o dist/$$p/holdfast-broker ./broker/cmd/holdfast-broker || exit 1;; esac; \
-	done; ls -l dist/*/
+	done
+	for f in dist/linux_*/*; do \
+	  $(SBOM) bin -json -noserial -notimestamp -std -version $(VERSION) -output $$f.cdx.json $$f 2>dist/sbom.log || { cat dist/sbom.log >&2; exit 1; }; \
+	done; rm dist/sbom.log
+	cd dist && sha256sum linux_*/* >SHA256SUMS
+	ls -l dist/linux_*/
+
+# Two builds of this commit, in two folders, are the same bytes: programs, bills of materials and packages.
+reproducible:
+	.ci/reproducible
 
 # dist/*.deb, with the programs' own manual pages and completion.
 deb: build cross
