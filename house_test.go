@@ -75,6 +75,7 @@ var allowed = map[string][]string{
 	"boards":           {"boards/fdt"},
 	"boards/fdt":       {},
 	"boards/gen":       {"boards", "boards/fdt"},
+	"boards/boardtest": {"boards"},
 	"systemd":          {},
 	"systemd/freeport": {},
 	"systemd/program":  {"systemd", "systemd/settings"},

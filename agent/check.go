@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"holdfast/boards"
 	"holdfast/devices/catalog"
 	"holdfast/systemd/settings"
 	"holdfast/uplink"
@@ -39,9 +40,11 @@ func (l *loader) probe(cfg Config) {
 	l.dataDir(cfg)
 	l.runtimeDir(cfg)
 	l.key(cfg)
+	state := boards.Look("/", cfg.Board)
 	for i, d := range cfg.Devices {
-		l.device(i, d)
+		l.device(i, d, state)
 	}
+	l.onBoard(cfg, state)
 }
 
 func (l *loader) dataDir(cfg Config) {
@@ -148,7 +151,7 @@ func (l *loader) key(cfg Config) {
 }
 
 // device looks at the device's port or chip, whatever its driver calls it.
-func (l *loader) device(i int, d DeviceConfig) {
+func (l *loader) device(i int, d DeviceConfig, state boards.State) {
 	v := reflect.Indirect(reflect.ValueOf(d.Settings))
 	if v.Kind() != reflect.Struct {
 		return
@@ -164,8 +167,8 @@ func (l *loader) device(i int, d DeviceConfig) {
 			continue
 		}
 		path := v.Field(f).String()
-		if !filepath.IsAbs(path) {
-			continue // its Check has said so
+		if !filepath.IsAbs(path) || state.Absent(path) != "" {
+			continue // its Check has said so, or onBoard says how to have it
 		}
 		why := unusable(path, l.reader, map[string]string{"port": "dialout", "chip": "gpio", "bus": "i2c"}[name])
 		if why == "" && name == "port" {

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"holdfast/boards"
 	"holdfast/buffer"
 	"holdfast/devices"
 	"holdfast/devices/catalog"
@@ -89,8 +90,12 @@ func (l *loader) gateway() {
 	if g.DataDir == "" {
 		l.Problem("gateway.data_dir", "is empty; name a directory on lasting storage, such as /var/lib/holdfast")
 	}
-	if g.Board != "auto" {
-		l.Problem("gateway.board", `%q: this version has no descriptions of boards; write "auto"`, g.Board)
+	if _, known := boards.ByName(g.Board); !known && g.Board != "auto" {
+		names := []string{"auto"}
+		for _, b := range boards.All() {
+			names = append(names, b.Name)
+		}
+		l.oneOf("gateway.board", g.Board, names...)
 	}
 	l.oneOf("signing.algorithm", l.f.Signing.Algorithm, wire.Ed25519, wire.HMACSHA256)
 	l.oneOf("payload.format", l.f.Payload.Format, string(wire.JSON), string(wire.CBOR))

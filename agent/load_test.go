@@ -90,7 +90,7 @@ func TestLoadConfigMistakes(t *testing.T) {
 		{`id = "gw-1"`, `id = "` + strings.Repeat("x", 65) + `"`, `:2: gateway.id: is 65 characters long`},
 		{`id = "gw-1"`, `id = "a/b"`, `:2: gateway.id: "a/b" must begin`},
 		{`data_dir = "data"`, `data_dir = ""`, `:3: gateway.data_dir: is empty`},
-		{`data_dir = "data"`, `board = "pi"`, `:3: gateway.board: "pi"`},
+		{`data_dir = "data"`, `board = "pi"`, `:3: gateway.board: "pi" is not one of "auto", "rpi-zero", `},
 		{`[buffer]`, "[signing]\nalgorithm = \"ed2551\"\n[buffer]", `:5: signing.algorithm: "ed2551" is not one of "ed25519", "hmac-sha256"; did you mean "ed25519"?`},
 		{`[buffer]`, "[signing]\nkey_file = \"\"\n[buffer]", `:5: signing.key_file: is empty`},
 		{`[buffer]`, "[signing]\nkey_file = \"" + open + "\"\n[buffer]", `can be read by others (mode 0644); run: chmod 0600 ` + open},

@@ -22,6 +22,10 @@ type Serial struct {
 	Device  string `json:"device"` // what it is called at the moment
 	Product string `json:"product,omitempty"`
 	Serial  string `json:"serial,omitempty"`
+	UART    string `json:"uart,omitempty"`    // of the board itself: "uart1"
+	Kind    string `json:"kind,omitempty"`    // PL011, MiniUART, UART8250
+	User    string `json:"used_by,omitempty"` // what hangs on it on the board: "bluetooth"
+	Console bool   `json:"console,omitempty"` // the kernel writes its messages to it
 }
 
 // I2CBus is an I2C bus.

@@ -18,6 +18,7 @@ type GPIOChip struct {
 	Label string     `json:"label"`
 	Lines []GPIOLine `json:"lines"`
 	Error string     `json:"error,omitempty"`
+	Node  string     `json:"-"` // in the device tree
 }
 
 // GPIOLine is one line of a chip.
@@ -58,9 +59,10 @@ type lineInfo struct {
 }
 
 // GPIOChips lists the GPIO chips below root with their lines.
-func GPIOChips(root string) []GPIOChip {
+func GPIOChips(root string) []GPIOChip { return Detect(root).chips(root) }
+
+func (b *Board) chips(root string) []GPIOChip {
 	paths, _ := filepath.Glob(filepath.Join(root, "dev/gpiochip*")) // the pattern is good
-	board := Detect(root)
 	var chips []GPIOChip
 	for _, path := range paths {
 		c, err := askChip(path)
@@ -71,8 +73,9 @@ func GPIOChips(root string) []GPIOChip {
 			}
 		}
 		for i := range c.Lines {
-			c.Lines[i].Pin = board.PinOf(c.Label, c.Lines[i])
+			c.Lines[i].Pin = b.PinOf(c.Label, c.Lines[i])
 		}
+		c.Node = treeNode(root, "sys/bus/gpio/devices/"+filepath.Base(path))
 		chips = append(chips, c)
 	}
 	return chips

@@ -31,6 +31,8 @@ func (h Header) pin(name string) (Pin, bool) {
 	return h.Pins[i], true
 }
 
+func (h Header) has(name string) bool { _, is := h.pin(name); return is }
+
 // fixedWords explains what a pin is that is no line.
 var fixedWords = map[string]string{
 	"3V3": "3.3 V (output)", "5V": "5 V", "GND": "ground", "-": "not connected",

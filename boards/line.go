@@ -3,7 +3,6 @@ package boards
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -25,6 +24,9 @@ func (l Line) String() string { return fmt.Sprintf("%s:%d", l.Chip, l.Offset) }
 // ErrNoChip says that the board, or its device tree, has no such GPIO chip now.
 var ErrNoChip = errors.New("no such GPIO chip")
 
+// ErrUnreadable says that a GPIO chip may not be asked: what is missing may be there.
+var ErrUnreadable = errors.New("the GPIO chips cannot be asked")
+
 // FindLine finds a line of the board below root by any name that lasts: the header pin ("pin11",
 // "P9_12"), the BCM number ("GPIO17"), the chip's label and the offset ("pinctrl-bcm2711:17"), or
 // the name that the kernel gives it. The error says what to write instead.
@@ -41,8 +43,10 @@ func (b *Board) Line(name string, chips []GPIOChip) (Line, error) {
 	if isNumber(name) {
 		return Line{}, fmt.Errorf(`%q may be a pin or a line: write "pin%s" for the header's pin, or "GPIO%s"`, name, name, name)
 	}
-	if header, pin, is := b.pin(name); is {
+	if header, pin, is := b.pin(name); is && len(header.Pins) > 0 {
 		return b.onHeader(header, pin, chips)
+	} else if is {
+		return Line{}, b.noHeader(name, pin, chips)
 	}
 	if n, is := bcm(name); is && b.Main != "" {
 		return b.at(b.Main, n, chips)
@@ -96,11 +100,10 @@ func (b *Board) pin(name string) (Header, string, bool) {
 }
 
 func (b *Board) onHeader(h Header, name string, chips []GPIOChip) (Line, error) {
-	if len(h.Pins) == 0 {
-		return Line{}, fmt.Errorf("%s: no header with numbered pins is known of this board (%s); name the line by label and offset, such as %s", name, b.Title, example(chips))
-	}
 	p, found := h.pin(name)
 	switch {
+	case !found && h.has(name+"A"):
+		return Line{}, fmt.Errorf("pin %s has two lines: write %sA or %sB", name, name, name)
 	case !found:
 		return Line{}, fmt.Errorf("the header %s has no pin %s; its pins are %s to %s", h.Name, name, h.Pins[0].Name, h.Pins[len(h.Pins)-1].Name)
 	case p.Fixed != "":
@@ -112,13 +115,29 @@ func (b *Board) onHeader(h Header, name string, chips []GPIOChip) (Line, error) 
 	return b.at(p.Chip, p.Offset, chips)
 }
 
+func (b *Board) noHeader(name, pin string, chips []GPIOChip) error {
+	if len(b.Headers) > 1 {
+		return fmt.Errorf("%s: of which header? Write %s_%s or %s_%s", name, b.Headers[0].Name, pin, b.Headers[1].Name, pin)
+	}
+	return fmt.Errorf("%s: this is %s: no header is known of it; name the line by label and offset, such as %s", name, b.Title, example(chips))
+}
+
 // at is the line of a chip that is known by its label.
 func (b *Board) at(label string, offset uint32, chips []GPIOChip) (Line, error) {
-	i := slices.IndexFunc(chips, func(c GPIOChip) bool { return c.Label == label })
-	if i < 0 {
-		return Line{}, noChip(label, chips)
+	var found []GPIOChip
+	for _, c := range chips {
+		if c.Label == label {
+			found = append(found, c)
+		}
 	}
-	c := chips[i]
+	switch len(found) {
+	case 0:
+		return Line{}, noChip(label, chips)
+	case 1:
+	default:
+		return Line{}, fmt.Errorf("%d chips are labelled %s; give the line's name, if the kernel has one", len(found), label)
+	}
+	c := found[0]
 	if int(offset) >= len(c.Lines) {
 		return Line{}, fmt.Errorf("the chip %s has the lines 0 to %d, not %d", label, len(c.Lines)-1, offset)
 	}
@@ -175,11 +194,11 @@ func noChip(label string, chips []GPIOChip) error {
 	return fmt.Errorf("%w: %s; %s", ErrNoChip, label, have)
 }
 
-// unreadable is why a chip cannot be asked: then what is missing may be there.
+// unreadable is why a chip cannot be asked.
 func unreadable(chips []GPIOChip) error {
 	for _, c := range chips {
 		if c.Error != "" {
-			return errors.New(c.Error)
+			return fmt.Errorf("%w: %s", ErrUnreadable, c.Error)
 		}
 	}
 	return nil

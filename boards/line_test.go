@@ -56,7 +56,10 @@ func TestLineSaysWhatToWriteInstead(t *testing.T) {
 		{"rpi-4", "pinctrl-rp1:4", "no such GPIO chip: pinctrl-rp1; there are: pinctrl-bcm2711"},
 		{"rpi-4", "X", `2 lines are called "X"; write one of them as pinctrl-bcm2711:40 or pinctrl-bcm2711:41`},
 		{"rpi-4", "DOOR", `no line is called "DOOR"; write the header's pin`},
-		{"generic", "pin11", `no header with numbered pins is known of this board`},
+		{"generic", "pin11", `pin11: this is a board that is not described: no header is known of it; name the line by label and offset, such as "pinctrl-bcm2711:5"`},
+		{"beaglebone-black", "pin12", `pin12: of which header? Write P8_12 or P9_12`},
+		{"beaglebone-black", "P9_42", `pin P9_42 has two lines: write P9_42A or P9_42B`},
+		{"beaglebone-black", "P9.33", `pin P9_33 of the header P9 is no GPIO line, but AIN4`},
 		{"rpi-1", "pin27", "has no pin 27; its pins are 1 to 26"},
 	} {
 		_, err := mustBoard(t, c.board).Line(c.name, pi)

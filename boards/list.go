@@ -26,11 +26,24 @@ const (
 	DebianKernel      = "debian" // and mainline
 )
 
-// without: what documentation says for boards of which Raspberry Pi's own tree is not at hand.
+// without: for boards of which Raspberry Pi's own tree is in no package (bcm2708, bcm2709). Its source says
+// so: arch/arm/boot/dts/broadcom/bcm2708-rpi-*.dts and bcm2708.dtsi of raspberrypi/linux.
 var without = []Enable{
 	{Line: "dtparam=i2c_arm=on", Gives: "i2c1", Pins: []uint32{2, 3}},
 	{Line: "dtparam=spi=on", Gives: "spi0", Pins: []uint32{9, 10, 11, 8, 7}},
 	{Line: "dtoverlay=w1-gpio,gpiopin=4", Gives: "w1", Pins: []uint32{4}},
+}
+
+// capes is BeagleBone's: lines of uEnv.txt that load an overlay (docs.beagleboard.org, "U-Boot overlays"; the
+// overlays: src/arm of github.com/beagleboard/bb.org-overlays and BeagleBoard-DeviceTrees).
+var capes = []Enable{
+	{Line: "uboot_overlay_addr4=BONE-UART1-00A0.dtbo", Gives: "serial1"},
+	{Line: "uboot_overlay_addr4=BONE-UART2-00A0.dtbo", Gives: "serial2"},
+	{Line: "uboot_overlay_addr4=BONE-UART4-00A0.dtbo", Gives: "serial4"},
+	{Line: "uboot_overlay_addr4=BONE-UART5-00A0.dtbo", Gives: "serial5"},
+	{Line: "uboot_overlay_addr4=BONE-I2C1-00A0.dtbo", Gives: "i2c1"},
+	{Line: "uboot_overlay_addr4=BONE-SPI0-00A0.dtbo", Gives: "spi0"},
+	{Line: "uboot_overlay_addr4=BB-W1-P9.12-00A0.dtbo", Gives: "w1"},
 }
 
 var kinds = []kind{
@@ -57,7 +70,7 @@ var kinds = []kind{
 		Trees: []string{"rpi/bcm2712-rpi-5-b.dtb", "rpi/bcm2712d0-rpi-5-b.dtb", "rpi/bcm2712-rpi-500.dtb"}},
 	{name: "rpi-cm5", title: "Raspberry Pi Compute Module 5", pins: raspberry40, carrier: "the Compute Module 5 IO Board",
 		Trees: []string{"rpi/bcm2712-rpi-cm5-cm5io.dtb", "rpi/bcm2712-rpi-cm5-cm4io.dtb", "rpi/bcm2712-rpi-cm5l-cm5io.dtb"}},
-	{name: "beaglebone-black", title: "BeagleBone Black", Trees: []string{"debian/am335x-boneblack.dtb", "debian/am335x-boneblack-wireless.dtb"}},
+	{name: "beaglebone-black", title: "BeagleBone Black", documented: capes, Trees: []string{"debian/am335x-boneblack.dtb", "debian/am335x-boneblack-wireless.dtb"}},
 }
 
 // Sources is which trees describe each board: kernel/file.

@@ -23,6 +23,9 @@ type Tree struct {
 	Watchdogs  []string        `json:"watchdogs"` // what they are compatible with
 	LEDs       []LED           `json:"leds"`
 	Switched   []Switched      `json:"switched,omitempty"`
+
+	// RaspberryPi says that it is one of Raspberry Pi's own kernels, whose tree config.txt changes.
+	RaspberryPi bool `json:"-"`
 }
 
 // Chip is a GPIO controller that has lines on a header, or could.
@@ -77,15 +80,37 @@ type Switched struct {
 	To string `json:"to"` // "i2c1"
 }
 
-// Describe reads a device tree, from a file or the running kernel's.
-func Describe(root *fdt.Node) Tree {
-	d := describer{root: root, handles: root.Phandles(), names: names(root), parents: map[*fdt.Node]*fdt.Node{}, paths: map[*fdt.Node]string{}}
+// Describe reads a device tree.
+func Describe(root *fdt.Node) Tree { return describe(root, names(root)) }
+
+// describeLive reads a running kernel's tree. What it does not name (Debian's has no aliases for
+// Raspberry Pi's buses, and symbols are not read) has the name that it has in the board's tables.
+func describeLive(root *fdt.Node, b *Board) Tree {
+	all := names(root)
+	for _, t := range b.Trees {
+		for _, u := range t.UARTs {
+			if !slices.Contains(all[u.Path], u.Name) {
+				all[u.Path] = append(all[u.Path], u.Name)
+			}
+		}
+		for _, bus := range slices.Concat(t.I2C, t.SPI) {
+			if len(all[bus.Path]) == 0 {
+				all[bus.Path] = []string{bus.Name}
+			}
+		}
+	}
+	return describe(root, all)
+}
+
+func describe(root *fdt.Node, names map[string][]string) Tree {
+	d := describer{root: root, handles: root.Phandles(), names: names, parents: map[*fdt.Node]*fdt.Node{}, paths: map[*fdt.Node]string{}}
 	root.Walk(func(path string, n *fdt.Node) {
 		d.paths[n] = path
 		for _, c := range n.Children {
 			d.parents[c] = n
 		}
 	})
+	d.RaspberryPi = root.Child("aliases") != nil && root.Child("aliases").Has("uart0")
 	d.Model, d.Compatible = root.Text("model"), root.Texts("compatible")
 	root.Walk(func(_ string, n *fdt.Node) { d.chip(n) })
 	root.Walk(d.device)
@@ -267,7 +292,7 @@ func (d *describer) uart(path string, n *fdt.Node, kind string) {
 // firmware allows one 8250 (8250.nr_uarts=1), elsewhere numbered by "serial".
 func (d *describer) tty(n *fdt.Node, kind string) string {
 	serial := strings.TrimPrefix(d.called(n, "serial"), "serial")
-	switch rpi := d.raspberryPi(); {
+	switch rpi := d.RaspberryPi; {
 	case kind == PL011 && rpi && d.alias(n, "uart") != "":
 		return "ttyAMA" + d.alias(n, "uart")
 	case kind == PL011 && serial != "":
@@ -282,12 +307,6 @@ func (d *describer) tty(n *fdt.Node, kind string) string {
 
 func (d *describer) alias(n *fdt.Node, kind string) string {
 	return strings.TrimPrefix(d.called(n, kind), kind)
-}
-
-// raspberryPi says that the tree is one of Raspberry Pi's own kernels: those have aliases of this name.
-func (d *describer) raspberryPi() bool {
-	a := d.root.Child("aliases")
-	return a != nil && a.Has("uart0")
 }
 
 func (d *describer) bus(list []Bus, n *fdt.Node, kind string) []Bus {

@@ -60,8 +60,8 @@ func (a *app) run(ctx context.Context, log *slog.Logger) error {
 	hup := make(chan os.Signal, 1) // from the first moment on: unheard it would end us
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
-	cfg, problems, err := a.load()
-	if err != nil {
+	cfg, problems := agent.LoadForStart(a.config)
+	if err := program.Usable(problems); err != nil {
 		return err
 	}
 	program.Warn(log, problems)
