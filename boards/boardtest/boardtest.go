@@ -212,7 +212,7 @@ var uarts = map[string]string{boards.PL011: "arm,pl011", boards.MiniUART: "brcm,
 func (w *writer) uart(t boards.Tree, u boards.UART) {
 	on := w.device(t, u.Name, u.Path, uarts[u.Kind], u.On, u.Pins)
 	if !w.rpi && u.TTY != "" {
-		w.prop("aliases", "serial"+strings.TrimLeft(u.TTY, "tyAMAS"), u.Path)
+		w.prop("aliases", "serial"+strings.TrimLeft(u.TTY, "AMSty"), u.Path)
 	}
 	if u.User != "" && !slices.Contains(w.o.On, u.Name) {
 		w.prop(path.Join(u.Path, u.User), "status", "okay")
