@@ -29,6 +29,8 @@ func TestVirt(t *testing.T) {
 					"-device", "usb-serial,chardev=usb,serial=A1B2C3"}
 			})
 			t.Run("usb-serial", func(t *testing.T) { testUSBSerial(t, x) })
+			t.Run("gpio", func(t *testing.T) { testGPIO(t, x) })
+			t.Run("counter", func(t *testing.T) { testCounter(t, x) })
 		})
 	}
 }
