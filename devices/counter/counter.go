@@ -16,7 +16,6 @@ package counter
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"holdfast/devices"
@@ -39,14 +38,8 @@ func (d Driver) New(settings devices.Settings, env devices.Env) (devices.Device,
 		return nil, fmt.Errorf("counter: settings of another driver: %T", settings)
 	}
 	p, problems := s.compile()
-	var errs []error
-	for _, q := range problems {
-		if !q.Warning {
-			errs = append(errs, fmt.Errorf("%s: %s", q.Key, q.Message))
-		}
-	}
-	if len(errs) > 0 {
-		return nil, fmt.Errorf("counter: %w", errors.Join(errs...))
+	if err := devices.Problems(problems).Err("counter"); err != nil {
+		return nil, err
 	}
 	sys := d.System
 	if sys == nil {

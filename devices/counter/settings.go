@@ -67,10 +67,8 @@ type plan struct {
 func (s *Settings) compile() (*plan, []devices.Problem) {
 	p := &plan{debounce: s.Debounce, interval: s.Interval, start: s.Start, saveEvery: s.SaveEvery, reportEvery: s.ReportEvery}
 	p.wanted.Name, p.wanted.ActiveLow = s.Line, s.ActiveLow
-	var problems []devices.Problem
-	bad := func(key, format string, args ...any) {
-		problems = append(problems, devices.Problem{Key: key, Message: fmt.Sprintf(format, args...)})
-	}
+	var problems devices.Problems
+	bad := problems.Bad
 	if why := gpiocdev.CheckName(s.Line); why != "" {
 		bad("line", "%s", why)
 	}

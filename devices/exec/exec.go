@@ -37,14 +37,8 @@ func (Driver) New(settings devices.Settings, env devices.Env) (devices.Device, e
 		return nil, fmt.Errorf("exec: settings of another driver: %T", settings)
 	}
 	p, problems := s.compile()
-	var errs []error
-	for _, q := range problems {
-		if !q.Warning {
-			errs = append(errs, fmt.Errorf("%s: %s", q.Key, q.Message))
-		}
-	}
-	if len(errs) > 0 {
-		return nil, fmt.Errorf("exec: %w", errors.Join(errs...))
+	if err := devices.Problems(problems).Err("exec"); err != nil {
+		return nil, err
 	}
 	log := env.Log
 	if log == nil {

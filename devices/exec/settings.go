@@ -1,7 +1,6 @@
 package exec
 
 import (
-	"fmt"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -70,15 +69,7 @@ type plan struct {
 	decode func(line []byte, at devices.Instant) (readings []devices.Reading, bad uint64, f text.Fate)
 }
 
-type checker struct{ problems []devices.Problem }
-
-func (c *checker) bad(key, format string, args ...any) {
-	c.problems = append(c.problems, devices.Problem{Key: key, Message: fmt.Sprintf(format, args...)})
-}
-
-func (c *checker) warn(key, format string, args ...any) {
-	c.problems = append(c.problems, devices.Problem{Key: key, Message: fmt.Sprintf(format, args...), Warning: true})
-}
+type checker struct{ devices.Problems }
 
 func (s *Settings) compile() (*plan, []devices.Problem) {
 	c := &checker{}
@@ -89,38 +80,38 @@ func (s *Settings) compile() (*plan, []devices.Problem) {
 	c.program(s)
 	for _, name := range slices.Sorted(maps.Keys(s.Env)) {
 		if name == "" || strings.ContainsAny(name, "=\x00") || strings.Contains(s.Env[name], "\x00") {
-			c.bad("env", "%q cannot be a variable", name)
+			c.Bad("env", "%q cannot be a variable", name)
 		}
 		p.env = append(p.env, name+"="+s.Env[name])
 	}
 	if s.Dir != "" && !filepath.IsAbs(s.Dir) {
-		c.bad("dir", "%q: want an absolute path", s.Dir)
+		c.Bad("dir", "%q: want an absolute path", s.Dir)
 	}
 	if s.Every < 0 || s.Every > 0 && s.Every < time.Second {
-		c.bad("every", `want at least 1s, or "0s" for a program that goes on running, not %v`, s.Every)
+		c.Bad("every", `want at least 1s, or "0s" for a program that goes on running, not %v`, s.Every)
 	}
 	if s.Every > 0 && (s.Timeout <= 0 || s.Timeout > s.Every) {
-		c.bad("timeout", "want more than 0s and at most every (%v), not %v", s.Every, s.Timeout)
+		c.Bad("timeout", "want more than 0s and at most every (%v), not %v", s.Every, s.Timeout)
 	}
 	if s.StaleAfter < 0 {
-		c.bad("stale_after", `want a duration such as "1m", or "0s" for a program that may be silent for ever`)
+		c.Bad("stale_after", `want a duration such as "1m", or "0s" for a program that may be silent for ever`)
 	}
 	if s.ReportEvery < time.Second {
-		c.bad("report_every", "want at least 1s, not %v", s.ReportEvery)
+		c.Bad("report_every", "want at least 1s, not %v", s.ReportEvery)
 	}
 	if s.MaxLine < 1 || s.MaxLine > 1<<20 {
-		c.bad("max_line", "want 1 to %d bytes, not %d", 1<<20, s.MaxLine)
+		c.Bad("max_line", "want 1 to %d bytes, not %d", 1<<20, s.MaxLine)
 	}
 	c.decoder(s, p)
-	return p, c.problems
+	return p, c.Problems
 }
 
 func (c *checker) program(s *Settings) {
 	switch {
 	case len(s.Command) == 0 || s.Command[0] == "":
-		c.bad("command", `is missing: ["/usr/local/bin/station", "--json"]`)
+		c.Bad("command", `is missing: ["/usr/local/bin/station", "--json"]`)
 	case !filepath.IsAbs(s.Command[0]):
-		c.bad("command", "%q: want an absolute path; a service has no PATH of yours, and no shell reads this", s.Command[0])
+		c.Bad("command", "%q: want an absolute path; a service has no PATH of yours, and no shell reads this", s.Command[0])
 	}
 }
 
@@ -132,7 +123,7 @@ func (c *checker) decoder(s *Settings, p *plan) {
 	case formatText:
 		d, problems := text.Settings{Encoding: s.Encoding, Pattern: s.Pattern, Patterns: s.Patterns, Ignore: s.Ignore,
 			Fields: s.Fields, Separator: s.Separator, Units: s.Units, Types: s.Types}.Compile()
-		c.problems = append(c.problems, problems...)
+		c.Problems = append(c.Problems, problems...)
 		p.metrics = d.Metrics()
 		p.decode = func(line []byte, at devices.Instant) ([]devices.Reading, uint64, text.Fate) {
 			readings, f, _ := d.Line(line, at)
@@ -141,11 +132,8 @@ func (c *checker) decoder(s *Settings, p *plan) {
 		return
 	case formatJSON:
 		for _, name := range slices.Sorted(maps.Keys(s.Units)) {
-			if !devices.ValidName(name) || !devices.ValidUnit(s.Units[name]) {
-				c.bad("units."+name, "want a metric's name and a unit")
-			} else if !devices.KnownUnit(s.Units[name]) {
-				c.warn("units."+name, "%q is not a SenML unit of RFC 8428 or RFC 8798: receivers may not know it", s.Units[name])
-			}
+			c.Metric("units."+name, name)
+			c.Unit("units."+name, s.Units[name])
 		}
 		p.decode = func(line []byte, at devices.Instant) ([]devices.Reading, uint64, text.Fate) {
 			return fromJSON(line, s.Units, at)
@@ -154,11 +142,11 @@ func (c *checker) decoder(s *Settings, p *plan) {
 		textual["units"] = len(s.Units) > 0
 		p.decode = fromSenML
 	default:
-		c.bad("format", `want "json", "senml" or "text", not %q`, s.Format)
+		c.Bad("format", `want "json", "senml" or "text", not %q`, s.Format)
 	}
 	for _, key := range slices.Sorted(maps.Keys(textual)) {
 		if textual[key] {
-			c.bad(key, "has no meaning with format %q", s.Format)
+			c.Bad(key, "has no meaning with format %q", s.Format)
 		}
 	}
 }

@@ -92,18 +92,14 @@ type plan struct {
 }
 
 type checker struct {
-	s        *Settings
-	problems []devices.Problem
-}
-
-func (c *checker) bad(key, format string, args ...any) {
-	c.problems = append(c.problems, devices.Problem{Key: key, Message: fmt.Sprintf(format, args...)})
+	devices.Problems
+	s *Settings
 }
 
 func (c *checker) bytes(key, text string, least, most int) []byte {
 	b, err := hex.DecodeString(strings.ReplaceAll(text, " ", ""))
 	if err != nil || len(b) < least || len(b) > most {
-		c.bad(key, `want %s bytes in hexadecimal, such as "AA 55", not %q`, span(least, most), text)
+		c.Bad(key, `want %s bytes in hexadecimal, such as "AA 55", not %q`, span(least, most), text)
 		return nil
 	}
 	return b
@@ -116,16 +112,10 @@ func span(least, most int) string {
 	return fmt.Sprintf("%d to %d", least, most)
 }
 
-func (c *checker) within(key string, n, least, most int) {
-	if n < least || n > most {
-		c.bad(key, "want %d to %d, not %d", least, most, n)
-	}
-}
-
 // little says whether an order is that, and takes no other word.
 func (c *checker) little(key, order string) bool {
 	if order != big && order != little {
-		c.bad(key, `want "big" (the most significant byte first) or "little", not %q`, order)
+		c.Bad(key, `want "big" (the most significant byte first) or "little", not %q`, order)
 	}
 	return order == little
 }
@@ -133,32 +123,32 @@ func (c *checker) little(key, order string) bool {
 func (s *Settings) compile() (*plan, []devices.Problem) {
 	c := &checker{s: s}
 	config, problems := stream.Settings{Port: s.Port, Baud: s.Baud, Frame: s.Frame, StaleAfter: s.StaleAfter, ReportEvery: s.ReportEvery}.Compile()
-	c.problems = problems
+	c.Problems = problems
 	p := &plan{Config: config, gap: s.Gap, from: s.ChecksumFrom, text: s.ChecksumText, matchAt: s.MatchAt}
-	c.within("max_length", s.MaxLength, 1, 4096)
+	c.Within("max_length", s.MaxLength, 1, 4096)
 	if s.Gap < 0 {
-		c.bad("gap", `want a duration such as "20ms", or "0s" for none`)
+		c.Bad("gap", `want a duration such as "20ms", or "0s" for none`)
 	}
 	p.little = c.little("checksum_order", s.ChecksumOrder)
 	if sum, known := octets.Checks[s.Checksum]; known {
 		p.check = &sum
 	} else if s.Checksum != "none" {
-		c.bad("checksum", `want "none" or one of %s, not %q`, strings.Join(slices.Sorted(maps.Keys(octets.Checks)), ", "), s.Checksum)
+		c.Bad("checksum", `want "none" or one of %s, not %q`, strings.Join(slices.Sorted(maps.Keys(octets.Checks)), ", "), s.Checksum)
 	}
-	c.within("checksum_from", s.ChecksumFrom, 0, s.MaxLength)
+	c.Within("checksum_from", s.ChecksumFrom, 0, s.MaxLength)
 	p.match = c.bytes("match", s.Match, 0, 16)
-	c.within("match_at", s.MatchAt, 0, s.MaxLength)
+	c.Within("match_at", s.MatchAt, 0, s.MaxLength)
 	switch s.Framing {
 	case "fixed", "length":
 		c.lengths(p)
 	case "marks":
 		c.marks(p)
 	default:
-		c.bad("framing", `want "fixed" (every frame has length bytes), "length" (each tells its own) or "marks" (between start and end), not %q`, s.Framing)
+		c.Bad("framing", `want "fixed" (every frame has length bytes), "length" (each tells its own) or "marks" (between start and end), not %q`, s.Framing)
 	}
 	c.fields(p)
 	p.Decoder = p.frames
-	return p, c.problems
+	return p, c.Problems
 }
 
 func (c *checker) lengths(p *plan) {
@@ -166,15 +156,15 @@ func (c *checker) lengths(p *plan) {
 	proto := lengths{start: c.bytes("start", s.Start, 0, 8), max: s.MaxLength}
 	if s.Framing == "fixed" {
 		proto.fixed = s.Length
-		c.within("length", s.Length, max(1, len(proto.start)+1), s.MaxLength)
+		c.Within("length", s.Length, max(1, len(proto.start)+1), s.MaxLength)
 	} else {
-		c.within("length_at", s.LengthAt, 0, s.MaxLength-1)
-		c.within("length_size", s.LengthSize, 1, 2)
-		c.within("length_adds", s.LengthAdds, -s.MaxLength, s.MaxLength)
+		c.Within("length_at", s.LengthAt, 0, s.MaxLength-1)
+		c.Within("length_size", s.LengthSize, 1, 2)
+		c.Within("length_adds", s.LengthAdds, -s.MaxLength, s.MaxLength)
 		proto.head = header{at: s.LengthAt, size: s.LengthSize, little: c.little("length_order", s.LengthOrder), adds: s.LengthAdds}
 	}
 	if len(proto.start) == 0 && p.check == nil && s.Gap == 0 {
-		c.bad("start", "nothing says where a frame begins: set start, checksum or gap (the pause between two frames)")
+		c.Bad("start", "nothing says where a frame begins: set start, checksum or gap (the pause between two frames)")
 	}
 	c.unused(map[string]bool{"end": s.End != "", "escape": s.Escape != "", "escape_xor": s.EscapeXor != "", "escaped": len(s.Escaped) > 0})
 	p.cutter = func() cutter { own := proto; return &own }
@@ -211,10 +201,10 @@ func (c *checker) marks(p *plan) {
 func (c *checker) mark(key, text string, least int, m *marks) []byte {
 	b := c.bytes(key, text, least, 2)
 	if len(b) == 2 && (!m.escapes || b[0] != m.escape || b[1] == m.escape) {
-		c.bad(key, "want one byte, or two of which the first is escape (DLE STX is \"10 02\" with escape \"10\")")
+		c.Bad(key, "want one byte, or two of which the first is escape (DLE STX is \"10 02\" with escape \"10\")")
 	}
 	if len(b) == 1 && m.escapes && b[0] == m.escape {
-		c.bad(key, "is the escape byte")
+		c.Bad(key, "is the escape byte")
 	}
 	return b
 }
@@ -222,14 +212,14 @@ func (c *checker) mark(key, text string, least int, m *marks) []byte {
 func (c *checker) unused(keys map[string]bool) {
 	for _, key := range slices.Sorted(maps.Keys(keys)) {
 		if keys[key] {
-			c.bad(key, "has no meaning with the other settings of framing %q", c.s.Framing)
+			c.Bad(key, "has no meaning with the other settings of framing %q", c.s.Framing)
 		}
 	}
 }
 
 func (c *checker) fields(p *plan) {
 	if len(c.s.Fields) == 0 {
-		c.bad("field", "no [[device.field]]: nothing would be read")
+		c.Bad("field", "no [[device.field]]: nothing would be read")
 	}
 	seen := map[string]bool{}
 	for i := range c.s.Fields {
@@ -237,21 +227,16 @@ func (c *checker) fields(p *plan) {
 		at := "field[" + strconv.Itoa(i) + "]."
 		switch {
 		case !devices.ValidName(f.Metric):
-			c.bad(at+"metric", "%q cannot name a metric: want [A-Za-z0-9][A-Za-z0-9_.-]*", f.Metric)
+			c.Bad(at+"metric", "%q cannot name a metric: want [A-Za-z0-9][A-Za-z0-9_.-]*", f.Metric)
 		case seen[f.Metric]:
-			c.bad(at+"metric", "%q is named twice", f.Metric)
+			c.Bad(at+"metric", "%q is named twice", f.Metric)
 		}
 		seen[f.Metric] = true
-		if !devices.ValidUnit(f.Unit) {
-			c.bad(at+"unit", "%q cannot be a unit: want printable ASCII without spaces, at most %d bytes", f.Unit, devices.MaxUnit)
-		} else if !devices.KnownUnit(f.Unit) {
-			c.problems = append(c.problems, devices.Problem{Key: at + "unit", Warning: true,
-				Message: fmt.Sprintf("%q is not a SenML unit of RFC 8428 or RFC 8798: receivers may not know it", f.Unit)})
-		}
-		c.within(at+"at", f.At, 0, c.s.MaxLength-1)
+		c.Unit(at+"unit", f.Unit)
+		c.Within(at+"at", f.At, 0, c.s.MaxLength-1)
 		it := c.item(at, f)
 		if c.s.Framing == "fixed" && f.At+max(it.size, 1) > c.s.Length {
-			c.bad(at+"at", "a frame has %d bytes", c.s.Length)
+			c.Bad(at+"at", "a frame has %d bytes", c.s.Length)
 		}
 		p.layout = append(p.layout, it)
 		p.Metrics = append(p.Metrics, devices.Metric{Name: f.Metric, Unit: f.Unit})
@@ -273,25 +258,25 @@ func (c *checker) item(at string, f *Field) item {
 	switch {
 	case it.kind == typeBits:
 		it.size, it.bit, it.width = max(f.Size, 1), uint(max(f.Bit, 0)), uint(max(f.Width, 1))
-		c.within(at+"size", it.size, 1, 8)
+		c.Within(at+"size", it.size, 1, 8)
 		if f.Bit < 0 || f.Width < 0 || it.bit+it.width > uint(8*min(it.size, 8)) || it.width > 53 {
-			c.bad(at+"bit", "%d bits from bit %d on are not in %d bytes (bit 0 is the least significant; at most 53)", it.width, f.Bit, it.size)
+			c.Bad(at+"bit", "%d bits from bit %d on are not in %d bytes (bit 0 is the least significant; at most 53)", it.width, f.Bit, it.size)
 		}
 	case it.kind == typeText || it.kind == typeBytes:
 		it.size = f.Size
-		c.within(at+"size", f.Size, 0, c.s.MaxLength)
+		c.Within(at+"size", f.Size, 0, c.s.MaxLength)
 	default:
 		size, known := octets.Sizes[it.kind]
 		if !known {
-			c.bad(at+"type", `want "uint8", "int8" (or 16, 24, 32, 64), "float32", "float64", "bcd8" (or 16, 32, 64), "bits", "text" or "bytes", not %q`, f.Type)
+			c.Bad(at+"type", `want "uint8", "int8" (or 16, 24, 32, 64), "float32", "float64", "bcd8" (or 16, 32, 64), "bits", "text" or "bytes", not %q`, f.Type)
 		}
 		it.size = size
 	}
 	if !sized && f.Size != 0 {
-		c.bad(at+"size", "%q has its own size", f.Type)
+		c.Bad(at+"size", "%q has its own size", f.Type)
 	}
 	if it.kind != typeBits && (f.Bit != 0 || f.Width != 0) {
-		c.bad(at+"bit", `only "bits" has it`)
+		c.Bad(at+"bit", `only "bits" has it`)
 	}
 	return it
 }

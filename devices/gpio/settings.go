@@ -52,10 +52,8 @@ type plan struct {
 
 func (s *Settings) compile() (*plan, []devices.Problem) {
 	p := &plan{interval: s.Interval, reportEvery: s.ReportEvery}
-	var problems []devices.Problem
-	bad := func(key, format string, args ...any) {
-		problems = append(problems, devices.Problem{Key: key, Message: fmt.Sprintf(format, args...)})
-	}
+	var problems devices.Problems
+	bad := problems.Bad
 	if n := len(s.Items); n == 0 || n > maxLines {
 		bad("lines", `want 1 to %d, such as { metric = "door", line = "pin11" }, not %d`, maxLines, n)
 	}

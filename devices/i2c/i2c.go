@@ -17,7 +17,6 @@
 package i2c
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -46,14 +45,8 @@ func (d *Driver) New(settings devices.Settings, env devices.Env) (devices.Device
 		return nil, fmt.Errorf("i2c: settings of another driver: %T", settings)
 	}
 	p, problems := s.compile()
-	var errs []error
-	for _, q := range problems {
-		if !q.Warning {
-			errs = append(errs, fmt.Errorf("%s: %s", q.Key, q.Message))
-		}
-	}
-	if len(errs) > 0 {
-		return nil, fmt.Errorf("i2c: %w", errors.Join(errs...))
+	if err := devices.Problems(problems).Err("i2c"); err != nil {
+		return nil, err
 	}
 	if env.Log == nil {
 		env.Log = slog.New(slog.DiscardHandler)

@@ -123,18 +123,8 @@ type plan struct {
 func (p *plan) make() chip { return p.model.make(p) }
 
 type checker struct {
-	s        *Settings
-	problems []devices.Problem
-}
-
-func (c *checker) bad(key, format string, args ...any) {
-	c.problems = append(c.problems, devices.Problem{Key: key, Message: fmt.Sprintf(format, args...)})
-}
-
-func (c *checker) span(key string, d, low, high time.Duration) {
-	if d < low || d > high {
-		c.bad(key, "want %v to %v, not %v", low, high, d)
-	}
+	devices.Problems
+	s *Settings
 }
 
 func (s *Settings) compile() (*plan, []devices.Problem) {
@@ -145,25 +135,25 @@ func (s *Settings) compile() (*plan, []devices.Problem) {
 	}
 	switch {
 	case s.Bus == "":
-		c.bad("bus", `is missing: such as "/dev/i2c-1"; holdfast devices lists them`)
+		c.Bad("bus", `is missing: such as "/dev/i2c-1"; holdfast devices lists them`)
 	case !filepath.IsAbs(s.Bus):
-		c.bad("bus", `%q: want an absolute path such as "/dev/i2c-1"; holdfast devices lists them`, s.Bus)
+		c.Bad("bus", `%q: want an absolute path such as "/dev/i2c-1"; holdfast devices lists them`, s.Bus)
 	}
-	c.span("interval", s.Interval, 10*time.Millisecond, 24*time.Hour)
-	c.span("report_every", s.ReportEvery, time.Second, 24*time.Hour)
+	c.Span("interval", s.Interval, 10*time.Millisecond, 24*time.Hour)
+	c.Span("report_every", s.ReportEvery, time.Second, 24*time.Hour)
 	m, known := models[s.Sensor]
 	if !known {
-		c.bad("sensor", "want one of %s, not %q", strings.Join(slices.Sorted(maps.Keys(models)), ", "), s.Sensor)
-		return p, c.problems
+		c.Bad("sensor", "want one of %s, not %q", strings.Join(slices.Sorted(maps.Keys(models)), ", "), s.Sensor)
+		return p, c.Problems
 	}
 	p.model = m
 	c.address(p)
 	c.options(p)
 	c.metrics(p)
 	if takes := c.takes(p); takes > s.Interval {
-		c.bad("interval", "%v is shorter than a sample with these settings takes: %v", s.Interval, takes)
+		c.Bad("interval", "%v is shorter than a sample with these settings takes: %v", s.Interval, takes)
 	}
-	return p, c.problems
+	return p, c.Problems
 }
 
 func (c *checker) address(p *plan) {
@@ -171,7 +161,7 @@ func (c *checker) address(p *plan) {
 		p.address = uint16(p.model.first)
 	}
 	if a := c.s.Address; a != 0 && (a < p.model.first || a > p.model.last) {
-		c.bad("address", "%#02x: a %s has %#02x to %#02x", a, p.sensor, p.model.first, p.model.last)
+		c.Bad("address", "%#02x: a %s has %#02x to %#02x", a, p.sensor, p.model.first, p.model.last)
 	}
 }
 
@@ -187,7 +177,7 @@ func (c *checker) options(p *plan) {
 		has := slices.Contains(p.model.keys, k.key)
 		switch {
 		case k.set && !has:
-			c.bad(k.key, "a %s has none", p.sensor)
+			c.Bad(k.key, "a %s has none", p.sensor)
 		case has:
 			c.option(p, k.key)
 		}
@@ -208,7 +198,7 @@ func (c *checker) option(p *plan, key string) {
 		c.oneOf(key, &p.average, 16, averages)
 	case "shunt":
 		if !(p.shunt >= 1e-6 && p.shunt <= 1000) {
-			c.bad(key, "want the shunt's resistance in ohm, not %v: 0.1 on most breakout boards (R100), 0.01 for R010", p.shunt)
+			c.Bad(key, "want the shunt's resistance in ohm, not %v: 0.1 on most breakout boards (R100), 0.01 for R010", p.shunt)
 		}
 	case "inputs":
 		c.inputs(p)
@@ -220,25 +210,23 @@ func (c *checker) oneOf(key string, v *int, standard int, all []int) {
 		*v = standard
 	}
 	if !slices.Contains(all, *v) {
-		c.bad(key, "want one of %v, not %d", all, *v)
+		c.Bad(key, "want one of %v, not %d", all, *v)
 	}
 }
 
 func (c *checker) inputs(p *plan) {
 	if len(c.s.Inputs) == 0 {
-		c.bad("inputs", `missing: inputs = [{ metric = "level", input = "0" }]`)
+		c.Bad("inputs", `missing: inputs = [{ metric = "level", input = "0" }]`)
 	}
 	if len(c.s.Inputs) > 16 {
-		c.bad("inputs", "want at most 16, not %d", len(c.s.Inputs))
+		c.Bad("inputs", "want at most 16, not %d", len(c.s.Inputs))
 	}
 	seen := map[string]bool{}
 	for i, in := range c.s.Inputs {
 		at := fmt.Sprintf("inputs[%d].", i)
-		if !devices.ValidName(in.Metric) {
-			c.bad(at+"metric", "%q cannot name a metric: want [A-Za-z0-9][A-Za-z0-9_.-]*", in.Metric)
-		}
+		c.Metric(at+"metric", in.Metric)
 		if seen[in.Metric] {
-			c.bad(at+"metric", "%q is named twice", in.Metric)
+			c.Bad(at+"metric", "%q is named twice", in.Metric)
 		}
 		seen[in.Metric] = true
 		p.inputs = append(p.inputs, c.input(at, in))
@@ -252,10 +240,10 @@ func (c *checker) input(at string, in Input) input {
 	}
 	mux, pga := slices.Index(adsInputs, in.Input), slices.Index(adsRanges, full)
 	if mux < 0 {
-		c.bad(at+"input", `want one of "0" to "3" against ground, or "0-1", "0-3", "1-3", "2-3", not %q`, in.Input)
+		c.Bad(at+"input", `want one of "0" to "3" against ground, or "0-1", "0-3", "1-3", "2-3", not %q`, in.Input)
 	}
 	if pga < 0 {
-		c.bad(at+"range", "want one of %v (volts), not %v", adsRanges, in.Range)
+		c.Bad(at+"range", "want one of %v (volts), not %v", adsRanges, in.Range)
 	}
 	scale, unit := 1.0, in.Unit
 	if in.Scale != nil {
@@ -264,20 +252,10 @@ func (c *checker) input(at string, in Input) input {
 		unit = "V"
 	}
 	if !(math.Abs(scale) > 0 && math.Abs(scale) <= 1e30 && math.Abs(in.Offset) <= 1e30) {
-		c.bad(at+"scale", "want a number that is not 0 (value = volts × scale + offset)")
+		c.Bad(at+"scale", "want a number that is not 0 (value = volts × scale + offset)")
 	}
-	c.unit(at+"unit", unit)
+	c.Unit(at+"unit", unit)
 	return input{devices.Metric{Name: in.Metric, Unit: unit}, uint16(max(0, mux)), uint16(max(0, pga)), full, octets.NewScale(scale, in.Offset)}
-}
-
-func (c *checker) unit(key, u string) {
-	switch {
-	case !devices.ValidUnit(u):
-		c.bad(key, "%q cannot be a unit: want printable ASCII without spaces, at most %d bytes", u, devices.MaxUnit)
-	case !devices.KnownUnit(u):
-		c.problems = append(c.problems, devices.Problem{Key: key, Warning: true,
-			Message: fmt.Sprintf("%q is not a SenML unit of RFC 8428 or RFC 8798: receivers may not know it", u)})
-	}
 }
 
 // metrics are the sensor's, or those that are wanted.
@@ -296,14 +274,14 @@ func (c *checker) metrics(p *plan) {
 	}
 	for i, name := range c.s.Metrics {
 		if !slices.Contains(names, name) {
-			c.bad(fmt.Sprintf("metrics[%d]", i), "a %s has no %q: want some of %s", p.sensor, name, strings.Join(names, ", "))
+			c.Bad(fmt.Sprintf("metrics[%d]", i), "a %s has no %q: want some of %s", p.sensor, name, strings.Join(names, ", "))
 		}
 	}
 }
 
 // takes is the time of one sample.
 func (c *checker) takes(p *plan) time.Duration {
-	if len(c.problems) > 0 {
+	if len(c.Problems) > 0 {
 		return 0
 	}
 	switch chip := p.make().(type) {

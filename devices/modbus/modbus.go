@@ -21,7 +21,6 @@ package modbus
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"hash/fnv"
 	"log/slog"
@@ -64,14 +63,8 @@ func (d *Driver) New(settings devices.Settings, env devices.Env) (devices.Device
 		return nil, fmt.Errorf("modbus: settings of another driver: %T", settings)
 	}
 	p, problems := s.compile()
-	var errs []error
-	for _, q := range problems {
-		if !q.Warning {
-			errs = append(errs, fmt.Errorf("%s: %s", q.Key, q.Message))
-		}
-	}
-	if len(errs) > 0 {
-		return nil, fmt.Errorf("modbus: %w", errors.Join(errs...))
+	if err := devices.Problems(problems).Err("modbus"); err != nil {
+		return nil, err
 	}
 	if env.Log == nil {
 		env.Log = slog.New(slog.DiscardHandler)

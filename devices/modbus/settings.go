@@ -116,28 +116,8 @@ func (s *Settings) Check() []devices.Problem {
 }
 
 type checker struct {
-	s        *Settings
-	problems []devices.Problem
-}
-
-func (c *checker) bad(key, format string, args ...any) {
-	c.problems = append(c.problems, devices.Problem{Key: key, Message: fmt.Sprintf(format, args...)})
-}
-
-func (c *checker) warn(key, format string, args ...any) {
-	c.problems = append(c.problems, devices.Problem{Key: key, Message: fmt.Sprintf(format, args...), Warning: true})
-}
-
-func (c *checker) within(key string, n, low, high int) {
-	if n < low || n > high {
-		c.bad(key, "want %d to %d, not %d", low, high, n)
-	}
-}
-
-func (c *checker) span(key string, d, low, high time.Duration) {
-	if d < low || d > high {
-		c.bad(key, "want %v to %v, not %v", low, high, d)
-	}
+	devices.Problems
+	s *Settings
 }
 
 func (s *Settings) compile() (*plan, []devices.Problem) {
@@ -149,24 +129,24 @@ func (s *Settings) compile() (*plan, []devices.Problem) {
 	// V1.02 section 2.2: slaves are 1 to 247. A TCP unit may be any byte: 0 and 255 are the
 	// server itself (Messaging Guide section 4.4.1.2).
 	if p.bus.tcp() {
-		c.within("slave", s.Slave, 0, 255)
+		c.Within("slave", s.Slave, 0, 255)
 	} else {
-		c.within("slave", s.Slave, 1, 247)
+		c.Within("slave", s.Slave, 1, 247)
 	}
-	c.span("timeout", s.Timeout, 10*time.Millisecond, time.Minute)
-	c.within("retries", s.Retries, 0, 10)
-	c.span("turnaround", s.Turnaround, 0, 10*time.Second)
-	c.span("report_every", s.ReportEvery, time.Second, 24*time.Hour)
-	c.within("max_registers", s.MaxRegisters, 4, maxReadRegisters)
-	c.within("max_bits", s.MaxBits, 1, maxReadBits)
-	c.within("gap", s.Gap, 0, 100)
+	c.Span("timeout", s.Timeout, 10*time.Millisecond, time.Minute)
+	c.Within("retries", s.Retries, 0, 10)
+	c.Span("turnaround", s.Turnaround, 0, 10*time.Second)
+	c.Span("report_every", s.ReportEvery, time.Second, 24*time.Hour)
+	c.Within("max_registers", s.MaxRegisters, 4, maxReadRegisters)
+	c.Within("max_bits", s.MaxBits, 1, maxReadBits)
+	c.Within("gap", s.Gap, 0, 100)
 	c.order("word_order", s.WordOrder)
 	c.order("byte_order", s.ByteOrder)
 	p.groups = c.groups()
-	if len(c.problems) == 0 {
+	if len(c.Problems) == 0 {
 		c.busTime(p)
 	}
-	return p, c.problems
+	return p, c.Problems
 }
 
 // bus is what all slaves of one bus share.
@@ -174,25 +154,25 @@ func (c *checker) bus() busConfig {
 	s := c.s
 	switch {
 	case s.Server != "" && s.Port != "":
-		c.bad("server", "want port (RTU over a serial line) or server (TCP), not both")
+		c.Bad("server", "want port (RTU over a serial line) or server (TCP), not both")
 	case s.Server != "":
 		return busConfig{server: c.server()}
 	}
 	mode, problems := tty.ParseMode(s.Baud, s.Frame)
-	c.problems = append(c.problems, tty.CheckPath(s.Port)...)
-	c.problems = append(c.problems, problems...)
+	c.Problems = append(c.Problems, tty.CheckPath(s.Port)...)
+	c.Problems = append(c.Problems, problems...)
 	if mode.DataBits != 0 && mode.DataBits != 8 {
-		c.bad("frame", `%q: RTU needs 8 data bits, such as "8E1" or "8N1"`, s.Frame) // V1.02 section 2.5.1
+		c.Bad("frame", `%q: RTU needs 8 data bits, such as "8E1" or "8N1"`, s.Frame) // V1.02 section 2.5.1
 	}
 	if !slices.Contains([]string{tty.TurnOff, tty.TurnAuto, tty.TurnKernel, tty.TurnRTS}, s.RS485) {
-		c.bad("rs485", `want "off" (the adapter turns around by itself), "auto", "kernel" or "rts", not %q`, s.RS485)
+		c.Bad("rs485", `want "off" (the adapter turns around by itself), "auto", "kernel" or "rts", not %q`, s.RS485)
 	}
 	if s.RS485 == tty.TurnOff && (s.RS485Low || s.RS485Before != 0 || s.RS485After != 0) {
-		c.bad("rs485", `is "off": rs485_low, rs485_before and rs485_after need "auto", "kernel" or "rts"`)
+		c.Bad("rs485", `is "off": rs485_low, rs485_before and rs485_after need "auto", "kernel" or "rts"`)
 	}
-	c.span("rs485_before", s.RS485Before, 0, 100*time.Millisecond)
-	c.span("rs485_after", s.RS485After, 0, 100*time.Millisecond)
-	c.span("pause", s.Pause, 0, time.Second)
+	c.Span("rs485_before", s.RS485Before, 0, 100*time.Millisecond)
+	c.Span("rs485_after", s.RS485After, 0, 100*time.Millisecond)
+	c.Span("pause", s.Pause, 0, time.Second)
 	b := busConfig{
 		port: s.Port, mode: mode, pause: s.Pause,
 		turn: tty.Turn{By: s.RS485, Low: s.RS485Low, Before: s.RS485Before, After: s.RS485After},
@@ -219,17 +199,17 @@ func (c *checker) server() string {
 	}
 	host, port, err := net.SplitHostPort(at)
 	if n, bad := strconv.Atoi(port); err != nil || bad != nil || n < 1 || n > 65535 || host == "" || strings.ContainsAny(host, " /") {
-		c.bad("server", `%q is not a host such as "192.168.1.20" or "plc.local:502"`, c.s.Server)
+		c.Bad("server", `%q is not a host such as "192.168.1.20" or "plc.local:502"`, c.s.Server)
 	}
 	if c.s.RS485 != tty.TurnOff || c.s.Pause != 0 {
-		c.warn("server", "pause and rs485 mean nothing over TCP")
+		c.Warn("server", "pause and rs485 mean nothing over TCP")
 	}
 	return at
 }
 
 func (c *checker) order(key, order string) {
 	if order != "big" && order != "little" {
-		c.bad(key, `want "big" (the most significant first) or "little", not %q`, order)
+		c.Bad(key, `want "big" (the most significant first) or "little", not %q`, order)
 	}
 }
 
@@ -238,7 +218,7 @@ const maxPoints = 2000
 
 func (c *checker) groups() []group {
 	if len(c.s.Groups) == 0 {
-		c.bad("group", "missing: add a [[device.group]] with what is to be read")
+		c.Bad("group", "missing: add a [[device.group]] with what is to be read")
 	}
 	seen := map[string]bool{}
 	points := 0
@@ -248,7 +228,7 @@ func (c *checker) groups() []group {
 		if g.Interval == 0 {
 			g.Interval = defaultInterval
 		}
-		c.span(at+"interval", g.Interval, 10*time.Millisecond, 24*time.Hour)
+		c.Span(at+"interval", g.Interval, 10*time.Millisecond, 24*time.Hour)
 		if g.Function == "" {
 			g.Function = "holding"
 		}
@@ -257,16 +237,16 @@ func (c *checker) groups() []group {
 		if g.FirstAddress == nil {
 			g.FirstAddress = &c.s.FirstAddress
 		}
-		c.within(at+"first_address", *g.FirstAddress, 0, 499999)
+		c.Within(at+"first_address", *g.FirstAddress, 0, 499999)
 		if len(g.Registers) == 0 {
-			c.bad(at+"registers", "missing: a group without registers reads nothing")
+			c.Bad(at+"registers", "missing: a group without registers reads nothing")
 		}
 		var ps []*point
 		for j, r := range g.Registers {
 			key := fmt.Sprintf("%sregisters[%d].", at, j)
 			ps = append(ps, c.point(key, g, r))
 			if seen[r.Metric] {
-				c.bad(key+"metric", "%q is named twice", r.Metric)
+				c.Bad(key+"metric", "%q is named twice", r.Metric)
 			}
 			seen[r.Metric] = true
 		}
@@ -274,7 +254,7 @@ func (c *checker) groups() []group {
 		out = append(out, group{interval: g.Interval, blocks: blocks(ps, limits{c.s.MaxRegisters, c.s.MaxBits, c.s.Gap})})
 	}
 	if points > maxPoints {
-		c.bad("group", "%d registers; at most %d in one device", points, maxPoints)
+		c.Bad("group", "%d registers; at most %d in one device", points, maxPoints)
 	}
 	return out
 }
@@ -293,19 +273,17 @@ var functions = map[string]function{
 
 func (c *checker) point(at string, g Group, r Register) *point {
 	p := &point{metric: r.Metric, unit: r.Unit, scale: octets.NewScale(1, r.Offset)}
-	if !devices.ValidName(r.Metric) {
-		c.bad(at+"metric", "%q cannot name a metric: want [A-Za-z0-9][A-Za-z0-9_.-]*", r.Metric)
-	}
+	c.Metric(at+"metric", r.Metric)
 	name := r.Function
 	if name == "" {
 		name = g.Function
 	}
 	f, ok := functions[strings.ToLower(name)]
 	if !ok {
-		c.bad(at+"function", `want "coil", "discrete", "holding" or "input", not %q`, name)
+		c.Bad(at+"function", `want "coil", "discrete", "holding" or "input", not %q`, name)
 	}
 	p.function = f
-	c.unit(at+"unit", r.Unit)
+	c.Unit(at+"unit", r.Unit)
 	c.inherit(&r.WordOrder, at+"word_order", g.WordOrder)
 	c.inherit(&r.ByteOrder, at+"byte_order", g.ByteOrder)
 	p.littleWords, p.littleBytes = r.WordOrder == "little", r.ByteOrder == "little"
@@ -315,25 +293,12 @@ func (c *checker) point(at string, g Group, r Register) *point {
 	return p
 }
 
-func (c *checker) unit(key, u string) {
-	switch {
-	case !devices.ValidUnit(u):
-		c.bad(key, "%q cannot be a unit: want printable ASCII without spaces, at most %d bytes", u, devices.MaxUnit)
-	case !devices.KnownUnit(u):
-		hint := ""
-		if s := devices.SuggestUnit(u); s != "" {
-			hint = fmt.Sprintf("; %q is probably meant", s)
-		}
-		c.warn(key, "%q is not a SenML unit of RFC 8428 or RFC 8798%s: receivers may not know it", u, hint)
-	}
-}
-
 // kind is the type, and how many registers it takes.
 func (c *checker) kind(at string, p *point, r Register) {
 	t := valueType(strings.ToLower(r.Type))
 	if p.function.bits() {
 		if p.size = 1; t != "" && t != typeBool {
-			c.bad(at+"type", "a coil or discrete input is a %q, not %q", typeBool, r.Type)
+			c.Bad(at+"type", "a coil or discrete input is a %q, not %q", typeBool, r.Type)
 		}
 		p.kind = typeBool
 	} else {
@@ -345,32 +310,32 @@ func (c *checker) kind(at string, p *point, r Register) {
 		case t == typeBits:
 			c.bits(at, p, r)
 		case t == typeString:
-			c.within(at+"length", r.Length, 1, c.s.MaxRegisters)
+			c.Within(at+"length", r.Length, 1, c.s.MaxRegisters)
 			p.size = uint16(max(1, r.Length))
 		case sizes[t] == 0:
 			p.size = 1
-			c.bad(at+"type", `want "int16", "uint16", "bcd16" (or 32, 64), "float32", "float64", "bits" or "string", not %q`, r.Type)
+			c.Bad(at+"type", `want "int16", "uint16", "bcd16" (or 32, 64), "float32", "float64", "bits" or "string", not %q`, r.Type)
 		}
 	}
 	if r.Length != 0 && p.kind != typeString {
-		c.bad(at+"length", "only a string has one")
+		c.Bad(at+"length", "only a string has one")
 	}
 	if (r.Bit != nil || r.Width != 0) && p.kind != typeBits {
-		c.bad(at+"bit", `only type "bits" has bit and width`)
+		c.Bad(at+"bit", `only type "bits" has bit and width`)
 	}
 }
 
 func (c *checker) bits(at string, p *point, r Register) {
 	p.size = 1
 	if r.Bit == nil {
-		c.bad(at+"bit", "missing: which bit of the register, 0 (the least significant) to 15")
+		c.Bad(at+"bit", "missing: which bit of the register, 0 (the least significant) to 15")
 		return
 	}
 	width := max(1, r.Width)
-	c.within(at+"bit", *r.Bit, 0, 15)
-	c.within(at+"width", width, 1, 16)
+	c.Within(at+"bit", *r.Bit, 0, 15)
+	c.Within(at+"width", width, 1, 16)
 	if *r.Bit+width > 16 {
-		c.bad(at+"width", "bit %d and %d bits do not fit into a register of 16", *r.Bit, width)
+		c.Bad(at+"width", "bit %d and %d bits do not fit into a register of 16", *r.Bit, width)
 	}
 	p.bit, p.width = uint(*r.Bit&15), uint(width)
 }
@@ -378,14 +343,14 @@ func (c *checker) bits(at string, p *point, r Register) {
 func (c *checker) scale(at string, p *point, r Register) {
 	plain := p.kind == typeBool || p.kind == typeString || p.kind == typeBits && p.width == 1
 	if plain && (r.Scale != nil || r.Offset != 0) {
-		c.bad(at+"scale", "only a number has scale and offset")
+		c.Bad(at+"scale", "only a number has scale and offset")
 		return
 	}
 	if r.Scale == nil {
 		return
 	}
 	if *r.Scale == 0 || math.Abs(*r.Scale) > 1e30 || math.Abs(r.Offset) > 1e30 {
-		c.bad(at+"scale", "want a number that is not 0 (value = register × scale + offset)")
+		c.Bad(at+"scale", "want a number that is not 0 (value = register × scale + offset)")
 		return
 	}
 	p.scale = octets.NewScale(*r.Scale, r.Offset)
@@ -393,15 +358,15 @@ func (c *checker) scale(at string, p *point, r Register) {
 
 func (c *checker) address(at string, p *point, r Register, first int) {
 	if r.Address == nil {
-		c.bad(at+"address", "missing")
+		c.Bad(at+"address", "missing")
 		return
 	}
 	n := *r.Address - first
 	switch last := n + int(p.size) - 1; {
 	case n < 0 && first > 0:
-		c.bad(at+"address", "%d is below first_address = %d, the number that the first register has", *r.Address, first)
+		c.Bad(at+"address", "%d is below first_address = %d, the number that the first register has", *r.Address, first)
 	case n < 0 || last > 65535:
-		c.bad(at+"address", "%d: want 0 to 65535 (counted from first_address = %d)", *r.Address, first)
+		c.Bad(at+"address", "%d: want 0 to 65535 (counted from first_address = %d)", *r.Address, first)
 	}
 	p.address = uint16(n)
 }
@@ -420,6 +385,6 @@ func (c *checker) busTime(p *plan) {
 		share += float64(t) / float64(g.interval)
 	}
 	if share > 0.9 {
-		c.warn("group", "reading this slave takes %.0f %% of the line's time at %v: lengthen the intervals, or raise baud", 100*share, p.bus.mode)
+		c.Warn("group", "reading this slave takes %.0f %% of the line's time at %v: lengthen the intervals, or raise baud", 100*share, p.bus.mode)
 	}
 }

@@ -13,7 +13,6 @@
 package nmea
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -94,14 +93,8 @@ func (Driver) New(settings devices.Settings, env devices.Env) (devices.Device, e
 		return nil, fmt.Errorf("nmea: settings of another driver: %T", settings)
 	}
 	p, problems := s.compile()
-	var errs []error
-	for _, q := range problems {
-		if !q.Warning {
-			errs = append(errs, fmt.Errorf("%s: %s", q.Key, q.Message))
-		}
-	}
-	if len(errs) > 0 {
-		return nil, fmt.Errorf("nmea: %w", errors.Join(errs...))
+	if err := devices.Problems(problems).Err("nmea"); err != nil {
+		return nil, err
 	}
 	if s.TimeSource {
 		p.heard = env.Heard

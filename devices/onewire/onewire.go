@@ -48,10 +48,8 @@ func (Driver) Settings() devices.Settings {
 
 // Check tells every mistake. A sensor that is absent is none.
 func (s *Settings) Check() []devices.Problem {
-	var problems []devices.Problem
-	bad := func(key, format string, args ...any) {
-		problems = append(problems, devices.Problem{Key: key, Message: fmt.Sprintf(format, args...)})
-	}
+	var problems devices.Problems
+	bad := problems.Bad
 	family, err := parseID(s.ID)
 	switch {
 	case s.ID == "":
@@ -79,12 +77,8 @@ func (d Driver) New(settings devices.Settings, env devices.Env) (devices.Device,
 	if !ok {
 		return nil, fmt.Errorf("onewire: settings of another driver: %T", settings)
 	}
-	var errs []error
-	for _, p := range s.Check() {
-		errs = append(errs, fmt.Errorf("%s: %s", p.Key, p.Message))
-	}
-	if len(errs) > 0 {
-		return nil, fmt.Errorf("onewire: %w", errors.Join(errs...))
+	if err := devices.Problems(s.Check()).Err("onewire"); err != nil {
+		return nil, err
 	}
 	if env.Log == nil {
 		env.Log = slog.New(slog.DiscardHandler)

@@ -15,7 +15,6 @@
 package serial
 
 import (
-	"errors"
 	"fmt"
 
 	"holdfast/devices"
@@ -35,14 +34,8 @@ func (Driver) New(settings devices.Settings, env devices.Env) (devices.Device, e
 		return nil, fmt.Errorf("serial-line: settings of another driver: %T", settings)
 	}
 	p, problems := s.compile()
-	var errs []error
-	for _, q := range problems {
-		if !q.Warning {
-			errs = append(errs, fmt.Errorf("%s: %s", q.Key, q.Message))
-		}
-	}
-	if len(errs) > 0 {
-		return nil, fmt.Errorf("serial-line: %w", errors.Join(errs...))
+	if err := devices.Problems(problems).Err("serial-line"); err != nil {
+		return nil, err
 	}
 	return stream.New(p.Config, env), nil
 }

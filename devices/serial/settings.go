@@ -1,7 +1,6 @@
 package serial
 
 import (
-	"fmt"
 	"slices"
 	"time"
 
@@ -56,10 +55,9 @@ type plan struct {
 }
 
 func (s *Settings) compile() (*plan, []devices.Problem) {
-	config, problems := stream.Settings{Port: s.Port, Baud: s.Baud, Frame: s.Frame, StaleAfter: s.StaleAfter, ReportEvery: s.ReportEvery}.Compile()
-	bad := func(key, format string, args ...any) {
-		problems = append(problems, devices.Problem{Key: key, Message: fmt.Sprintf(format, args...)})
-	}
+	config, found := stream.Settings{Port: s.Port, Baud: s.Baud, Frame: s.Frame, StaleAfter: s.StaleAfter, ReportEvery: s.ReportEvery}.Compile()
+	problems := devices.Problems(found)
+	bad := problems.Bad
 	p := &plan{Config: config, delimiter: []byte(s.Delimiter), trimCR: s.Delimiter == "\n", maxLine: s.MaxLine, firstLine: s.FirstLine}
 	if s.Delimiter == "" || len(s.Delimiter) > 16 {
 		bad("delimiter", `want 1 to 16 bytes that end a line, such as "\n", "\r\n" or "\u0003"`)

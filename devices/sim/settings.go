@@ -66,16 +66,16 @@ func (s *Settings) metrics() []Metric {
 func (s *Settings) Check() []devices.Problem {
 	c := &checker{}
 	if s.Interval < time.Microsecond {
-		c.bad("interval", `want a duration of at least 1us, such as "1s", not %v`, s.Interval)
+		c.Bad("interval", `want a duration of at least 1us, such as "1s", not %v`, s.Interval)
 	}
 	if !(s.Jitter >= 0 && s.Jitter <= 1) {
-		c.bad("jitter", "want a part of the interval from 0 to 1, not %v", s.Jitter)
+		c.Bad("jitter", "want a part of the interval from 0 to 1, not %v", s.Jitter)
 	}
 	if s.BurstEvery < 0 || s.BurstCount < 1 || s.BurstCount > 1e6 {
-		c.bad("burst_count", "want 1 to 1000000 ticks, not %d", s.BurstCount)
+		c.Bad("burst_count", "want 1 to 1000000 ticks, not %d", s.BurstCount)
 	}
 	if (s.LoseEvery > 0) != (s.LoseFor > 0) {
-		c.bad("lose_every", "lose_every and lose_for belong together: present for the one, away for the other")
+		c.Bad("lose_every", "lose_every and lose_for belong together: present for the one, away for the other")
 	}
 	seen := map[string]bool{}
 	for i, m := range s.metrics() {
@@ -83,49 +83,37 @@ func (s *Settings) Check() []devices.Problem {
 			c.metric(fmt.Sprintf("metrics[%d]", i), m, seen)
 		}
 	}
-	return c.problems
+	return c.Problems
 }
 
-type checker struct{ problems []devices.Problem }
-
-func (c *checker) bad(key, format string, args ...any) {
-	c.problems = append(c.problems, devices.Problem{Key: key, Message: fmt.Sprintf(format, args...)})
-}
+type checker struct{ devices.Problems }
 
 func (c *checker) metric(at string, m Metric, seen map[string]bool) {
-	if !devices.ValidName(m.Name) {
-		c.bad(at+".name", "%q cannot name a metric: want [A-Za-z0-9][A-Za-z0-9_.-]*", m.Name)
-	}
+	c.Metric(at+".name", m.Name)
 	if seen[m.Name] {
-		c.bad(at+".name", "%q is named twice", m.Name)
+		c.Bad(at+".name", "%q is named twice", m.Name)
 	}
 	seen[m.Name] = true
 	if !slices.Contains(waves, m.Wave) {
-		c.bad(at+".wave", "want one of %s, not %q", strings.Join(waves, ", "), m.Wave)
+		c.Bad(at+".wave", "want one of %s, not %q", strings.Join(waves, ", "), m.Wave)
 	}
 	for _, v := range []float64{m.Min, m.Max, m.Noise} {
 		if math.IsNaN(v) || math.Abs(v) > 1e300 {
-			c.bad(at, "min, max and noise must be finite")
+			c.Bad(at, "min, max and noise must be finite")
 			break
 		}
 	}
 	if m.Max < m.Min {
-		c.bad(at+".max", "%v is less than min = %v", m.Max, m.Min)
+		c.Bad(at+".max", "%v is less than min = %v", m.Max, m.Min)
 	}
 	if m.Period < 0 {
-		c.bad(at+".period", `want a duration such as "1m"`)
+		c.Bad(at+".period", `want a duration such as "1m"`)
 	}
 	if m.Decimals != nil && (*m.Decimals < 0 || *m.Decimals > 12) {
-		c.bad(at+".decimals", "want 0 to 12, not %d", *m.Decimals)
+		c.Bad(at+".decimals", "want 0 to 12, not %d", *m.Decimals)
 	}
 	if m.Size < 0 || m.Size > devices.MaxValue || len(m.Text) > devices.MaxValue {
-		c.bad(at+".size", "want at most %d bytes", devices.MaxValue)
+		c.Bad(at+".size", "want at most %d bytes", devices.MaxValue)
 	}
-	switch {
-	case !devices.ValidUnit(m.Unit):
-		c.bad(at+".unit", "%q cannot be a unit: want printable ASCII without spaces", m.Unit)
-	case !devices.KnownUnit(m.Unit):
-		c.problems = append(c.problems, devices.Problem{Key: at + ".unit", Warning: true,
-			Message: fmt.Sprintf("%q is not a SenML unit of RFC 8428 or RFC 8798: receivers may not know it", m.Unit)})
-	}
+	c.Unit(at+".unit", m.Unit)
 }

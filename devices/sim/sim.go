@@ -10,7 +10,6 @@ package sim
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"hash/fnv"
 	"time"
@@ -32,14 +31,8 @@ func (Driver) New(settings devices.Settings, env devices.Env) (devices.Device, e
 	if !ok {
 		return nil, fmt.Errorf("sim: settings of another driver: %T", settings)
 	}
-	var errs []error
-	for _, p := range s.Check() {
-		if !p.Warning {
-			errs = append(errs, fmt.Errorf("%s: %s", p.Key, p.Message))
-		}
-	}
-	if len(errs) > 0 {
-		return nil, fmt.Errorf("sim: %w", errors.Join(errs...))
+	if err := devices.Problems(s.Check()).Err("sim"); err != nil {
+		return nil, err
 	}
 	return &device{settings: *s, metrics: s.metrics(), clock: env.Clock, seed: seed(s, env)}, nil
 }

@@ -7,7 +7,6 @@
 package text
 
 import (
-	"fmt"
 	"regexp"
 	"regexp/syntax"
 	"slices"
@@ -35,27 +34,19 @@ type Settings struct {
 func (s Settings) Compile() (*Decoder, []devices.Problem) {
 	c := &checker{s: &s}
 	d := c.decoder()
-	return d, c.problems
+	return d, c.Problems
 }
 
 type checker struct {
-	s        *Settings
-	problems []devices.Problem
-}
-
-func (c *checker) bad(key, format string, args ...any) {
-	c.problems = append(c.problems, devices.Problem{Key: key, Message: fmt.Sprintf(format, args...)})
-}
-
-func (c *checker) warn(key, format string, args ...any) {
-	c.problems = append(c.problems, devices.Problem{Key: key, Message: fmt.Sprintf(format, args...), Warning: true})
+	devices.Problems
+	s *Settings
 }
 
 func (c *checker) decoder() *Decoder {
 	d := &Decoder{encoding: c.encoding()}
 	if c.s.Ignore != "" {
 		if re, err := regexp.Compile(c.s.Ignore); err != nil {
-			c.bad("ignore", "%v", err)
+			c.Bad("ignore", "%v", err)
 		} else {
 			d.ignore = re
 		}
@@ -67,7 +58,7 @@ func (c *checker) decoder() *Decoder {
 		}
 	}
 	if set != 1 {
-		c.bad("pattern", "want exactly one of pattern (a regular expression with named groups), patterns (several, tried in order) and fields (names of columns)")
+		c.Bad("pattern", "want exactly one of pattern (a regular expression with named groups), patterns (several, tried in order) and fields (names of columns)")
 		return d
 	}
 	switch {
@@ -87,7 +78,7 @@ func (c *checker) decoder() *Decoder {
 func (c *checker) encoding() encoding {
 	e, ok := encodings[strings.ToLower(c.s.Encoding)]
 	if !ok {
-		c.bad("encoding", `want "utf-8", "ascii" or "latin-1", not %q`, c.s.Encoding)
+		c.Bad("encoding", `want "utf-8", "ascii" or "latin-1", not %q`, c.s.Encoding)
 	}
 	return e
 }
@@ -95,7 +86,7 @@ func (c *checker) encoding() encoding {
 func (c *checker) pattern(d *Decoder, key, text string) {
 	re, err := regexp.Compile(text)
 	if err != nil {
-		c.bad(key, "%v (Go's regular expressions: https://pkg.go.dev/regexp/syntax)", err)
+		c.Bad(key, "%v (Go's regular expressions: https://pkg.go.dev/regexp/syntax)", err)
 		return
 	}
 	rule := rule{re: re, literal: beginsWithLetters(text)}
@@ -104,12 +95,12 @@ func (c *checker) pattern(d *Decoder, key, text string) {
 			continue
 		}
 		if !devices.ValidName(name) {
-			c.bad(key, "group %q cannot name a metric: want [A-Za-z0-9][A-Za-z0-9_.-]*", name)
+			c.Bad(key, "group %q cannot name a metric: want [A-Za-z0-9][A-Za-z0-9_.-]*", name)
 		}
 		rule.columns = append(rule.columns, column{index: group, metric: d.metric(name)})
 	}
 	if len(rule.columns) == 0 {
-		c.bad(key, `no named group: write (?P<weight>[0-9.]+) for a metric "weight"`)
+		c.Bad(key, `no named group: write (?P<weight>[0-9.]+) for a metric "weight"`)
 	}
 	d.rules = append(d.rules, rule)
 }
@@ -142,16 +133,16 @@ func (c *checker) fields(d *Decoder) {
 			continue
 		}
 		if !devices.ValidName(name) {
-			c.bad("fields["+strconv.Itoa(i)+"]", `%q cannot name a metric: want [A-Za-z0-9][A-Za-z0-9_.-]*, or "-" for a column to skip`, name)
+			c.Bad("fields["+strconv.Itoa(i)+"]", `%q cannot name a metric: want [A-Za-z0-9][A-Za-z0-9_.-]*, or "-" for a column to skip`, name)
 		}
 		if seen[name] {
-			c.bad("fields["+strconv.Itoa(i)+"]", "%q is named twice", name)
+			c.Bad("fields["+strconv.Itoa(i)+"]", "%q is named twice", name)
 		}
 		seen[name] = true
 		r.columns = append(r.columns, column{index: i, metric: d.metric(name)})
 	}
 	if len(r.columns) == 0 {
-		c.bad("fields", "every column is skipped")
+		c.Bad("fields", "every column is skipped")
 	}
 	d.width = len(c.s.Fields)
 	d.rules = []rule{r}
@@ -162,31 +153,22 @@ func (c *checker) metrics(d *Decoder) {
 	for _, name := range sortedKeys(c.s.Units) {
 		u := c.s.Units[name]
 		i, ok := d.lookup(name)
-		switch {
-		case !ok:
-			c.bad("units."+name, "no group or field has this name")
+		if !ok {
+			c.Bad("units."+name, "no group or field has this name")
 			continue
-		case !devices.ValidUnit(u):
-			c.bad("units."+name, "%q cannot be a unit: want printable ASCII without spaces, at most %d bytes", u, devices.MaxUnit)
-			continue
-		case !devices.KnownUnit(u):
-			hint := ""
-			if s := devices.SuggestUnit(u); s != "" {
-				hint = fmt.Sprintf("; %q is probably meant", s)
-			}
-			c.warn("units."+name, "%q is not a SenML unit of RFC 8428 or RFC 8798%s: receivers may not know it", u, hint)
 		}
+		c.Unit("units."+name, u)
 		d.metrics[i].unit = u
 	}
 	for _, name := range sortedKeys(c.s.Types) {
 		i, ok := d.lookup(name)
 		if !ok {
-			c.bad("types."+name, "no group or field has this name")
+			c.Bad("types."+name, "no group or field has this name")
 			continue
 		}
 		t := kind(c.s.Types[name])
 		if !slices.Contains(kinds, t) {
-			c.bad("types."+name, `want "number", "text", "bool", "bytes" or "hex", not %q`, c.s.Types[name])
+			c.Bad("types."+name, `want "number", "text", "bool", "bytes" or "hex", not %q`, c.s.Types[name])
 			continue
 		}
 		d.metrics[i].kind = t
