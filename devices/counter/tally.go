@@ -141,11 +141,11 @@ func (t *tally) add(n uint64, at devices.Instant) {
 // change takes a new level for the duty. lost: edges of which nobody knows when they were.
 func (t *tally) change(level gpio.Level, at devices.Instant, lost uint32) {
 	w := &t.window
-	switch {
-	case lost > 0:
-		w.blurred = edgesLost
-	case level == w.level:
+	if (level == w.level) != (lost%2 == 1) { // edges alternate
 		t.miss()
+	}
+	if lost > 0 {
+		w.blurred = edgesLost
 	}
 	w.pass(at)
 	w.level = level
@@ -172,6 +172,7 @@ func (w *window) pass(at devices.Instant) {
 // measure closes the window at an instant, and begins the next one.
 func (t *tally) measure(now devices.Instant) (frequency physic.Frequency, duty float64, blurred string) {
 	w := &t.window
+	now = max(now, w.since) // an edge may have come since
 	w.pass(now)
 	if span := w.last - w.first; w.counted > 0 && span > 0 {
 		frequency = physic.Frequency(float64(w.counted) / span.Seconds() * float64(physic.Hertz))
@@ -179,7 +180,7 @@ func (t *tally) measure(now devices.Instant) (frequency physic.Frequency, duty f
 	if span := now - w.from; span > 0 {
 		duty = min(1, max(0, float64(w.active)/float64(span)))
 	}
-	next := window{from: now, since: max(now, w.since), level: w.level}
+	next := window{from: now, since: now, level: w.level}
 	if w.any && w.last >= w.from { // else it is from before: what follows begins anew
 		next.any, next.first, next.last = true, w.last, w.last
 	}
