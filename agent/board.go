@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -16,10 +17,12 @@ import (
 	"holdfast/systemd/settings"
 )
 
-// findLine is how devices find their GPIO lines on this board.
-func findLine(name string) (devices.Line, error) {
-	l, err := boards.FindLine("/", name)
-	return devices.Line{Path: l.Path, Chip: l.Chip, Offset: l.Offset}, err
+// lineFinder is how devices find their GPIO lines on this board, which is called so in the configuration.
+func lineFinder(board string) func(name string) (devices.Line, error) {
+	return func(name string) (devices.Line, error) {
+		l, err := boards.FindLine("/", board, name)
+		return devices.Line{Path: l.Path, Chip: l.Chip, Offset: l.Offset}, err
+	}
 }
 
 // LoadForStart is LoadConfig and, if it finds no error, what the devices lack on this board, as
@@ -124,7 +127,7 @@ func (b *boardCheck) line(use devices.LineUse) {
 	switch {
 	case strings.HasPrefix(l.User, ours):
 	case l.User != "":
-		b.table.Problem(use.Key, "%s is taken by %q of the kernel%s", called(use.Name, l), l.User, then(b.state.TurnOff(owner(l.User))))
+		b.table.Problem(use.Key, "%s is taken by %q of the kernel%s", called(use.Name, l), l.User, then(b.state.TurnOff(boards.Owner(l.User))))
 	case l.Used:
 		b.table.Problem(use.Key, "%s is no GPIO now: the kernel has switched it to %s%s", called(use.Name, l), cmp.Or(to, "something else"), then(b.state.TurnOff(to)))
 	case to != "":
@@ -156,15 +159,6 @@ func called(name string, l boards.Line) string {
 	return fmt.Sprintf("%s (pin %s, %s)", name, l.Pin, l)
 }
 
-// owner is what a line of config.txt gives, of a consumer such as "onewire@4".
-func owner(consumer string) string {
-	name, _, _ := strings.Cut(consumer, "@")
-	if name == "onewire" || name == "w1-gpio" {
-		return "w1"
-	}
-	return name
-}
-
 func (b *boardCheck) port(path, frame string) {
 	p, found := b.state.Port(path)
 	if !found {
@@ -180,4 +174,33 @@ func (b *boardCheck) port(path, frame string) {
 	if parity := strings.ContainsAny(strings.ToUpper(frame), "EOMS"); parity && p.Kind == boards.MiniUART {
 		b.table.Problem("frame", "%s: %s is the %s, which has no parity (BCM2835 ARM Peripherals, section 2.2); %s", frame, path, p.Kind, b.state.WithParity())
 	}
+}
+
+// Wiring says which devices use what of a board: lines (label and offset), and ports and buses
+// ("uart0", "i2c1", "w1").
+func Wiring(cfg Config, state boards.State) map[string][]string {
+	uses := map[string][]string{}
+	add := func(what, device string) {
+		if what != "" && !slices.Contains(uses[what], device) {
+			uses[what] = append(uses[what], device)
+		}
+	}
+	for _, d := range cfg.Devices {
+		if u, is := d.Settings.(devices.LineUser); is {
+			for _, use := range u.Lines() {
+				if l, err := state.Line(use.Name); err == nil {
+					add(l.String(), d.Name)
+				}
+			}
+		}
+		for _, key := range []string{"port", "bus"} {
+			if path := setting(d.Settings, key); path != "" {
+				add(state.Uses(path), d.Name)
+			}
+		}
+		if d.Driver == "onewire" {
+			add("w1", d.Name)
+		}
+	}
+	return uses
 }

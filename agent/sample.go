@@ -27,6 +27,7 @@ type station struct {
 	due    func() // everything should be sealed now
 	seed   uint64
 	rooms  rooms
+	line   func(name string) (devices.Line, error) // finds a line of the board
 	// patience is how long an Emit waits for room before its readings are lost.
 	patience time.Duration
 
@@ -121,7 +122,7 @@ func (s *station) drive(ctx context.Context) (err error) {
 		StateDir: s.rooms.state, RuntimeDir: s.rooms.runtime,
 		Heard: func(at devices.Instant, utc time.Time, bound time.Duration) {
 			s.lane.keeper.hear(s.cfg.Name, at, utc, bound)
-		}, Line: findLine})
+		}, Line: s.line})
 	if err != nil {
 		return err
 	}

@@ -69,7 +69,7 @@ func (a *Agent) startDevices(running, hard context.Context) {
 // startDevice is called with the lock held.
 func (a *Agent) startDevice(d DeviceConfig) {
 	s := newStation(d, a.opt.Drivers[d.Driver], a.lane(d.Name, a.hard), a.sealAll)
-	s.rooms = a.cfg.rooms(d.Name)
+	s.rooms, s.line = a.cfg.rooms(d.Name), lineFinder(a.cfg.Board)
 	a.stations[d.Name] = s
 	s.start(a.running)
 }

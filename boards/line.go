@@ -27,11 +27,15 @@ var ErrNoChip = errors.New("no such GPIO chip")
 // ErrUnreadable says that a GPIO chip may not be asked: what is missing may be there.
 var ErrUnreadable = errors.New("the GPIO chips cannot be asked")
 
-// FindLine finds a line of the board below root by any name that lasts: the header pin ("pin11",
+// FindLine finds a line of the board below root (a name, or "auto") by any name that lasts: the header pin ("pin11",
 // "P9_12"), the BCM number ("GPIO17"), the chip's label and the offset ("pinctrl-bcm2711:17"), or
 // the name that the kernel gives it. The error says what to write instead.
-func FindLine(root, name string) (Line, error) {
-	return Detect(root).Line(name, GPIOChips(root))
+func FindLine(root, board, name string) (Line, error) {
+	b, known := ByName(board)
+	if !known {
+		b = Detect(root)
+	}
+	return b.Line(name, b.chips(root))
 }
 
 // Line is FindLine among these chips.
@@ -109,6 +113,11 @@ func (b *Board) onHeader(h Header, name string, chips []GPIOChip) (Line, error) 
 	case p.Fixed != "":
 		return Line{}, fmt.Errorf("pin %s of the header %s is no GPIO line, but %s", p.Name, h.Name, fixed(p.Fixed))
 	}
+	return b.lineOf(p, chips)
+}
+
+// lineOf is the line of a pin that has one.
+func (b *Board) lineOf(p Pin, chips []GPIOChip) (Line, error) {
 	if p.Named { // the label depends on the order in which the kernel finds the chips
 		return b.named(p.Name, chips)
 	}

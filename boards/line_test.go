@@ -75,3 +75,25 @@ func TestLineSaysWhatToWriteInstead(t *testing.T) {
 		t.Errorf("a chip that may not be asked: %v", err)
 	}
 }
+
+// FuzzLine: a name finds the line that it was made of, and any text gives a line of the chip or an error.
+func FuzzLine(f *testing.F) {
+	for _, name := range []string{"pin11", "P9_12", "P9.41A", "GPIO17", "BCM4", "pinctrl-bcm2711:17", "gpio-0-31:3", "17", "pin", ":", "pin99999999999", "a:b:3", "X Y"} {
+		f.Add(name)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		for _, b := range All() {
+			chips := []GPIOChip{chip("/dev/gpiochip0", "pinctrl-bcm2711", 58, map[uint32]string{3: "P9_12", 4: name})}
+			l, err := b.Line(name, chips)
+			if err != nil {
+				continue
+			}
+			if l.Path != "/dev/gpiochip0" || l.Offset > 57 {
+				t.Fatalf("%s: %q: %+v", b.Name, name, l)
+			}
+			if again, err := b.Line(l.String(), chips); err != nil || again != l {
+				t.Fatalf("%s: %q is %v, but %v, %v", b.Name, name, l, again, err)
+			}
+		}
+	})
+}
