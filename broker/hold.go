@@ -293,13 +293,17 @@ func (hs *holds) leave(ctx context.Context, h *hold, to string, end uint64) (wai
 		n += t.n
 	}
 	hs.mu.Unlock()
-	if n == 0 {
+	if n == 0 && h.open {
 		hs.b.receivedLate(h.client, &h.late)
+		hs.mu.Lock()
+		h.turns = nil
 		hs.close(h)
-		h.mu.Unlock()
-		return waits, nil
+		hs.mu.Unlock()
 	}
 	h.mu.Unlock()
+	if n == 0 {
+		return waits, nil
+	}
 	select {
 	case <-h.closed:
 		return nil, nil
@@ -418,6 +422,9 @@ func (hs *holds) end(ctx context.Context, ripe []*hold) error {
 // held no more. h.mu is held.
 func (hs *holds) endOne(ctx context.Context, h *hold, reader *lateReader) error {
 	b, own := hs.b, hs.b.cfg.Node.Name
+	if !h.open { // another node has the client meanwhile
+		return nil
+	}
 	hs.mu.Lock()
 	t := h.turns[0]
 	origins := slices.Clone(t.origins)
@@ -446,26 +453,22 @@ func (hs *holds) endOne(ctx context.Context, h *hold, reader *lateReader) error 
 	}
 	hs.mu.Lock()
 	last := len(h.turns) == 1
-	if !last {
-		h.turns = h.turns[1:]
-		hs.held.Add(-int64(t.n))
-	}
 	hs.mu.Unlock()
 	if last {
 		b.receivedLate(h.client, &h.late)
+	}
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	hs.held.Add(-int64(t.n))
+	if h.turns = h.turns[1:]; len(h.turns) == 0 {
 		hs.close(h)
 	}
 	return nil
 }
 
-// close forgets a hold. h.mu is held.
+// close forgets a hold that has no turns any more. h.mu and hs.mu are held.
 func (hs *holds) close(h *hold) {
-	hs.mu.Lock()
-	defer hs.mu.Unlock()
-	for _, t := range h.turns {
-		hs.held.Add(-int64(t.n))
-	}
-	h.open, h.turns = false, nil
+	h.open = false
 	close(h.closed)
 	delete(hs.m, h.client)
 	hs.some.Add(-1)

@@ -175,3 +175,19 @@ func TestLateMovesOn(t *testing.T) {
 		})
 	}
 }
+
+// TestLeaveTwice: the next node asks for a client whose hold ends at the same moment.
+func TestLeaveTwice(t *testing.T) {
+	hs := &holds{b: &Broker{}, m: map[string]*hold{}, running: true}
+	hs.b.sessions = newSessions()
+	h := hs.add("mover", 1)
+	h.turns = []*turn{{origins: []*origin{{node: "n2", from: 7}}}}
+	for i, want := range []int{1, 0} {
+		if waits, err := hs.leave(t.Context(), h, "n3", 9); err != nil || len(waits) != want {
+			t.Errorf("%d: it waits for %v, %v", i, waits, err)
+		}
+	}
+	if err := hs.endOne(t.Context(), h, &lateReader{}); err != nil || hs.some.Load() != 0 {
+		t.Errorf("%v, %d holds", err, hs.some.Load())
+	}
+}
