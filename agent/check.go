@@ -163,6 +163,11 @@ func (l *loader) device(i int, d DeviceConfig, state boards.State) {
 				l.tables[i].Problem(name, "%s", why)
 			}
 		}
+		if id, ok := v.Field(f).Interface().(string); ok && name == "id" && d.Driver == "onewire" {
+			if why := noSensor("/sys/bus/w1/devices", id); why != "" {
+				l.tables[i].Problem(name, "%s", why)
+			}
+		}
 		if name != "port" && name != "chip" && name != "bus" || v.Field(f).Kind() != reflect.String {
 			continue
 		}
@@ -211,6 +216,17 @@ func noPort(path string) string {
 		return ""
 	}
 	return fmt.Sprintf("%s is no serial port, but a device of %q; choose one that `holdfast devices` lists", path, filepath.Base(of))
+}
+
+// noSensor says why a 1-Wire sensor gives no readings now. That there is no bus is said of the board.
+func noSensor(dir, id string) string {
+	if _, err := os.Stat(dir); err != nil {
+		return ""
+	}
+	if _, err := os.Stat(filepath.Join(dir, id)); !errors.Is(err, fs.ErrNotExist) {
+		return ""
+	}
+	return id + " is not on a 1-Wire bus now; the agent will run and wait for it. Connect it, or choose one that `holdfast devices` lists"
 }
 
 // noProgram says why path cannot be run now.

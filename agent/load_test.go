@@ -355,6 +355,24 @@ func FuzzConfig(f *testing.F) {
 }
 
 // modbusDevice is the keys of a slave that reads one register.
+// TestNoSensor: a 1-Wire sensor that is not there is told, unless there is not even a bus.
+func TestNoSensor(t *testing.T) {
+	dir := t.TempDir()
+	const id = "28-0316a2794cff"
+	if why := noSensor(filepath.Join(dir, "none"), id); why != "" {
+		t.Errorf("without a bus: %s", why)
+	}
+	if why := noSensor(dir, id); !strings.HasPrefix(why, id+" is not on a 1-Wire bus now; ") {
+		t.Errorf("without the sensor: %q", why)
+	}
+	if err := os.Mkdir(filepath.Join(dir, id), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if why := noSensor(dir, id); why != "" {
+		t.Errorf("with it: %s", why)
+	}
+}
+
 func i2cDevice(sensor, address string) string {
 	return fmt.Sprintf("driver = \"i2c\"\nbus = \"/dev/i2c-1\"\nsensor = %q\naddress = %s\n", sensor, address)
 }

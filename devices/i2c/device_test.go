@@ -293,7 +293,7 @@ func TestSharedBus(t *testing.T) {
 					s.Interval = 200 * time.Millisecond
 					f.start(t, name, s)
 				}
-				const span = 10 * time.Minute
+				const span = 3 * time.Minute
 				<-time.After(span)
 				cancel()
 				f.wait.Wait()
