@@ -15,6 +15,14 @@ import (
 
 const ms = time.Millisecond
 
+// seeds is how many random trains are tried.
+func seeds() uint64 {
+	if testing.Short() { // on an emulated processor
+		return 300
+	}
+	return 3000
+}
+
 // train is a random signal: its edges, of which some bounce.
 func train(rng *rand.Rand, n int, settle time.Duration) (edges []gpiocdev.Event) {
 	now, level := devices.Instant(time.Hour), gpio.Low
@@ -54,7 +62,7 @@ func kernel(rng *rand.Rand, edges []gpiocdev.Event, asked gpio.Edge) (told []gpi
 
 // TestEveryNumberIsCounted: without debounce the count is exact and the lost ones are told, whatever the queue dropped.
 func TestEveryNumberIsCounted(t *testing.T) {
-	for seed := range uint64(3000) {
+	for seed := range seeds() {
 		rng := rand.New(rand.NewPCG(seed, 2))
 		edge := []gpio.Edge{gpio.RisingEdge, gpio.FallingEdge, gpio.BothEdges}[rng.IntN(3)]
 		asked := edge
@@ -96,7 +104,7 @@ func TestNumbersWrap(t *testing.T) {
 // TestDebouncedCount: states are counted once, and where the queue dropped edges either the count is right or it says that it may not be.
 func TestDebouncedCount(t *testing.T) {
 	sure := 0
-	for seed := range uint64(3000) {
+	for seed := range seeds() {
 		rng := rand.New(rand.NewPCG(seed, 3))
 		settle := time.Duration(1+rng.IntN(20)) * ms
 		edges := train(rng, rng.IntN(100), settle)
