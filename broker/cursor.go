@@ -139,8 +139,13 @@ func (v vector) named(own string) vector {
 
 func (v vector) String() string { return fmt.Sprint([]cursor(v)) }
 
-// UnmarshalJSON reads also the one cursor that a vector was before there were other nodes.
+// UnmarshalJSON reads also the one cursor that a vector was before there were other nodes. What a vector is written as it
+// reads by itself: every session that comes back has several, and encoding/json twice over is most of what they cost.
 func (v *vector) UnmarshalJSON(data []byte) error {
+	if out, ok := plainVector(data); ok {
+		*v = out
+		return nil
+	}
 	if !bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
 		return json.Unmarshal(data, (*[]cursor)(v))
 	}
