@@ -10,7 +10,7 @@ import (
 // batchCache keeps the batches that were read last: sessions that resume together read the same. Who wants one that another
 // is reading waits for it: hundreds that come back at once would otherwise ask for the same megabytes hundreds of times.
 type batchCache struct {
-	mu      sync.Mutex
+	mu      sync.RWMutex
 	m       map[cursor]*Batch
 	order   []cursor
 	size    int
@@ -28,8 +28,8 @@ type batchRead struct {
 var errReader = errors.New("reading it failed")
 
 func (c *batchCache) get(node string, number uint64) *Batch {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.mu.RLock()
+	defer c.mu.RUnlock()
 	return c.m[cursor{Node: node, Batch: number}]
 }
 
@@ -58,6 +58,9 @@ func (c *batchCache) keep(at cursor, b *Batch) {
 
 // read is the batch at a place, from memory or from load, which nobody else calls for it at the same time.
 func (c *batchCache) read(ctx context.Context, at cursor, load func() (*Batch, error)) (*Batch, error) {
+	if b := c.get(at.Node, at.Batch); b != nil {
+		return b, nil
+	}
 	c.mu.Lock()
 	if b := c.m[at]; b != nil {
 		c.mu.Unlock()

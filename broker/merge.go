@@ -41,16 +41,23 @@ func (cs *clocks) set(node string, number, clock uint64) {
 func (t *tail) nextBatch(ctx context.Context, from vector, known *clocks) (b *Batch, at cursor, err error) {
 	t.mu.RLock()
 	var room [5]cursor
+	var newest *Batch // the last one's, if it is in memory
 	waiting := room[:0]
 	for _, l := range t.logs {
 		if c := from.of(l.node); c.Batch < l.next {
 			c.Node = l.node
 			waiting = append(waiting, c)
+			if newest = nil; c.Batch >= l.first {
+				newest = l.ring[c.Batch]
+			}
 		}
 	}
 	t.mu.RUnlock()
 	if len(waiting) == 0 {
 		return nil, cursor{}, errAtEnd
+	}
+	if len(waiting) == 1 && newest != nil {
+		return newest, waiting[0], nil
 	}
 	if len(waiting) == 1 {
 		b, err = t.batch(ctx, waiting[0].Node, waiting[0].Batch)

@@ -74,9 +74,8 @@ func (x *topicIndexes) put(node string, number uint64, index topicIndex) {
 }
 
 // pass is the first batch of a log, from one on and before end, that may have one of the topics: that is not known, or has it.
+// x.mu is held.
 func (x *topicIndexes) pass(node string, from, end uint64, topics []uint32) uint64 {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
 	batches := x.m[node]
 	for ; from < end; from++ {
 		index, known := batches[from]
@@ -107,6 +106,9 @@ func (x topicIndex) find(topics []uint32) (out []uint32) {
 			out = append(out, uint32(x[i]))
 		}
 	}
+	if len(topics) == 1 {
+		return out
+	}
 	slices.Sort(out)
 	return slices.Compact(out)
 }
@@ -128,8 +130,13 @@ func (x *topicIndexes) passAll(from, firsts, ends vector, topics []uint32) vecto
 	if len(topics) == 0 {
 		return from.higher(ends)
 	}
+	x.mu.RLock()
+	defer x.mu.RUnlock()
 	for _, end := range ends {
 		c := from.of(end.Node)
+		if c.Batch >= end.Batch {
+			continue
+		}
 		if c.Batch < firsts.of(end.Node).Batch {
 			continue
 		}
