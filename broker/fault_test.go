@@ -20,8 +20,9 @@ import (
 // The fault rig: three programs, one cluster, clients that move, and faults from a seed.
 const (
 	faultSeeds   = 300 // of make soak
-	faultSeedsCI = 4   // one round of faultsAtOnce: under 90 s on two cores
-	faultsAtOnce = 4   // runs beside each other: they mostly wait
+	faultSeedsCI = 4
+	faultsAtOnce = 4 // of make soak, beside each other: they mostly wait
+	faultsInCI   = 2 // of CI, beside other tests that wait
 )
 
 // readyWithin is for all nodes, after a fault: a minute in make soak, which judges it; CI's machine may be slow.
@@ -60,7 +61,8 @@ func TestFaults(t *testing.T) {
 		return
 	}
 	if !soak {
-		runFaults(t, program, faultSeedsCI, kinds, faults, nil)
+		t.Parallel()
+		runFaults(t, program, faultSeedsCI, faultsInCI, kinds, faults, nil)
 		return
 	}
 	data, err := os.ReadFile(program)
@@ -73,14 +75,14 @@ func TestFaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer passed.file.Close()
-	runFaults(t, program, faultSeeds, kinds, faults, passed)
+	runFaults(t, program, faultSeeds, faultsAtOnce, kinds, faults, passed)
 }
 
-// runFaults runs the seeds 1 to n.
-func runFaults(t *testing.T, program string, n int, kinds []string, faults int, passed *passedSeeds) {
+// runFaults runs the seeds 1 to n, so many at once.
+func runFaults(t *testing.T, program string, n, atOnce int, kinds []string, faults int, passed *passedSeeds) {
 	seeds := make(chan uint64)
 	var workers sync.WaitGroup
-	for range faultsAtOnce {
+	for range atOnce {
 		workers.Go(func() {
 			for seed := range seeds {
 				if t.Run(fmt.Sprint("seed", seed), func(t *testing.T) { newFaultRun(t, program, seed, kinds, faults).run() }) {

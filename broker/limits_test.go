@@ -14,6 +14,7 @@ import (
 
 // TestWhoDoesNotReadItsAnswers is cut off before they fill the memory.
 func TestWhoDoesNotReadItsAnswers(t *testing.T) {
+	t.Parallel()
 	b := start(t, testConfig(t.TempDir()))
 	c, _ := dialRaw(t, b.addr, "deaf", v5)
 	if err := c.nc.(*net.TCPConn).SetReadBuffer(4096); err != nil {
