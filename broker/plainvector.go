@@ -20,7 +20,9 @@ func plainVector(data []byte) (out vector, ok bool) {
 }
 
 func plainCursor(data []byte) (c cursor, rest []byte, ok bool) {
-	rest, ok = bytes.CutPrefix(data, []byte("{"))
+	if rest, ok = bytes.CutPrefix(data, []byte("{")); !ok {
+		return c, nil, false
+	}
 	if name, named := bytes.CutPrefix(rest, []byte(`"node":"`)); named {
 		end := bytes.IndexByte(name, '"')
 		if end < 0 || bytes.ContainsFunc(name[:end], func(r rune) bool { return r < ' ' || r > '~' || r == '\\' }) {
@@ -31,21 +33,21 @@ func plainCursor(data []byte) (c cursor, rest []byte, ok bool) {
 			return c, nil, false
 		}
 	}
-	if rest, named := bytes.CutPrefix(rest, []byte(`"batch":`)); ok && named {
-		if c.Batch, rest, ok = plainNumber(rest, 19); !ok {
+	if rest, ok = bytes.CutPrefix(rest, []byte(`"batch":`)); !ok {
+		return c, nil, false
+	}
+	if c.Batch, rest, ok = plainNumber(rest, 19); !ok {
+		return c, nil, false
+	}
+	if index, has := bytes.CutPrefix(rest, []byte(`,"index":`)); has {
+		var n uint64
+		if n, rest, ok = plainNumber(index, 9); !ok {
 			return c, nil, false
 		}
-		if index, has := bytes.CutPrefix(rest, []byte(`,"index":`)); has {
-			var n uint64
-			if n, rest, ok = plainNumber(index, 9); !ok {
-				return c, nil, false
-			}
-			c.Index = uint32(n)
-		}
-		rest, ok = bytes.CutPrefix(rest, []byte("}"))
-		return c, rest, ok
+		c.Index = uint32(n)
 	}
-	return c, nil, false
+	rest, ok = bytes.CutPrefix(rest, []byte("}"))
+	return c, rest, ok
 }
 
 // plainNumber reads a number of so many digits at most.
