@@ -281,6 +281,10 @@ func (hs *holds) ask(h *hold, t *turn, o *origin) {
 // node waits in the place of this one. End is where what the client sent to that node itself ends.
 func (hs *holds) leave(ctx context.Context, h *hold, to string, end uint64) (waits []waitFor, err error) {
 	h.mu.Lock()
+	if !h.open { // its last turn ended while this waited
+		h.mu.Unlock()
+		return nil, nil
+	}
 	hs.mu.Lock()
 	n := 0
 	for _, t := range h.turns {
@@ -405,6 +409,10 @@ func (hs *holds) end(ctx context.Context, ripe []*hold) error {
 	for _, h := range ripe {
 		h.mu.Lock()
 		defer h.mu.Unlock()
+	}
+	ripe = slices.DeleteFunc(ripe, func(h *hold) bool { return !h.open }) // their clients have left meanwhile
+	if len(ripe) == 0 {
+		return nil
 	}
 	if err := hs.b.messages.sync(ctx); err != nil { // each held message has its place now
 		return err

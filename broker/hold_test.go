@@ -311,3 +311,23 @@ func TestLateIDIsFree(t *testing.T) {
 	sub.hears("another", "another")
 	sub.quiet()
 }
+
+// TestHoldEndsOnce: a client that leaves while what it sent is let go, or the other way, ends its hold once.
+func TestHoldEndsOnce(t *testing.T) {
+	hs := &holds{b: &Broker{}}
+	h := &hold{client: "c", open: true, closed: make(chan struct{}), turns: []*turn{{}}}
+	hs.m = map[string]*hold{"c": h}
+	hs.some.Add(1)
+	h.mu.Lock()
+	hs.close(h)
+	h.mu.Unlock()
+	if waits, err := hs.leave(t.Context(), h, "n2", 1); err != nil || waits != nil {
+		t.Errorf("leave: %v, %v", waits, err)
+	}
+	if err := hs.end(t.Context(), []*hold{h}); err != nil {
+		t.Errorf("end: %v", err)
+	}
+	if n := hs.some.Load(); n != 0 {
+		t.Errorf("%d holds are counted", n)
+	}
+}
