@@ -118,3 +118,21 @@ func TestCheckWithoutPermission(t *testing.T) {
 		t.Error(said)
 	}
 }
+
+// TestStartGoesOnWithout: what check calls an error is a warning for a start.
+func TestStartGoesOnWithout(t *testing.T) {
+	name := write(t, goodConfig+"[[device]]\nname = \"flow\"\ndriver = \"counter\"\nline = \"no-such-chip:3\"\n")
+	cfg, problems := LoadForStart(name)
+	if len(cfg.Devices) != 2 || len(settings.Errors(problems)) != 0 {
+		t.Errorf("%v, %d devices", problems, len(cfg.Devices))
+	}
+	if !slices.ContainsFunc(problems, func(p settings.Problem) bool {
+		return p.Line == 14 && p.Warning && p.Key != "" && strings.Contains(p.Message, "no-such-chip") || strings.Contains(p.Message, "could not be checked")
+	}) {
+		t.Errorf("%+v", problems)
+	}
+	bad := write(t, strings.Replace(goodConfig, `id = "gw-1"`, `id = "-"`, 1))
+	if _, problems := LoadForStart(bad); len(settings.Errors(problems)) == 0 {
+		t.Errorf("a mistake of the file: %v", problems)
+	}
+}

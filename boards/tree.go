@@ -89,7 +89,7 @@ func describeLive(root *fdt.Node, b *Board) Tree {
 	all := names(root)
 	for _, t := range b.Trees {
 		for _, u := range t.UARTs {
-			if !slices.Contains(all[u.Path], u.Name) {
+			if numbered.MatchString(u.Name) && !slices.Contains(all[u.Path], u.Name) {
 				all[u.Path] = append(all[u.Path], u.Name)
 			}
 		}

@@ -40,8 +40,9 @@ func flatten(root *Node) []byte {
 	node(root)
 	u32(end)
 	var head []byte
-	for _, v := range []int{magic, headerSize + len(structs) + len(texts), headerSize, headerSize + len(structs), headerSize, 17, 16, 0, len(texts), len(structs)} {
-		head = binary.BigEndian.AppendUint32(head, uint32(v))
+	s, x := uint32(len(structs)), uint32(len(texts))
+	for _, v := range []uint32{magic, headerSize + s + x, headerSize, headerSize + s, headerSize, 17, 16, 0, x, s} {
+		head = binary.BigEndian.AppendUint32(head, v)
 	}
 	return slices.Concat(head, structs, texts)
 }
