@@ -62,11 +62,12 @@ type Options struct {
 
 // Broker is one node.
 type Broker struct {
-	cfg  Config
-	log  *slog.Logger
-	mono func() time.Duration
-	wall func() time.Time
-	rand io.Reader
+	cfg    Config
+	log    *slog.Logger
+	mono   func() time.Duration
+	wall   func() time.Time // for people; what has to last is measured with steady
+	steady *steadyClock
+	rand   io.Reader
 
 	id      nodeID
 	formats formats
@@ -215,6 +216,7 @@ func (b *Broker) defaults() {
 	if b.rand == nil {
 		b.rand = rand.Reader
 	}
+	b.steady = newClock(b.wall, b.mono)
 	if b.cfg.Node.Name == "" {
 		b.cfg.Node.Name, _ = os.Hostname()
 	}

@@ -150,7 +150,7 @@ func (b *Broker) remaining(r *Record) (seconds uint32, expired bool) {
 	if !r.HasExpiry {
 		return 0, false
 	}
-	waited := max(0, micros(b.wall())-r.Arrival) / 1e6
+	waited := max(0, b.steady.now()-r.Arrival) / 1e6
 	if waited >= int64(r.Expiry) {
 		return 0, true
 	}

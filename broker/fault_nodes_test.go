@@ -85,6 +85,7 @@ func faultNodes(t *testing.T, program string, seed uint64) []*faultNode {
 const (
 	networkOfShareKill = 251
 	networkOfDiskFull  = 252
+	networkOfOlderDisk = 253
 )
 
 func faultNodesIn(t *testing.T, program string, number int) []*faultNode {

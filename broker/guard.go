@@ -179,7 +179,7 @@ func (g *guard) fence(ctx context.Context, kind, node string, life uint64) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*clusterCall)
 	defer cancel()
-	stamp := Header{Incarnation: binary.BigEndian.Uint64(g.b.random(8)), Lamport: g.b.messages.heard.Load(), Time: micros(g.b.wall())}
+	stamp := Header{Incarnation: binary.BigEndian.Uint64(g.b.random(8)), Lamport: g.b.messages.heard.Load(), Time: g.b.steady.now()}
 	var left leftFunc
 	if kind == kindMessages {
 		left = func(ctx context.Context, last uint64) (leftover, error) { return g.left(ctx, node, last) }

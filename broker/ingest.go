@@ -112,7 +112,7 @@ func (b *Broker) admit(c *conn, p *mqtt.Publish) (*Record, *mqtt.Error) {
 		b.stats.Rejected.Add(1)
 		return nil, b.refused(c, p.Topic, v.Code, v.Reason)
 	}
-	r := &Record{Kind: KindMessage, QoS: p.QoS, Retain: p.Retain, HasExpiry: p.HasExpiry, Expiry: p.Expiry, Arrival: micros(b.wall()),
+	r := &Record{Kind: KindMessage, QoS: p.QoS, Retain: p.Retain, HasExpiry: p.HasExpiry, Expiry: p.Expiry, Arrival: b.steady.now(),
 		Topic: p.Topic, Client: c.id, Mark: v.Mark, Payload: p.Payload, Properties: p.Properties, Identity: v.Verified, control: v.Control}
 	if len(p.Properties) > len(PropertyVerified) {
 		r.Properties = mqtt.WithoutUserProperty(p.Properties, PropertyVerified)
@@ -314,7 +314,7 @@ func (c *conn) release(id uint16) error {
 	}
 	var rec *Record
 	if kept {
-		rec = &Record{Kind: KindRelease, Client: c.id, PacketID: id, Epoch: s.epoch, Arrival: micros(c.b.wall())}
+		rec = &Record{Kind: KindRelease, Client: c.id, PacketID: id, Epoch: s.epoch, Arrival: c.b.steady.now()}
 	}
 	err := c.b.messages.submit(entry{rec, func(at Position, err error) {
 		if err != nil {

@@ -33,7 +33,8 @@ type beat struct {
 	Growing      bool   `json:"growing,omitempty"`       // it ran alone, and brings its logs into the cluster
 	Healing      bool   `json:"healing,omitempty"`       // its copy of the logs was damaged, and is not complete again
 
-	Disk *diskBeat `json:"disk,omitempty"` // what it has on its disk
+	Clock int64     `json:"clock,omitempty"` // µs since 1970, as the clock that things expire by has it
+	Disk  *diskBeat `json:"disk,omitempty"`  // what it has on its disk
 
 	On     map[string][]string `json:"on,omitempty"`     // the nodes that store its logs, by kind
 	Copies map[string]copied   `json:"copies,omitempty"` // which node lacks how much of the logs that this one leads or grows

@@ -30,6 +30,9 @@ func (d *disk) beat() *diskBeat {
 
 // noteDisk sees what another node says of its disk, and of this one's.
 func (b *Broker) noteDisk(m beat) {
+	if !m.Starting {
+		b.steady.hear(m.Node, m.Incarnation, m.Clock, b.opening.Load())
+	}
 	if m.Disk == nil {
 		return
 	}

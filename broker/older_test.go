@@ -45,7 +45,7 @@ func TestOlderIsTold(t *testing.T) {
 // TestOlderDisk: a disk that was put back to what it held before is behind what its node acknowledged for the others' logs. It
 // is noticed, the store is given up, and the node has everything again.
 func TestOlderDisk(t *testing.T) {
-	c := startTrio(t, 3, func([]*faultNode) {})
+	c := startTrio(t, networkOfOlderDisk, func([]*faultNode) {})
 	reader, _ := c.dial(0, "reader", opts{expiry: 3600})
 	reader.subscribe(1, "n/x")
 	reader.disconnect()

@@ -123,7 +123,7 @@ func (b *Broker) openWriter(kind string, s *logStream, commit func(*Batch)) (*wr
 	b.marks = append(b.marks, m)
 	w, err := openWriter(b.ctx, s, writerConfig{node: b.cfg.Node.Name, incarnation: binary.BigEndian.Uint64(b.random(8)),
 		batchBytes: batchBytes, window: batchWindow, pending: pendingBytes, timeout: b.engine.patience(), room: b.engine.room, begin: b.engine.roomToBegin,
-		reopen: b.engine.reopen, mark: m.set, commit: commit, announce: b.engine.announcer(kind), why: b.engine.whyNot, wall: b.wall, mono: b.mono, log: b.log})
+		reopen: b.engine.reopen, mark: m.set, commit: commit, announce: b.engine.announcer(kind), why: b.engine.whyNot, wall: b.steady.time, mono: b.mono, log: b.log})
 	if err == nil && w.number < number {
 		b.damaged(w.number+1, fmt.Errorf("%w: the %s stream ends at batch %d and had %d: the engine cut it off at something that it could not read",
 			errDamaged, kind, w.number, number))

@@ -62,7 +62,7 @@ func (b *Broker) expireOrphans(node string, gone time.Duration) {
 		}
 		away := b.mono() - gone
 		if r.Gone != 0 {
-			away = max(away, time.Duration(micros(b.wall())-r.Gone)*time.Microsecond)
+			away = max(away, time.Duration(b.steady.now()-r.Gone)*time.Microsecond)
 		}
 		if !sessionOver(r.Expiry, away) {
 			continue

@@ -81,7 +81,7 @@ func (b *Broker) trimOthers(ctx context.Context) error {
 			continue
 		}
 		if h, err := clockAt(ctx, s, end); err == nil && h > newest.Lamport { // this node has written nothing since: from now on its age counts
-			return b.messages.put(ctx, &Record{Kind: KindTrim, Through: first - b.messages.offset, Arrival: micros(b.wall())})
+			return b.messages.put(ctx, &Record{Kind: KindTrim, Through: first - b.messages.offset, Arrival: b.steady.now()})
 		}
 		through := lo
 		for bottom, top := lo, end; bottom < top; { // the first that is not older

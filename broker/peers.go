@@ -325,7 +325,7 @@ func (p *peers) beat(out *beat) {
 	b := p.b
 	out.ID, out.Version, out.Cluster, out.Founded = b.id.ID, b.version, b.cfg.Cluster.address(), b.founded.Load()
 	out.FormatOldest, out.Format, out.Healing = b.formats.oldest, b.formats.now, !b.disk.healed.Load()
-	out.Disk = b.disk.beat()
+	out.Disk, out.Clock = b.disk.beat(), b.steady.now()
 	if out.Starting = !p.open.Load(); out.Starting {
 		out.Why, out.Idle, out.Counts = "it starts: "+p.b.starting.words(), true, []countedNode{}
 		return

@@ -296,7 +296,7 @@ func (b *Broker) trim(ctx context.Context) error {
 	if err := b.state.sync(ctx); err != nil {
 		return err
 	}
-	if err := b.messages.put(ctx, &Record{Kind: KindTrim, Through: number, Arrival: micros(b.wall())}); err != nil && !errors.Is(err, errStoreFull) {
+	if err := b.messages.put(ctx, &Record{Kind: KindTrim, Through: number, Arrival: b.steady.now()}); err != nil && !errors.Is(err, errStoreFull) {
 		return err // on a full disk trimming is what makes room: it goes on without its record
 	}
 	b.tail.trimmed(b.cfg.Node.Name, number)

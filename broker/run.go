@@ -129,7 +129,7 @@ func (b *Broker) seal(ctx context.Context) {
 	defer cancel()
 	err := b.messages.sync(ctx)
 	if err == nil && len(b.held.list(b.cfg.Node.Name)) == 0 { // else who fences it ends the holds, too
-		err = b.messages.put(ctx, &Record{Kind: KindFence, Arrival: micros(b.wall()), At: Position{Node: b.cfg.Node.Name}})
+		err = b.messages.put(ctx, &Record{Kind: KindFence, Arrival: b.steady.now(), At: Position{Node: b.cfg.Node.Name}})
 	}
 	if err != nil {
 		b.log.Info("the log is left open: another node will close it", "err", err)

@@ -383,10 +383,10 @@ func (b *Broker) parseSession(id string, value []byte) (*session, error) {
 	s := b.newSession(id, r.Epoch)
 	s.expiry, s.kept, s.goneWall, s.gone = r.Expiry, true, r.Gone, b.mono()
 	if r.Gone != 0 { // the time away counts by the wall clock, but never more than it says
-		away := max(0, time.Duration(micros(b.wall())-r.Gone)*time.Microsecond)
+		away := max(0, time.Duration(b.steady.now()-r.Gone)*time.Microsecond)
 		s.gone -= away
 	} else {
-		s.goneWall = micros(b.wall())
+		s.goneWall = b.steady.now()
 	}
 	for _, sub := range r.Subs {
 		sub.Since = sub.Since.named(b.cfg.Node.Name)

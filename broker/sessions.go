@@ -237,7 +237,7 @@ func (b *Broker) detach(c *conn) {
 	s.looseLost()
 	s.rewind(end)
 	s.conn, s.online = nil, false
-	s.gone, s.goneWall = b.mono(), micros(b.wall())
+	s.gone, s.goneWall = b.mono(), b.steady.now()
 	back := s.giveBack()
 	b.tail.mu.Unlock()
 	ends := s.expiry == 0

@@ -50,7 +50,7 @@ func (t *sysTopics) publish() {
 }
 
 func (b *Broker) sysRecord(topic, value string) *Record {
-	return &Record{Kind: KindMessage, Topic: topic, Payload: []byte(value), Arrival: micros(b.wall())}
+	return &Record{Kind: KindMessage, Topic: topic, Payload: []byte(value), Arrival: b.steady.now()}
 }
 
 // sysStored is what a new subscription gets of the broker's own topics.
