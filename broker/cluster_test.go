@@ -26,6 +26,8 @@ type nodes struct {
 	prepare func(*Broker) // before it serves
 
 	pauses []*pauser // of each node; nil: none can be made to stand still
+
+	wall func(node int) func() time.Time // nil: the wall clock that is
 }
 
 // startNodes starts n brokers of one cluster.
@@ -60,6 +62,9 @@ func (c *nodes) begin(which ...int) {
 			o := Options{Log: nodeLog(c.t, c.cfgs[i].Node.Name)}
 			if c.pauses != nil {
 				o.gate = c.pauses[i].wait
+			}
+			if c.wall != nil {
+				o.Wall = c.wall(i)
 			}
 			b, err := newNode(c.cfgs[i], o)
 			if err != nil {

@@ -11,7 +11,9 @@ func TestSteadyClock(t *testing.T) {
 	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	mono := time.Duration(0)
 	wall := began
-	begin := func() *steadyClock { return newClock(func() time.Time { return wall }, func() time.Duration { return mono }) }
+	begin := func() *steadyClock {
+		return newClock(func() time.Time { return wall }, func() time.Duration { return mono })
+	}
 	is := func(what string, c *steadyClock, want int64) {
 		t.Helper()
 		if got := c.now() - micros(began); got != want {
