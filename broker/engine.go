@@ -38,6 +38,8 @@ type engineConfig struct {
 	gate       func()         // for tests; may be nil
 	waits      func(error)    // told what a start waits for; may be nil
 	storeless  bool           // only the bus: it keeps nothing, and does not vote
+
+	doubt func(stream string) error // why what cannot be read from a stream may not count as lost; may be nil
 }
 
 // engine is an embedded nats-server and one connection into it. No client can reach it: it opens
@@ -126,7 +128,7 @@ func (e *engine) start() error {
 	if err != nil {
 		return fmt.Errorf("configure the storage engine: %w", err)
 	}
-	log := newEngineLog(e.log)
+	log := newEngineLog(e.log, e.cfg.doubt)
 	srv.SetLoggerV2(log, false, false, false)
 	srv.Start()
 	err = e.await(srv, log)

@@ -16,10 +16,12 @@ type engineLog struct {
 	failed chan error // the first fatal error; full once the engine runs
 
 	refused *limitedLog // connections between nodes
+
+	doubt func(stream string) error // engineConfig
 }
 
-func newEngineLog(log *slog.Logger) *engineLog {
-	return &engineLog{log: log, failed: make(chan error, 1), refused: newLimitedLog(log, time.Now)}
+func newEngineLog(log *slog.Logger, doubt func(stream string) error) *engineLog {
+	return &engineLog{log: log, doubt: doubt, failed: make(chan error, 1), refused: newLimitedLog(log, time.Now)}
 }
 
 // handshake says that a connection between nodes was refused, and by whom; once a minute and host: whoever it is
@@ -81,6 +83,12 @@ func (l *engineLog) Noticef(f string, v ...any) {
 
 // Warnf: the password that it warns of is made for the process and stays in it.
 func (l *engineLog) Warnf(f string, v ...any) {
+	if strings.HasPrefix(f, "Error loading message for catchup") && len(v) > 1 && l.doubt != nil {
+		// This node leads a stream and cannot read what another copies: that one would wait for ever.
+		if stream, ok := v[1].(string); ok {
+			_ = l.doubt(stream) // has it checked
+		}
+	}
 	if !strings.HasPrefix(f, "Plaintext passwords") {
 		l.log.Warn("storage engine: " + fmt.Sprintf(f, v...))
 	}

@@ -48,6 +48,7 @@ func (g *guard) run(ctx context.Context) {
 		}
 		g.cramped()
 		g.heal(ctx)
+		g.giveUp(ctx)
 		g.comeHome(ctx)
 		g.meetFence(ctx)
 		g.fenceDead(ctx)
@@ -99,7 +100,7 @@ func (g *guard) toPlace() []*logStream {
 // comeHome asks for the lead of this node's own logs, once.
 func (g *guard) comeHome(ctx context.Context) {
 	for _, s := range []*logStream{g.b.stream, g.b.state.stream} {
-		if s.isHome() || g.leaves() {
+		if s.isHome() || g.leaves() || g.b.disk.rotten.Load() != nil {
 			continue
 		}
 		err := s.mayLead(ctx, nearBatches) // this node goes on writing

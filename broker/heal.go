@@ -28,16 +28,19 @@ const verifyFor = 15 * time.Second
 
 // disk is what a node of a cluster knows about its store.
 type disk struct {
-	began  map[string]uint64 // by stream, the last slot when this life began
-	life   uint64            // random
-	forced bool              // asItIs
-	bad    atomic.Pointer[error]
+	began  map[string]uint64     // by stream, the last slot when this life began
+	life   uint64                // random
+	forced bool                  // asItIs
+	partly bool                  // not all of it was checked at the start
+	rotten atomic.Pointer[error] // damage that was found since
+	bad    atomic.Pointer[error] // why this life has to end
 	healed atomic.Bool
 
 	mu      sync.Mutex
 	mark    storeMark
 	written storeMark
 	now     map[string]uint64 // as began, now
+	doubts  map[string]doubt
 	older   map[string]string // node → the id of its store, which had more once
 	termsAt time.Duration
 }
@@ -98,6 +101,7 @@ func (b *Broker) checkStore(o Options) error {
 	if others == nil {
 		others = map[string]storedThere{}
 	}
+	b.disk.partly = scan.partly
 	b.disk.healed.Store(!b.id.Healing)
 	b.disk.mark = storeMark{ID: b.id.ID, Streams: had.Streams, Terms: had.Terms, Others: others}
 	b.disk.written = b.disk.mark

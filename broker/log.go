@@ -61,7 +61,7 @@ type Record struct {
 	PacketID   uint16 // inbound QoS 2: packet id, in session epoch Epoch of Client
 	Epoch      uint64
 	Through    uint64 // KindTrim: the first batch that stays
-	Arrival    int64  // µs since 1970 by this node's wall clock; orders nothing
+	Arrival    int64  // µs since 1970 by this node's steadyClock; orders nothing
 	Topic      string
 	Client     string // publisher's client id
 	Mark       string // why the door would have refused it, where the policy is "mark"
@@ -84,7 +84,7 @@ type Header struct {
 	Incarnation uint64 // random, one per life of the writer
 	Number      uint64 // counts batches of this log, from 1
 	Lamport     uint64
-	Time        int64 // µs since 1970 by the writer's wall clock; orders nothing
+	Time        int64 // µs since 1970 by the writer's steadyClock; orders nothing
 	Age         int64 // µs of powered-on time since this log began: what max_age is measured in
 	Node        string
 }

@@ -29,7 +29,7 @@ func (b *Broker) open(o Options) error {
 	}
 	b.starting.begin("open the store")
 	b.engine, err = openEngine(engineConfig{dir: dir, node: b.cfg.Node.Name, id: b.id.ID, syncAlways: b.cfg.Store.Sync != SyncInterval,
-		reserve: b.reserve, cluster: b.cfg.Cluster, gate: o.gate, waits: b.starting.waits}, b.log)
+		reserve: b.reserve, cluster: b.cfg.Cluster, gate: o.gate, waits: b.starting.waits, doubt: b.doubtful}, b.log)
 	if err != nil {
 		return err
 	}

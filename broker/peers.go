@@ -298,6 +298,7 @@ func (p *peers) start() error {
 	p.members.say()
 	p.b.background(p.watch)
 	p.b.background(newGuard(p.b, p.members).run)
+	p.b.background(p.b.scrub)
 	return nil
 }
 
@@ -447,8 +448,10 @@ func (p *peers) fit(table []member) error {
 	if err := unreached(p.b.cfg.Node.Name, table, p.b.engine.size()); err != nil {
 		return err
 	}
-	if err := p.heals.Load(); err != nil {
-		return *err
+	for _, err := range []*error{p.heals.Load(), p.b.disk.rotten.Load()} {
+		if err != nil {
+			return *err
+		}
 	}
 	for _, s := range []*logStream{p.b.stream, p.b.state.stream} {
 		if !s.isHome() {

@@ -186,6 +186,11 @@ func (s *logStream) read(ctx context.Context, seq uint64) ([]byte, error) {
 		return data, s.absent(ctx, seq, err)
 	}
 	data, err = s.getFromLeader(ctx, seq)
+	if errors.Is(err, errNoSlot) {
+		if doubt := s.doubtful(ctx, seq); doubt != nil {
+			return nil, doubt
+		}
+	}
 	return data, s.absent(ctx, seq, err)
 }
 
