@@ -24,6 +24,19 @@ func (e *engine) has(ctx context.Context, kind string) (bool, error) {
 	return err == nil, err
 }
 
+// answers says whether there is somebody who knows of the stream, or that there is none.
+func (s *logStream) answers(ctx context.Context, within time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	if _, err := s.info(ctx); !errors.Is(err, errNoStream) {
+		return err
+	}
+	return nil
+}
+
+// firstLook is how long a start waits for its first answer.
+const firstLook = 250 * time.Millisecond
+
 // retryPause is between two attempts at what needs the other nodes.
 const retryPause = 250 * time.Millisecond
 
@@ -32,8 +45,11 @@ const retryPause = 250 * time.Millisecond
 func (e *engine) open(ctx context.Context, kind string, maxBytes int64) (*logStream, error) {
 	s := e.logOf(kind, e.cfg.node)
 	said := time.Time{}
-	for {
+	for wait := firstLook; ; wait = min(2*wait, clusterCall) {
 		err := e.dropOld(ctx, false)
+		if err == nil && e.clustered() { // one that has just started is not heard by all others at once
+			err = s.answers(ctx, wait)
+		}
 		if err == nil {
 			err = s.ensure(ctx, maxBytes)
 		}
