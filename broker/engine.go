@@ -235,6 +235,7 @@ func (e *engine) dial(srv *server.Server, user, password string) (*nats.Conn, er
 }
 
 func (e *engine) close() {
+	e.handOver()
 	defer e.probes.end() // when there is no connection any more
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
 )
 
 // This file is about the lead of a log, which belongs to the node that writes it.
@@ -23,8 +26,14 @@ func (s *logStream) isHome() bool {
 // other node's death stops it. It asks again and again until ctx ends.
 func (s *logStream) bringHome(ctx context.Context) error {
 	var whole time.Time // since when this node's replica has everything and is not taken for one that has
+	wait := firstLook
 	for asked := 0; !s.isHome(); asked-- {
-		err := s.mayLead(ctx, 0)
+		look, cancel := context.WithTimeout(ctx, wait)
+		err := s.mayLead(look, 0)
+		cancel()
+		if errors.Is(err, errEngine) { // the question may have met a change of the lead, and nobody answers it
+			wait = min(2*wait, clusterCall)
+		}
 		if !errors.Is(err, errLagging) {
 			whole = time.Time{}
 		} else if whole.IsZero() {
@@ -110,4 +119,85 @@ func (s *logStream) moveTo(ctx context.Context, server string) error {
 		return fmt.Errorf("move the leader of %s: %w", s.name, err)
 	}
 	return nil
+}
+
+// handOverTime bounds what a node that stops waits for.
+const handOverTime = time.Second
+
+// handOver gives away what this engine leads, before it ends in order: otherwise each log would have no leader for the 4 to
+// 9 s of an election, and this node, if it is only started again, would wait for that as well. It is a courtesy:
+// what fails is left to the elections.
+func (e *engine) handOver() {
+	srv := e.server()
+	if srv == nil || !e.clustered() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), handOverTime)
+	defer cancel()
+	given := e.led(srv)
+	for _, s := range given {
+		if to, err := s.heir(ctx); err != nil || to == "" {
+			e.log.Debug("a log is not handed over", "log", s.kind, "of", s.node, "err", err)
+		} else if err := s.moveTo(ctx, to); err != nil {
+			e.log.Debug("a log is not handed over", "log", s.kind, "of", s.node, "err", err)
+		}
+	}
+	if srv.JetStreamIsLeader() {
+		e.mu.RLock()
+		sys := e.sys
+		e.mu.RUnlock()
+		if _, err := sys.RequestWithContext(ctx, server.JSApiLeaderStepDown, nil); err != nil {
+			e.log.Debug("the lead of the engines is not handed over", "err", err)
+		}
+	}
+	for slices.ContainsFunc(given, func(s *logStream) bool { return s.leaderNear(srv) == "" }) || srv.JetStreamIsLeader() {
+		if !pause(ctx, handOverTime/50) {
+			return
+		}
+	}
+}
+
+// led is the logs that this engine leads.
+func (e *engine) led(srv *server.Server) (out []*logStream) {
+	acc, err := srv.JszAccount(&server.JSzOptions{Account: "$G", Streams: true})
+	if err != nil {
+		return nil
+	}
+	for _, d := range acc.Streams {
+		for _, kind := range []string{kindMessages, kindState} {
+			s := logStream{e: e, kind: kind, name: d.Name, ahead: &ahead{}}
+			if strings.HasPrefix(d.Name, streamName(kind, "")) && s.isHome() {
+				out = append(out, &s)
+			}
+		}
+	}
+	return out
+}
+
+// heir is another server that has all of the log, "" if none has.
+func (s *logStream) heir(ctx context.Context) (string, error) {
+	st, err := s.info(ctx)
+	if err != nil || st.Cluster == nil {
+		return "", err
+	}
+	for _, r := range st.Cluster.Replicas {
+		if r.Current && !r.Offline && r.Lag == 0 {
+			return r.Name, nil
+		}
+	}
+	return "", nil
+}
+
+// leaderNear is the server that leads the log, as far as this engine has heard.
+func (s *logStream) leaderNear(srv *server.Server) string {
+	acc, err := srv.JszAccount(&server.JSzOptions{Account: "$G", Streams: true})
+	if err != nil {
+		return ""
+	}
+	for _, d := range acc.Streams {
+		if d.Name == s.name && d.Cluster != nil {
+			return d.Cluster.Leader
+		}
+	}
+	return ""
 }
