@@ -68,9 +68,10 @@ func unnamed(host string) bool {
 }
 
 // reference names where the other nodes that are ready take clients of a listener, with a space between
-// them, "" if nobody has said so; ready is whether there is any such node.
+// them, "" if nobody has said so; ready is whether there is any such node. A node that has just died is named for up to
+// deadAfter, but behind those that were heard since.
 func (c peerCluster) reference(listener string) (server string, ready bool) {
-	var out []string
+	var out, old []string
 	for _, m := range c.b.peers.members.list() {
 		if !m.Alive || !m.Ready || m.Draining || m.Node == c.b.cfg.Node.Name {
 			continue
@@ -80,11 +81,15 @@ func (c peerCluster) reference(listener string) (server string, ready bool) {
 			continue
 		}
 		ready = true
-		if addr := m.Reach[at][len(listener)+1:]; addr != "" {
+		switch addr := m.Reach[at][len(listener)+1:]; {
+		case addr == "":
+		case m.Age < freshFor:
 			out = append(out, addr)
+		default:
+			old = append(old, addr)
 		}
 	}
-	return strings.Join(out, " "), ready
+	return strings.Join(append(out, old...), " "), ready
 }
 
 // mainListener is the first that is open.

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"slices"
 	"strings"
@@ -20,15 +21,18 @@ func TestNotReadySendsElsewhere(t *testing.T) {
 	c.begin()
 	n1, n2, n3 := c.up[0], c.up[1], c.up[2]
 	n1.unready(errors.New("it is being tested"))
-	want := n2.addr + " " + n3.addr
-	eventually(t, "n1 knows where the others are", func() bool { s, ready := n1.cluster.reference(listenMQTT); return ready && s == want })
+	want, other := n2.addr+" "+n3.addr, n3.addr+" "+n2.addr // whoever was not heard for a moment comes last
+	eventually(t, "n1 knows where the others are", func() bool {
+		s, ready := n1.cluster.reference(listenMQTT)
+		return ready && (s == want || s == other)
+	})
 	_, ack, err := tryDial(t, n1.addr, "five", v5)
 	if err != nil || ack.body[1] != mqtt.UseAnotherServer || !strings.Contains(string(ack.body), "it is being tested") {
 		t.Fatalf("%q, %v", ack.body, err)
 	}
-	text := "\x1c" + string(binary.BigEndian.AppendUint16(nil, uint16(len(want)))) + want // Server Reference, 3.2.2.3.16
-	if !strings.Contains(string(ack.body), text) {
-		t.Errorf("%q is not in %q", text, ack.body)
+	text := "\x1c" + string(binary.BigEndian.AppendUint16(nil, uint16(len(want)))) // Server Reference, 3.2.2.3.16
+	if !strings.Contains(string(ack.body), text+want) && !strings.Contains(string(ack.body), text+other) {
+		t.Errorf("%q is not in %q", text+want, ack.body)
 	}
 	if _, ack, err = tryDial(t, n1.addr, "three", opts{version: mqtt.V311}); err != nil || ack.body[1] != 3 {
 		t.Errorf("3.1.1: %x, %v", ack.body, err)
@@ -46,6 +50,39 @@ func TestNotReadySendsElsewhere(t *testing.T) {
 	if _, ack, err = tryDial(t, n1.addr, "five", v5); err != nil || ack.body[1] != mqtt.ServerUnavailable {
 		t.Errorf("%q, %v", ack.body, err)
 	}
+}
+
+// TestReferenceOrder: who was not heard for a moment, and may be dead, is named last; who is dead is not.
+func TestReferenceOrder(t *testing.T) {
+	var now time.Duration
+	m := newMembers(nil, "n1", func() time.Duration { return now }, nil, testLog(t))
+	b := &Broker{peers: &peers{members: m}}
+	b.cfg.Node.Name = "n1"
+	hear := func(node string) {
+		t.Helper()
+		data, err := json.Marshal(beat{Node: node, Ready: true, Reach: []string{"mqtt=" + node + ":1883"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.hear(busMessage{Data: data})
+	}
+	is := func(want string) {
+		t.Helper()
+		if got, ready := (peerCluster{b}).reference(listenMQTT); got != want || ready != (want != "") {
+			t.Errorf("at %v: %q, %v, want %q", now, got, ready, want)
+		}
+	}
+	hear("n2")
+	is("n2:1883")
+	now += freshFor
+	hear("n3")
+	is("n3:1883 n2:1883")
+	now += deadAfter - freshFor
+	is("n3:1883")
+	hear("n2")
+	is("n2:1883 n3:1883")
+	now += deadAfter
+	is("")
 }
 
 // TestReach: what a node says of where clients reach it.
