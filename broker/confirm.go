@@ -43,8 +43,7 @@ func newConfirms() confirms {
 func (c *confirms) listen(p *peers) error {
 	own := p.b.cfg.Node.Name
 	err := p.subscribe(wantSubject, 4096, func(m busMessage) {
-		var n readNote
-		if json.Unmarshal(m.Data, &n) == nil && n.Node != own {
+		if n, ok := p.note(m); ok && n.Node != own {
 			c.wanted(p, n)
 		}
 	})
@@ -52,11 +51,19 @@ func (c *confirms) listen(p *peers) error {
 		return err
 	}
 	return p.subscribe(haveSubject+hexName(own), 4096, func(m busMessage) {
-		var n readNote
-		if json.Unmarshal(m.Data, &n) == nil {
+		if n, ok := p.note(m); ok {
 			c.heard(n)
 		}
 	})
+}
+
+// note is what a node says about a log.
+func (p *peers) note(m busMessage) (n readNote, ok bool) {
+	if err := json.Unmarshal(m.Data, &n); err != nil {
+		p.b.log.Warn("what another node says about a log cannot be read", "err", err)
+		return n, false
+	}
+	return n, true
 }
 
 // wanted: a node waits for its log to be read here.

@@ -43,9 +43,10 @@ type peer struct {
 	gone    time.Duration // since when this node acts for it; 0: it does not; house only
 	expired time.Duration // when its sessions were last looked through; house only
 
-	reading  atomic.Bool // to where its logs end, in the background
-	exact    atomic.Bool // this node has read all that the other has promised to anybody, and will
-	promised *beat       // the first beat since when the other waits for this node; of watch alone
+	heard    map[string]bool // the kinds of log that are subscribed to; start and watch only
+	reading  atomic.Bool     // to where its logs end, in the background
+	exact    atomic.Bool     // this node has read all that the other has promised to anybody, and will
+	promised *beat           // the first beat since when the other waits for this node; of watch alone
 
 	dead     atomic.Bool // its logs have been read to their ends after it died; not once it is heard again
 	deadMu   sync.Mutex
@@ -168,7 +169,7 @@ func (p *peers) add(ctx context.Context, node string, replay bool) error {
 		return fmt.Errorf("open the messages of node %q: %w", node, err)
 	}
 	b.seen(end.Lamport) // what is left to the replay was there before anything that is written here now
-	at := &peer{node: node}
+	at := &peer{node: node, heard: map[string]bool{}}
 	at.exact.Store(true) // its logs are read to where their leaders say that they end
 	l := newTailLog(node, messages, next, first)
 	b.tail.addLog(l)
@@ -203,9 +204,13 @@ func (p *peers) run(at *peer) error {
 	return p.listen(at)
 }
 
-// listen subscribes to what a node announces.
+// listen subscribes to what a node announces. What fails is tried again with the next beats, which say meanwhile how far
+// the logs go.
 func (p *peers) listen(at *peer) error {
 	for kind, f := range map[string]*follower{kindMessages: at.messages, kindState: at.state} {
+		if at.heard[kind] {
+			continue
+		}
 		err := p.subscribe(logSubject(kind, at.node), 1024, func(m busMessage) {
 			batch, err := DecodeBatch(m.Data)
 			if err != nil || batch.Node != at.node {
@@ -215,8 +220,9 @@ func (p *peers) listen(at *peer) error {
 			f.offer(batch)
 		})
 		if err != nil {
-			return err
+			return fmt.Errorf("hear the %s log of node %q: %w", kind, at.node, err)
 		}
+		at.heard[kind] = true
 	}
 	return nil
 }
@@ -413,6 +419,9 @@ func (p *peers) look(ctx context.Context) {
 		}
 		if at == nil {
 			continue
+		}
+		if err := p.listen(at); err != nil {
+			p.b.log.Warn("a node cannot be heard yet", "err", err)
 		}
 		at.dead.Store(false) // a node that was paused goes on in the same life
 		at.messages.upTo(m.Messages)
