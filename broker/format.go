@@ -18,8 +18,8 @@ import (
 //     do not take clients beside each other.
 //
 // Between the nodes unknown fields are ignored, unknown questions are answered with "another version".
+// FormatNow is in format_number.go.
 const (
-	formatNow    = 1
 	formatOldest = 1
 
 	formatKey = "format"

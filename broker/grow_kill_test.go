@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -84,9 +85,9 @@ func TestCompleteGrowth(t *testing.T) {
 func TestGrowKilled(t *testing.T) {
 	t.Parallel()
 	const size = 64 << 10
-	fill, kills := 64, 4
+	fill, kills, parts := 64, 4, []int{0}
 	if os.Getenv("HOLDFAST_SOAK") == "1" {
-		fill, kills = 1<<30/size, 20
+		fill, kills, parts = 1<<30/size, 20, []int{1, 15, 30, 45, 60, 75, 90}
 	}
 	s := newPlace(t, buildBroker(t), 6, 3)
 	rnd := rand.New(rand.NewPCG(6, 6))
@@ -121,11 +122,15 @@ func TestGrowKilled(t *testing.T) {
 		return err == nil && id.Cluster != ""
 	}
 	// The stages come in order; a small log passes the middle one sooner than a test can look.
-	stages := []func(words string) bool{
-		func(string) bool { return true },
-		func(words string) bool { return strings.Contains(words, "copies") },
-		func(string) bool { return false },
+	stages := []func(words string) bool{func(string) bool { return true }}
+	for _, percent := range parts {
+		stages = append(stages, func(words string) bool {
+			_, words, is := strings.Cut(words, "it copies ")
+			at, err := strconv.Atoi(strings.TrimSuffix(words, " % of its logs"))
+			return is && err == nil && at >= percent && (at < 100 || percent == 0) // 100 before it has begun, too
+		})
 	}
+	stages = append(stages, func(string) bool { return false }) // it has changed over
 	var where []string
 	for k := range kills {
 		if k < len(stages) {
