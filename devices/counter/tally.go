@@ -10,6 +10,9 @@ import (
 	"holdfast/devices/gpiocdev"
 )
 
+// maxFrequency, in Hz, is more than any line has, and within physic.Frequency.
+const maxFrequency = 1e9
+
 // tally counts edges, and measures them over a window. It is pure: what it is told is all
 // that it knows.
 type tally struct {
@@ -175,7 +178,7 @@ func (t *tally) measure(now devices.Instant) (frequency physic.Frequency, duty f
 	now = max(now, w.since) // an edge may have come since
 	w.pass(now)
 	if span := w.last - w.first; w.counted > 0 && span > 0 {
-		frequency = physic.Frequency(float64(w.counted) / span.Seconds() * float64(physic.Hertz))
+		frequency = physic.Frequency(min(float64(w.counted)/span.Seconds(), maxFrequency) * float64(physic.Hertz))
 	}
 	if span := now - w.from; span > 0 {
 		duty = min(1, max(0, float64(w.active)/float64(span)))
