@@ -112,6 +112,9 @@ func (r *run) Due() devices.Instant {
 	return due
 }
 
+// Wake implements gpiocdev.Handler.
+func (r *run) Wake() <-chan struct{} { return nil }
+
 // Tick implements gpiocdev.Handler.
 func (r *run) Tick(now devices.Instant) {
 	if now < r.due.Due() {

@@ -45,7 +45,7 @@ func (d Driver) New(settings devices.Settings, env devices.Env) (devices.Device,
 	if sys == nil {
 		sys = gpiocdev.Host()
 	}
-	dev := &Device{plan: p, env: env, sys: sys, lines: make([]*gpiocdev.Line, len(p.wanted)), out: make([]gpio.Level, len(p.wanted))}
+	dev := &Device{plan: p, env: env, sys: sys, lines: make([]*gpiocdev.Line, len(p.wanted)), out: make([]gpio.Level, len(p.wanted)), wake: make(chan struct{}, 1)}
 	for i := range p.wanted {
 		dev.out[i] = p.wanted[i].Initial
 		p.wanted[i].Resume = func() gpio.Level { return dev.last(i) }
@@ -62,6 +62,7 @@ type Device struct {
 	mu    sync.Mutex
 	lines []*gpiocdev.Line // nil: not ours at the moment
 	out   []gpio.Level     // what an output was set to last
+	wake  chan struct{}    // one was set; holds at most one
 }
 
 func (d *Device) last(i int) gpio.Level {
@@ -83,7 +84,7 @@ var (
 
 // Switch is a device with outputs. Set makes one active (High, true) or not; active_low
 // is applied. ErrNotRunning: nothing was done. It may be called at any time, from any
-// goroutine. What was set is told within ten seconds, and holds when the chip was lost and
+// goroutine. What was set is told as a reading at once, and holds when the chip was lost and
 // is back.
 type Switch interface {
 	Set(ctx context.Context, metric string, active gpio.Level) error
@@ -109,6 +110,10 @@ func (d *Device) Set(ctx context.Context, metric string, active gpio.Level) erro
 			return fmt.Errorf("set %s: %w", metric, err)
 		}
 		d.out[i] = active
+		select {
+		case d.wake <- struct{}{}:
+		default:
+		}
 		return nil
 	}
 	return fmt.Errorf("set %s: %w", metric, ErrNoOutput)

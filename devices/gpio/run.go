@@ -154,6 +154,9 @@ func (r *run) Due() devices.Instant {
 	return due
 }
 
+// Wake implements gpiocdev.Handler: an output was set.
+func (r *run) Wake() <-chan struct{} { return r.wake }
+
 // Tick implements gpiocdev.Handler.
 func (r *run) Tick(now devices.Instant) {
 	if r.look.Due() <= now {

@@ -332,6 +332,9 @@ func TestOutputs(t *testing.T) {
 	if kernel.Level(1) || kernel.Level(2) {
 		t.Errorf("pump %t, valve %t", kernel.Level(1), kernel.Level(2))
 	}
+	sink.Wait(t, "what was set", func(r []devices.Reading, _ map[string]uint64) bool {
+		return slices.ContainsFunc(of(r, "pump"), isLow) && slices.ContainsFunc(of(r, "valve"), func(g devices.Reading) bool { return g.Value.Bool })
+	})
 	kernel.Unplug("/dev/gpiochip0")
 	sink.Wait(t, "the loss", func(r []devices.Reading, _ map[string]uint64) bool {
 		return slices.ContainsFunc(r, func(g devices.Reading) bool { return g.Metric == "pump" && g.Quality == devices.Bad })
@@ -353,6 +356,8 @@ func TestOutputs(t *testing.T) {
 		t.Error(f)
 	}
 }
+
+func isLow(r devices.Reading) bool { return isGood(r) && !r.Value.Bool }
 
 // TestNamesAreTheBoards: a line is found by whatever name the board has for it.
 func TestNamesAreTheBoards(t *testing.T) {

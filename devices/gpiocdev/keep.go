@@ -34,6 +34,8 @@ type Handler interface {
 	Down(i int, reason string, err error, now devices.Instant)
 	// Due is when Tick is wanted next.
 	Due() devices.Instant
+	// Wake asks for a Tick now; nil: never.
+	Wake() <-chan struct{}
 	// Tick: it is due. Look was called for each line that is up and quiet.
 	Tick(now devices.Instant)
 	// End: nothing comes any more. All edges until now were told.
@@ -137,16 +139,23 @@ func (k *keeper) turn(ctx context.Context) bool {
 			return true
 		}
 		l.at, l.rest = k.env.Clock.Now()+pace, true
+	case <-k.h.Wake():
+		k.tick(k.env.Clock.Now())
 	case <-timer:
 	}
 	return true
 }
 
+// tick looks at the lines before the driver decides.
+func (k *keeper) tick(now devices.Instant) {
+	k.look()
+	k.h.Tick(now)
+}
+
 // due does what is due, and says when something is due next.
 func (k *keeper) due(now devices.Instant) (next devices.Instant) {
 	if k.h.Due() <= now {
-		k.look()
-		k.h.Tick(now)
+		k.tick(now)
 	}
 	for _, l := range k.lines {
 		switch {
