@@ -3,7 +3,9 @@
 package guest
 
 import (
+	"encoding/json"
 	"math"
+	"slices"
 	"testing"
 )
 
@@ -69,5 +71,24 @@ interval = "500ms"
 	}
 	if !found {
 		t.Errorf("holdfast devices does not list the bus: %+v", x.offered(t).I2C)
+	}
+	// Who answers, asked while the agent reads: its chip is found, and nobody else.
+	var asked struct {
+		I2C []struct {
+			Path    string
+			Answers []struct {
+				Address string
+				Sensors []string
+			}
+			NotAsked string `json:"not_asked"`
+		}
+	}
+	if err := json.Unmarshal(x.holdfast(t, 0, "devices", "--probe", "--bus", "/dev/i2c-1", "--json"), &asked); err != nil {
+		t.Fatal(err)
+	}
+	for _, bus := range asked.I2C {
+		if bus.Path == "/dev/i2c-1" && (len(bus.Answers) != 1 || bus.Answers[0].Address != "0x48" || !slices.Contains(bus.Answers[0].Sensors, "tmp105")) {
+			t.Errorf("--probe found %+v", bus)
+		}
 	}
 }

@@ -27,7 +27,7 @@ type Slave struct {
 func List(root string) []Bus {
 	dir := filepath.Join(root, devicesDir)
 	masters, _ := filepath.Glob(filepath.Join(dir, "w1_bus_master*")) // the pattern is good
-	var out []Bus
+	out := []Bus{}
 	for _, m := range masters {
 		b := Bus{Name: filepath.Base(m), Sensors: []Slave{}}
 		text, err := os.ReadFile(filepath.Join(m, "w1_master_slaves"))

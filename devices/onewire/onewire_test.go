@@ -123,7 +123,7 @@ func TestTroubles(t *testing.T) {
 
 func TestList(t *testing.T) {
 	k := newTree(t)
-	if got := List(k.root); got != nil {
+	if got := List(k.root); got == nil || len(got) > 0 {
 		t.Errorf("without a bus: %+v", got)
 	}
 	k.put("w1_bus_master1/w1_master_slaves", strings.Join([]string{sensorID, "00-400000000000", "00-c00000000000", "10-000802c7b8a1", "01-00001234abcd", "22-0000000000aa"}, "\n")+"\n")
