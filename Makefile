@@ -41,13 +41,14 @@ test-386:
 # Not TestPortSettings: it reads odd speeds back by TCGETS2 (ioctl 0x802c542a), which qemu-user 7.2
 # answers with ENOSYS; every ARM kernel has it.
 test-arm:
-	CGO_ENABLED=0 GOARCH=arm GOARM=6 $(GO) test -short -timeout 15m -exec 'qemu-arm-static -cpu arm1176' -skip TestPortSettings ./uplink/wire/ ./buffer/ ./devices/...
+	CGO_ENABLED=0 GOARCH=arm GOARM=6 $(GO) test -short -timeout 15m -exec 'qemu-arm-static -cpu arm1176' -skip TestPortSettings ./uplink/wire/ ./buffer/ ./devices/... ./boards/
 
 # The full counts of what CI runs in small: 200 kills, 300 seeds of faults in a cluster, long loops. Hours are fine.
 soak:
 	.ci/need test
 	.ci/trees dist/trees
 	HOLDFAST_SOAK=1 $(GO) test -count=1 -shuffle=on -timeout 6h -p 1 ./...
+	HOLDFAST_SOAK=1 .ci/test-board
 
 # Suites that others wrote, against our broker; docs/conformance.md has the last result.
 suites:

@@ -61,7 +61,7 @@ interval = "0s"
 lines = [
   { metric = "door", line = "9030000.pl061:0" },
   { metric = "relay", line = "9030000.pl061:1", active_low = true },
-  { metric = "button", line = "9030000.pl061:2", debounce = "3s" },
+  { metric = "button", line = "9030000.pl061:2", debounce = "8s" },
 ]
 `)
 	state := func(metric string, active bool) func(reading) bool {
