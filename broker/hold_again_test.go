@@ -176,18 +176,22 @@ func TestLateMovesOn(t *testing.T) {
 	}
 }
 
-// TestLeaveTwice: the next node asks for a client whose hold ends at the same moment.
-func TestLeaveTwice(t *testing.T) {
+// TestOriginComesLate: a hold of which nothing is held yet gets another origin while its first one ends.
+func TestOriginComesLate(t *testing.T) {
 	hs := &holds{b: &Broker{}, m: map[string]*hold{}, running: true}
 	hs.b.sessions = newSessions()
 	h := hs.add("mover", 1)
-	h.turns = []*turn{{origins: []*origin{{node: "n2", from: 7}}}}
-	for i, want := range []int{1, 0} {
-		if waits, err := hs.leave(t.Context(), h, "n3", 9); err != nil || len(waits) != want {
-			t.Errorf("%d: it waits for %v, %v", i, waits, err)
-		}
+	first := &turn{origins: []*origin{{node: "n2", from: 7, end: 9}, {node: "n3", from: 3}}}
+	h.turns = []*turn{first}
+	hs.pass(h, first, 1)
+	if len(h.turns) != 1 || len(first.origins) != 1 || first.origins[0].node != "n3" || !h.open {
+		t.Fatalf("%v, open %v", first.origins, h.open)
 	}
-	if err := hs.endOne(t.Context(), h, &lateReader{}); err != nil || hs.some.Load() != 0 {
-		t.Errorf("%v, %d holds", err, hs.some.Load())
+	if err := hs.endOne(t.Context(), h, &lateReader{}); err != nil || !h.open { // n3 has not ended
+		t.Fatalf("%v, open %v", err, h.open)
+	}
+	hs.pass(h, first, 1)
+	if h.open || hs.of("mover") != nil {
+		t.Error("it is not over")
 	}
 }
