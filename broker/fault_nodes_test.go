@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -212,6 +213,12 @@ func (n *faultNode) get(path string) (int, []byte, error) {
 }
 
 func (n *faultNode) ready() error {
+	n.mu.Lock()
+	died := slices.Clone(n.died)
+	n.mu.Unlock()
+	if len(died) > 0 {
+		return fmt.Errorf("%w: %s", errDied, died)
+	}
 	code, body, err := n.get("/readyz")
 	if err == nil && code != http.StatusOK {
 		err = fmt.Errorf("%s: %s", n.name, bytes.TrimSpace(body))
@@ -253,6 +260,9 @@ func (n *faultNode) tailOf(lines int) string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
+// errDied: a node's process has ended by itself, and nobody starts it again.
+var errDied = errors.New("it is gone for good")
+
 // within polls until check is content, and returns how long it took.
 func within(limit time.Duration, check func() error) (time.Duration, error) {
 	begin := time.Now()
@@ -261,7 +271,7 @@ func within(limit time.Duration, check func() error) (time.Duration, error) {
 		if err == nil {
 			return time.Since(begin), nil
 		}
-		if time.Since(begin) > limit {
+		if time.Since(begin) > limit || errors.Is(err, errDied) {
 			return limit, fmt.Errorf("not within %s: %w", limit, err)
 		}
 		<-time.After(20 * time.Millisecond)
