@@ -6,8 +6,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,7 +30,7 @@ const verifyFor = 15 * time.Second
 
 // disk is what a node of a cluster knows about its store.
 type disk struct {
-	began  map[string]uint64     // by stream, the last slot when this life began
+	began  map[string]uint64     // by group, the last entry when this life began
 	life   uint64                // random
 	forced bool                  // asItIs
 	partly bool                  // not all of it was checked at the start
@@ -40,6 +42,7 @@ type disk struct {
 	mark    storeMark
 	written storeMark
 	now     map[string]uint64 // as began, now
+	held    []string          // streams
 	doubts  map[string]doubt
 	older   map[string]string // node → the id of its store, which had more once
 	termsAt time.Duration
@@ -94,8 +97,8 @@ func (b *Broker) checkStore(o Options) error {
 		scan, had = storeScan{}, storeMark{}
 	}
 	b.disk.began = map[string]uint64{}
-	for name, e := range scan.streams {
-		b.disk.began[name] = e.Last
+	for name, entry := range scan.entries {
+		b.disk.began[name] = entry
 	}
 	b.disk.now, b.disk.older = b.disk.began, map[string]string{}
 	if others == nil {
@@ -103,7 +106,7 @@ func (b *Broker) checkStore(o Options) error {
 	}
 	b.disk.partly = scan.partly
 	b.disk.healed.Store(!b.id.Healing)
-	b.disk.mark = storeMark{ID: b.id.ID, Streams: had.Streams, Terms: had.Terms, Others: others}
+	b.disk.mark = storeMark{ID: b.id.ID, Streams: had.Streams, Terms: had.Terms, Entries: had.Entries, Others: others}
 	b.disk.written = b.disk.mark
 	return b.disk.mark.write(dir, true) // what follows changes the files
 }
@@ -207,20 +210,19 @@ func (b *Broker) spoil(why error) {
 // keepMark notes what this node's replicas have now.
 func (b *Broker) keepMark() error {
 	has, err := b.engine.extents()
-	if err != nil {
+	entries, err2 := b.engine.agreed()
+	if err != nil || err2 != nil {
 		return nil //nolint:nilerr // the store has failed, which is said elsewhere
 	}
 	d := &b.disk
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.held = slices.Sorted(maps.Keys(has))
 	if b.cfg.Store.Sync == SyncInterval { // a power cut may take the last second
-		has = nil
+		has, entries = nil, nil
 	}
-	d.now = map[string]uint64{}
-	for name, e := range has {
-		d.now[name] = e.Last
-	}
-	d.mark.Streams = has
+	d.now = entries
+	d.mark.Streams, d.mark.Entries = has, entries
 	if now := b.mono(); d.mark.Terms == nil || now-d.termsAt > listEvery {
 		d.mark.Terms, d.termsAt = b.terms(), now
 	}

@@ -7,15 +7,15 @@ import (
 
 // This file is about a disk that was put back to what it held before. Its node has forgotten what it acknowledged for
 // the logs of all, and whom it voted for: with another node that lags it could elect away what a quorum had stored. The
-// disk itself cannot know. So every node says in its beats how far its own replicas have come, on disk, and the
-// others note it. A life that began with less than the same store had in an earlier one is told, and gives its copy up as a
+// disk itself cannot know. So every node says in its beats which entry of each group is the last that was agreed and is
+// on its disk, synced, and the others note it. A life that began with less than the same store had in an earlier one is told, and gives its copy up as a
 // damaged one (heal.go). No clock takes part.
 
 // diskBeat is what a node says of its disk.
 type diskBeat struct {
 	Life  uint64            `json:"life"`            // random, of this start
-	Began map[string]uint64 `json:"began,omitempty"` // by stream: the last slot that was there then
-	Last  map[string]uint64 `json:"last,omitempty"`  // and is now
+	Began map[string]uint64 `json:"began,omitempty"` // by group: the last entry that was there then
+	Last  map[string]uint64 `json:"last,omitempty"`  // and the last that is agreed now
 	AsIs  bool              `json:"as_is,omitempty"` // an administrator has said that it is to be used
 
 	Older map[string]string `json:"older,omitempty"` // node → id of its store, which had more in an earlier life
@@ -41,7 +41,7 @@ func (b *Broker) noteDisk(m beat) {
 	}
 	if stream, had := b.disk.heard(m); stream != "" {
 		b.log.Error("a node has come back with a disk of an earlier state: it gives its copy of the logs up, and makes it anew", "node", m.Node,
-			"stream", stream, "had", had, "has", m.Disk.Began[stream])
+			"group", stream, "had", had, "has", m.Disk.Began[stream])
 	}
 }
 

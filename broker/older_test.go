@@ -115,9 +115,13 @@ func seenAtEnd(c *trio, n *faultNode) error {
 	if err != nil {
 		return err
 	}
-	name := streamName(kindMessages, "n3")
-	if own.Streams[name].Last < 40 || other.Others[n.name].Last[name] < own.Streams[name].Last {
-		return fmt.Errorf("%s had %d of %s, and %s noted %d", n.name, own.Streams[name].Last, name, c.nodes[1].name, other.Others[n.name].Last[name])
+	if log := streamName(kindMessages, "n3"); own.Streams[log].Last < 40 {
+		return fmt.Errorf("%s has noted %d batches of %s", n.name, own.Streams[log].Last, log)
+	}
+	for group, entry := range own.Entries {
+		if noted := other.Others[n.name].Last[group]; noted < entry {
+			return fmt.Errorf("%s had entry %d of %s, and %s noted %d", n.name, entry, group, c.nodes[1].name, noted)
+		}
 	}
 	return nil
 }

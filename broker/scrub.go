@@ -147,7 +147,7 @@ func (g *guard) giveUp(ctx context.Context) {
 	if to == "" {
 		return
 	}
-	for stream := range g.b.disk.streams() {
+	for _, stream := range g.b.disk.streams() {
 		s := &logStream{e: g.b.engine, name: stream}
 		if !strings.HasPrefix(stream, "HF_") || !s.isHome() {
 			continue
@@ -159,10 +159,10 @@ func (g *guard) giveUp(ctx context.Context) {
 }
 
 // streams are those that this node holds.
-func (d *disk) streams() map[string]uint64 {
+func (d *disk) streams() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.now
+	return d.held
 }
 
 // doubtful asks whether a slot that nobody gives may be damaged here only: then this node's own replica has what stands

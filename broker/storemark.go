@@ -21,6 +21,7 @@ type storeMark struct {
 	ID      string                 `json:"id"` // of the store
 	Streams map[string]extent      `json:"streams,omitempty"`
 	Terms   map[string]uint64      `json:"terms,omitempty"`   // the highest of each group that votes
+	Entries map[string]uint64      `json:"entries,omitempty"` // of these: the last that is agreed and was synced here
 	Files   map[string]fileMark    `json:"files,omitempty"`   // after a stop in order: what there was, exactly
 	Damaged string                 `json:"damaged,omitempty"` // what was found while the node ran
 	Others  map[string]storedThere `json:"others,omitempty"`  // what the other nodes' stores had
@@ -36,7 +37,7 @@ type fileMark struct {
 type storedThere struct {
 	ID   string            `json:"id"`
 	Life uint64            `json:"life"`
-	Last map[string]uint64 `json:"last"` // by stream
+	Last map[string]uint64 `json:"last"` // entry by group
 }
 
 const storeMarkFile = "store.mark"
@@ -80,8 +81,6 @@ func (m storeMark) judge(scan storeScan, dir string) error {
 		switch {
 		case !there:
 			return damagedf("the stream %s is gone", name)
-		case has.Last < had.Last:
-			return damagedf("the stream %s ends at slot %d, and had %d", name, has.Last, had.Last)
 		case !scan.partly && has.Holes > had.Holes:
 			return damagedf("the stream %s lacks %d slots in its middle", name, has.Holes-had.Holes)
 		}
@@ -89,6 +88,11 @@ func (m storeMark) judge(scan storeScan, dir string) error {
 	for name, had := range m.Terms {
 		if has, there := scan.terms[name]; !there || has < had {
 			return damagedf("what was promised in the group %s is gone: its term is %d, and was %d", name, has, had)
+		}
+	}
+	for name, had := range m.Entries {
+		if has, there := scan.entries[name]; there && has < had {
+			return damagedf("what was agreed in the group %s is gone: it ends at entry %d, and had %d", name, has, had)
 		}
 	}
 	if len(m.Files) == 0 {
@@ -159,15 +163,37 @@ func (e *engine) extents() (map[string]extent, error) {
 	return out, nil
 }
 
+// agreed is the last entry of each group that the nodes have agreed on and that this one has on its disk. The engine syncs the
+// log of a group with each write, which it does not do for the streams that are made of it.
+func (e *engine) agreed() (map[string]uint64, error) {
+	srv := e.server()
+	if srv == nil {
+		return nil, errEngine
+	}
+	out := map[string]uint64{}
+	for _, account := range []string{"", "$G"} { // the system's own: who is a member; and that of the streams
+		status := srv.Raftz(&server.RaftzOptions{AccountFilter: account})
+		if status == nil {
+			continue
+		}
+		for _, groups := range *status {
+			for name, g := range groups {
+				out[name] = min(g.Committed, g.PIndex)
+			}
+		}
+	}
+	return out, nil
+}
+
 // sameAs says that there is nothing new to note.
 func (m storeMark) sameAs(o storeMark) bool {
-	return m.ID == o.ID && m.Damaged == o.Damaged && maps.Equal(m.Streams, o.Streams) && maps.Equal(m.Terms, o.Terms) &&
+	return m.ID == o.ID && m.Damaged == o.Damaged && maps.Equal(m.Streams, o.Streams) && maps.Equal(m.Terms, o.Terms) && maps.Equal(m.Entries, o.Entries) &&
 		maps.EqualFunc(m.Others, o.Others, func(a, b storedThere) bool { return a.ID == b.ID && a.Life == b.Life && maps.Equal(a.Last, b.Last) })
 }
 
 // clone is a copy that does not change with the original.
 func (m storeMark) clone() storeMark {
-	m.Streams, m.Terms = maps.Clone(m.Streams), maps.Clone(m.Terms)
+	m.Streams, m.Terms, m.Entries = maps.Clone(m.Streams), maps.Clone(m.Terms), maps.Clone(m.Entries)
 	others := map[string]storedThere{}
 	for node, o := range m.Others {
 		o.Last = maps.Clone(o.Last)

@@ -38,6 +38,7 @@ type extent struct {
 type storeScan struct {
 	streams map[string]extent
 	terms   map[string]uint64 // of the groups that vote
+	entries map[string]uint64 // of these: the last that is in their log or snapshot
 	partly  bool              // there was no time for all blocks: holes are not known
 	err     error             // the first damage: errStoreDamaged
 }
@@ -49,7 +50,7 @@ var errStoreDamaged = errors.New("this node's copy of the logs is damaged")
 type storeScanner struct {
 	dir    string            // store_dir/jetstream
 	known  map[string]extent // what the streams had; holes below First do not count
-	loose  bool              // the newest block of a store may have any damage: it was not synced with each write
+	loose  bool              // nor are the groups' logs synced with each write
 	before func() bool       // there is time for another block; nil: there is
 }
 
@@ -59,7 +60,7 @@ func damagedf(format string, a ...any) error {
 
 // scan reads everything. A directory that is not there has nothing.
 func (s *storeScanner) scan() (out storeScan, err error) {
-	out = storeScan{streams: map[string]extent{}, terms: map[string]uint64{}}
+	out = storeScan{streams: map[string]extent{}, terms: map[string]uint64{}, entries: map[string]uint64{}}
 	note := func(err error) error {
 		if errors.Is(err, errStoreDamaged) {
 			if out.err == nil {
@@ -74,7 +75,9 @@ func (s *storeScanner) scan() (out storeScan, err error) {
 		return out, err
 	}
 	for _, name := range streams {
-		e, partly, err := s.store(filepath.Join(s.dir, "$G", "streams", name), name, s.known[name].First)
+		// The engine syncs a replicated stream when it writes a snapshot, and before it begins another block; what stands
+		// behind that it takes again from the group's log, which is synced with each write.
+		e, partly, err := s.store(filepath.Join(s.dir, "$G", "streams", name), name, s.known[name].First, true)
 		if err := note(err); err != nil {
 			return out, err
 		}
@@ -85,11 +88,11 @@ func (s *storeScanner) scan() (out storeScan, err error) {
 		return out, err
 	}
 	for _, name := range groups {
-		term, err := s.group(filepath.Join(s.dir, "$SYS", "_js_", name), name)
+		term, entry, err := s.group(filepath.Join(s.dir, "$SYS", "_js_", name), name)
 		if err := note(err); err != nil {
 			return out, err
 		}
-		out.terms[name] = term
+		out.terms[name], out.entries[name] = term, entry
 	}
 	return out, nil
 }
@@ -120,27 +123,27 @@ func hashOf(key string, parts ...[]byte) []byte {
 }
 
 // group checks what a node that votes has promised: its term and vote, its peers, its snapshot, its log.
-func (s *storeScanner) group(dir, name string) (term uint64, err error) {
+func (s *storeScanner) group(dir, name string) (term, entry uint64, err error) {
 	tav, err := optional(filepath.Join(dir, "tav.idx"))
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	if len(tav) != 0 && len(tav) != 8 && len(tav) != 16 {
-		return 0, damagedf("%s has %d bytes", filepath.Join(dir, "tav.idx"), len(tav))
+		return 0, 0, damagedf("%s has %d bytes", filepath.Join(dir, "tav.idx"), len(tav))
 	}
 	if len(tav) >= 8 {
 		term = binary.LittleEndian.Uint64(tav)
 	}
 	peers, err := optional(filepath.Join(dir, "peers.idx"))
 	if err != nil {
-		return term, err
+		return term, entry, err
 	}
 	if len(peers) > 0 && (len(peers) < 8 || uint64(len(peers)-8) < 8*uint64(binary.LittleEndian.Uint32(peers[4:]))) {
-		return term, damagedf("%s does not have the peers that it says", filepath.Join(dir, "peers.idx"))
+		return term, entry, damagedf("%s does not have the peers that it says", filepath.Join(dir, "peers.idx"))
 	}
 	snaps, err := filepath.Glob(filepath.Join(dir, "snapshots", "snap.*"))
 	if err != nil {
-		return term, err
+		return term, entry, err
 	}
 	for _, file := range snaps {
 		if strings.HasSuffix(file, ".tmp") {
@@ -148,17 +151,21 @@ func (s *storeScanner) group(dir, name string) (term uint64, err error) {
 		}
 		data, err := optional(file)
 		if err != nil {
-			return term, err
+			return term, entry, err
 		}
 		if n := len(data) - 8; n < 20 || !bytes.Equal(data[n:], hashOf(name, data[:n])) {
-			return term, damagedf("the snapshot %s has a wrong checksum", file)
+			return term, entry, damagedf("the snapshot %s has a wrong checksum", file)
+		}
+		var of, last uint64
+		if n, err := fmt.Sscanf(filepath.Base(file), "snap.%d.%d", &of, &last); err == nil && n == 2 {
+			entry = max(entry, last)
 		}
 	}
-	e, partly, err := s.store(dir, name, 0)
+	e, partly, err := s.store(dir, name, 0, s.loose)
 	if err == nil && !partly && e.Holes > 0 {
 		err = damagedf("%d entries are missing in the middle of %s", e.Holes, dir)
 	}
-	return term, err
+	return term, max(entry, e.Last), err
 }
 
 // optional is the content of a file that may not be there.
@@ -170,8 +177,9 @@ func optional(file string) ([]byte, error) {
 	return data, err
 }
 
-// store checks one store of blocks.
-func (s *storeScanner) store(dir, name string, from uint64) (e extent, partly bool, err error) {
+// store checks one store of blocks; loose: its newest block was not synced with each write, so
+// that a power cut may have left its end away, or sectors in it.
+func (s *storeScanner) store(dir, name string, from uint64, loose bool) (e extent, partly bool, err error) {
 	if err := checkMeta(dir, name); err != nil {
 		return e, false, err
 	}
@@ -194,7 +202,7 @@ func (s *storeScanner) store(dir, name string, from uint64) (e extent, partly bo
 		newest := i == len(blocks)-1
 		switch {
 		case b.bad < 0:
-		case newest && s.loose:
+		case newest && loose && (!b.behind || b.unwritten):
 		case newest && !b.behind && b.records > 0: // a write that a power cut interrupted
 		default:
 			return e, partly, damagedf("%s has something else than it should from byte %d of %d on", file, b.bad, len(data))
@@ -265,9 +273,11 @@ type blockScan struct {
 	records            int
 	bad                int  // where the first record that is not whole begins, or -1
 	behind             bool // there are whole records behind it
+	unwritten          bool // and before them a sector of zeros: not what was written, but nothing
 }
 
 const (
+	sector       = 512
 	recordHeader = 22
 	recordSum    = 8
 	recordMost   = 32 << 20
@@ -317,7 +327,7 @@ func scanBlock(data []byte, key string, from uint64) (b blockScan) {
 			continue
 		}
 		if b.bad >= 0 {
-			b.behind = true
+			b.behind, b.unwritten = true, bytes.Contains(data[b.bad:at], make([]byte, sector))
 			return b
 		}
 		b.take(binary.LittleEndian.Uint64(data[at+4:]), from)
