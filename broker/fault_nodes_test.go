@@ -87,6 +87,7 @@ const (
 	networkOfShareKill = 251
 	networkOfDiskFull  = 252
 	networkOfOlderDisk = 253
+	networkOfPowerCut  = 254
 )
 
 func faultNodesIn(t *testing.T, program string, number int) []*faultNode {
