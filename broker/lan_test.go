@@ -2,6 +2,7 @@ package broker
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -99,12 +100,21 @@ func (l *lan) close() {
 	l.tasks.Wait()
 }
 
-// live is the thread that is in the namespace. It is never given back, so it ends with its goroutine.
+// live is the thread that is in the namespace. It goes home in the end: a thread that ends takes the programs with it that
+// other tests have started on it (prctl(2), PR_SET_PDEATHSIG).
 func (p *port) live() {
 	runtime.LockOSThread()
+	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	for job := range p.jobs {
 		job()
 	}
+	if err == nil {
+		err = errors.Join(unix.Setns(home, unix.CLONE_NEWNET), unix.Close(home))
+	}
+	if err != nil {
+		panic(fmt.Sprint("a thread does not come back from a network of a test: ", err))
+	}
+	runtime.UnlockOSThread()
 }
 
 // do runs fn in the namespace: sockets that it opens and programs that it starts are in there.
