@@ -119,6 +119,8 @@ func markFiles(dir string) (map[string]fileMark, error) {
 		}
 		mark := fileMark{}
 		switch name := d.Name(); {
+		case strings.HasSuffix(name, ".blk") && filepath.Base(filepath.Dir(path)) != "msgs": // what the engine still removes
+			return nil
 		case strings.HasSuffix(name, ".blk"):
 			st, err := d.Info()
 			if err != nil {

@@ -67,6 +67,24 @@ func TestScanReadsTheEngine(t *testing.T) {
 	}
 }
 
+// TestMarkLeavesOutWhatGoes: blocks that the engine has put aside to remove them may still be there when it has ended.
+func TestMarkLeavesOutWhatGoes(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"msgs/1.blk", "__msgs__/2.blk", "__new_msgs__/3.blk"} {
+		file := filepath.Join(dir, "$SYS", "_js_", "S-R3F-x", name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := markFiles(dir)
+	if _, there := got["$SYS/_js_/S-R3F-x/msgs/1.blk"]; err != nil || !there || len(got) != 1 {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
 // FuzzScanBlock: whatever is on the disk, the scan ends and claims nothing that is not there.
 func FuzzScanBlock(f *testing.F) {
 	f.Add([]byte{}, uint64(0))
