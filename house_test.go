@@ -57,7 +57,7 @@ var allowed = map[string][]string{
 	"agent/cmd/demo":   {}, // it watches from outside: a path of its own to every signature
 	"broker":           {"uplink/wire", "systemd", "systemd/settings", "broker/..."},
 	"broker/admin":     {},
-	"broker/auth":      {"uplink/wire"},
+	"broker/auth":      {"uplink/wire", "systemd/settings"},
 	"broker/cmd":       {"broker", "broker/...", "uplink/wire", "systemd/program", "systemd/settings"},
 	"devices":          {},
 	"devices/catalog":  {"devices", "devices/..."},

@@ -1,0 +1,27 @@
+package auth
+
+// Kinds is the types of sources that [[auth]] may name.
+func Kinds() []Kind {
+	return []Kind{
+		{Type: "file", New: newFile},
+		{Type: "anonymous", New: newAnonymous},
+	}
+}
+
+// KindOf finds a type of source.
+func KindOf(name string) (Kind, bool) {
+	for _, k := range Kinds() {
+		if k.Type == name {
+			return k, true
+		}
+	}
+	return Kind{}, false
+}
+
+// Types is the names of all.
+func Types() (out []string) {
+	for _, k := range Kinds() {
+		out = append(out, k.Type)
+	}
+	return out
+}
