@@ -104,6 +104,14 @@ type output struct {
 	err error
 }
 
+// Fd is the file's beneath, for whoever asks whether it is a terminal; none: no file's number.
+func (o *output) Fd() uintptr {
+	if f, is := o.Writer.(interface{ Fd() uintptr }); is {
+		return f.Fd()
+	}
+	return ^uintptr(0)
+}
+
 func (o *output) Write(b []byte) (int, error) {
 	n, err := o.Writer.Write(b)
 	if o.err == nil {

@@ -27,7 +27,7 @@ func newPen(w io.Writer) pen {
 		}
 	}
 	locale = strings.ToUpper(strings.ReplaceAll(locale, "-", ""))
-	f, is := w.(*os.File)
+	f, is := w.(interface{ Fd() uintptr })
 	return pen{lines: strings.Contains(locale, "UTF8"),
 		colour: is && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"}
 }
