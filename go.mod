@@ -22,6 +22,8 @@ require (
 	golang.org/x/term v0.47.0
 )
 
+require rsc.io/qr v0.2.0 // indirect
+
 require (
 	github.com/antithesishq/antithesis-sdk-go v0.8.0-default-no-op // indirect
 	github.com/beorn7/perks v1.0.1 // indirect

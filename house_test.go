@@ -76,6 +76,7 @@ var allowed = map[string][]string{
 	"boards/fdt":       {},
 	"boards/gen":       {"boards", "boards/fdt"},
 	"boards/boardtest": {"boards"},
+	"boards/image":     {"boards"},
 	"systemd":          {},
 	"systemd/freeport": {},
 	"systemd/program":  {"systemd", "systemd/settings"},
@@ -137,6 +138,7 @@ var soleUsers = map[string][]string{
 	"github.com/prometheus/client_golang": {"agent", "broker"},
 	"github.com/pelletier/go-toml/v2":     {"systemd/settings"},
 	"github.com/fxamacker/cbor/v2":        {"uplink/wire"},
+	"rsc.io/qr":                           {"agent"},
 }
 
 func TestHouseSoleUsers(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 func (a *Agent) Status() Status {
 	now := a.clock.Now()
 	s := Status{
-		Gateway: a.identity.Gateway, Kid: a.identity.Key.Kid(), Alg: a.identity.Key.Alg(),
+		Gateway: a.identity.Gateway, Kid: a.identity.Key.Kid(), Alg: a.identity.Key.Alg(), JWK: a.identity.Key.Public().JWK(),
 		Board: a.board, Version: a.opt.Version, Now: now, Uptime: now - a.began,
 		NotReady: a.Ready(), Unhealthy: a.Healthy(),
 		Clock: a.control.clockStatus(), Buffer: a.buffer.Stats(), Uplink: a.uplink.Status(),

@@ -27,7 +27,8 @@ type StatusSource interface {
 }
 
 // StatusServer answers on a unix socket and, if asked, on a TCP address:
-// /healthz, /readyz, /metrics, /status.json, and a page for people at /.
+// /healthz, /readyz, /metrics, /status.json, /identity.json and /identity.svg (a QR code of it), and a
+// page for people at /.
 // It only reads; there is nothing to be changed through it.
 type StatusServer struct {
 	server    *http.Server
@@ -151,11 +152,13 @@ func StatusHandler(src StatusSource) http.Handler {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, "healthy", src.Healthy()) })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answer(w, "ready", src.Ready()) })
 	mux.HandleFunc("GET /status.json", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, src.Status()) })
+	mux.HandleFunc("GET /identity.json", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, src.Status().Public()) })
+	mux.HandleFunc("GET /identity.svg", func(w http.ResponseWriter, _ *http.Request) { writeQR(w, src.Status().Public()) })
 	mux.Handle("GET /metrics", metricsHandler(src))
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		w.Header().Set("Content-Security-Policy",
-			"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; frame-ancestors 'none'")
+			"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src 'self' data:; frame-ancestors 'none'")
 		w.Header().Set("Cache-Control", "no-cache")
 		_, _ = w.Write(statusPage) // the reader has gone: nobody to tell
 	})
@@ -181,6 +184,17 @@ func writeJSON(w http.ResponseWriter, code int, v any) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(code)
 	_, _ = w.Write(append(body, '\n')) // the reader has gone: nobody to tell
+}
+
+func writeQR(w http.ResponseWriter, p PublicIdentity) {
+	code, err := p.QR()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "image/svg+xml")
+	w.Header().Set("Cache-Control", "no-store") // a key may be rotated
+	_, _ = w.Write(code.SVG())                  // the reader has gone: nobody to tell
 }
 
 // ErrNotRunning: nothing answers on any of the sockets.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"encoding/json"
 	"time"
 
 	"holdfast/buffer"
@@ -10,23 +11,24 @@ import (
 // Status is a snapshot of everything an operator may want to see. Durations are
 // nanoseconds; those called "at" or "since" are on the boot-monotonic clock (Now).
 type Status struct {
-	Gateway   string         `json:"gateway"`
-	Kid       string         `json:"kid"`
-	Alg       string         `json:"alg"`
-	Epoch     string         `json:"epoch"`
-	Board     string         `json:"board,omitempty"` // serial number of the board, "" if it has none
-	Version   string         `json:"version"`
-	Now       time.Duration  `json:"now"`    // boot-monotonic clock at this snapshot
-	Uptime    time.Duration  `json:"uptime"` // of the agent
-	Ready     bool           `json:"ready"`
-	NotReady  []string       `json:"not_ready,omitempty"` // why /readyz says no
-	Unhealthy []string       `json:"unhealthy,omitempty"` // why the watchdog is not fed
-	Clock     ClockStatus    `json:"clock"`
-	Devices   []DeviceStatus `json:"devices"` // sorted by name
-	Buffer    buffer.Stats   `json:"buffer"`
-	Uplink    uplink.Status  `json:"uplink"`
-	Control   ControlStatus  `json:"control"`
-	Warnings  []string       `json:"warnings,omitempty"` // in plain words
+	Gateway   string          `json:"gateway"`
+	Kid       string          `json:"kid"`
+	Alg       string          `json:"alg"`
+	JWK       json.RawMessage `json:"jwk,omitempty"` // the public key
+	Epoch     string          `json:"epoch"`
+	Board     string          `json:"board,omitempty"` // serial number of the board, "" if it has none
+	Version   string          `json:"version"`
+	Now       time.Duration   `json:"now"`    // boot-monotonic clock at this snapshot
+	Uptime    time.Duration   `json:"uptime"` // of the agent
+	Ready     bool            `json:"ready"`
+	NotReady  []string        `json:"not_ready,omitempty"` // why /readyz says no
+	Unhealthy []string        `json:"unhealthy,omitempty"` // why the watchdog is not fed
+	Clock     ClockStatus     `json:"clock"`
+	Devices   []DeviceStatus  `json:"devices"` // sorted by name
+	Buffer    buffer.Stats    `json:"buffer"`
+	Uplink    uplink.Status   `json:"uplink"`
+	Control   ControlStatus   `json:"control"`
+	Warnings  []string        `json:"warnings,omitempty"` // in plain words
 }
 
 // ClockStatus says what the agent thinks of the time.

@@ -1,47 +1,46 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
 
 	"holdfast/agent"
+	"holdfast/systemd/program"
 )
 
 func (a *app) identityCommand() *cobra.Command {
+	var qr bool
 	cmd := &cobra.Command{
 		Use:   "identity",
 		Short: "Print gateway id, key id and public key",
 		Long: `Prints who this gateway is, for the broker's registry:
   holdfast identity --json > gateway.json
   holdfast-broker device add GATEWAY --key gateway.json
+With --qr it also draws a QR code, in which this JSON is, for someone who stands before the board.
+
 On the first run it makes the key. The secret of an HMAC key is never printed: copy the
 key file itself to the broker, by a way that you trust.`,
-		RunE: func(*cobra.Command, []string) error { return a.identity(agent.OpenIdentity) },
+		RunE: func(*cobra.Command, []string) error { return a.identity(agent.OpenIdentity, qr) },
 	}
+	cmd.Flags().BoolVar(&qr, "qr", false, "also draw it as a QR code (the terminal must know UTF-8)")
 	rotate := &cobra.Command{
 		Use:   "rotate",
 		Short: "Make a new signing key",
 		Long: `Makes a new signing key and keeps the old one until the broker has heard of it from
 both. Restart the agent to use it: systemctl restart holdfast.`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return a.identity(agent.RotateIdentity) },
+		RunE: func(*cobra.Command, []string) error { return a.identity(agent.RotateIdentity, false) },
 	}
 	cmd.AddCommand(rotate)
 	return cmd
 }
 
-// identity is what the broker's registry wants to know.
-type identity struct {
-	Gateway string          `json:"gateway"`
-	Kid     string          `json:"kid"`
-	Alg     string          `json:"alg"`
-	JWK     json.RawMessage `json:"jwk"`
-}
-
-func (a *app) identity(open func(agent.Config, io.Reader) (agent.Identity, error)) error {
+func (a *app) identity(open func(agent.Config, io.Reader) (agent.Identity, error), qr bool) error {
+	if a.JSON && qr {
+		return program.Usage("--json or --qr, not both")
+	}
 	cfg, _, err := a.load()
 	if err != nil {
 		return err
@@ -53,13 +52,20 @@ func (a *app) identity(open func(agent.Config, io.Reader) (agent.Identity, error
 	if err := handOver(cfg); err != nil {
 		return err
 	}
-	out := identity{id.Gateway, id.Key.Kid(), id.Key.Alg(), id.Key.Public().JWK()}
+	out := id.Public()
 	if a.JSON {
 		return a.PrintJSON(out)
 	}
 	fmt.Fprintf(a.Stdout, "gateway     %s\nkey id      %s\nalgorithm   %s\npublic key  %s\n", out.Gateway, out.Kid, out.Alg, out.JWK)
 	if id.Previous != nil {
 		fmt.Fprintf(a.Stdout, "replaces    %s (until the broker has heard of it; restart the agent)\n", id.Previous.Kid())
+	}
+	if qr {
+		code, err := out.QR()
+		if err != nil {
+			return err
+		}
+		fmt.Fprint(a.Stdout, code.Terminal(newPen(a.Stdout).colour))
 	}
 	return nil
 }

@@ -256,7 +256,7 @@ func (a *app) keyring(files []string) (keyring, error) {
 		if err != nil {
 			return ring, fmt.Errorf("%s: %w", file, err)
 		}
-		var id identity
+		var id agent.PublicIdentity
 		_ = json.Unmarshal(data, &id) // of identity --json; nothing of it in other files
 		for _, key := range keys {
 			ring.add(key, id.Gateway)

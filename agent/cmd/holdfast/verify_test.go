@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/agent"
 	"holdfast/systemd/freeport"
 	"holdfast/systemd/program"
 	"holdfast/uplink/wire"
@@ -223,7 +224,7 @@ func TestVerifyBindsIdentity(t *testing.T) {
 	s := newSigner(t, 1)
 	m := file(t, "in", s.seal(wire.JSON, "scale", wire.TypeData, wire.ClockSynced, number(1)))
 	id := func(gateway string) string {
-		b, err := json.Marshal(identity{gateway, s.key.Kid(), s.key.Alg(), s.key.Public().JWK()})
+		b, err := json.Marshal(agent.PublicIdentity{Gateway: gateway, Kid: s.key.Kid(), Alg: s.key.Alg(), JWK: s.key.Public().JWK()})
 		if err != nil {
 			t.Fatal(err)
 		}
