@@ -204,3 +204,28 @@ func Wiring(cfg Config, state boards.State) map[string][]string {
 	}
 	return uses
 }
+
+// BootLines is what config.txt must say on a board so that what the devices use is there.
+func BootLines(cfg Config, b *boards.Board) []boards.Want {
+	wants := []boards.Want{}
+	add := func(line, device string) {
+		if line == "" {
+			return
+		}
+		i := slices.IndexFunc(wants, func(w boards.Want) bool { return w.Line == line })
+		if i < 0 {
+			i = len(wants)
+			wants = append(wants, boards.Want{Line: line})
+		}
+		wants[i].For = append(wants[i].For, device)
+	}
+	for _, d := range cfg.Devices {
+		for _, key := range []string{"port", "bus"} {
+			add(b.BootLine(setting(d.Settings, key)), d.Name)
+		}
+		if d.Driver == "onewire" {
+			add(b.BootLine("w1"), d.Name)
+		}
+	}
+	return wants
+}

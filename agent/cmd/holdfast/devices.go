@@ -49,7 +49,7 @@ does: nothing is written. Buses of mainboards and displays are only asked if --b
 	}
 	cmd.Flags().BoolVar(&probe, "probe", false, "ask which addresses of the I2C buses are taken")
 	cmd.Flags().StringSliceVar(&only, "bus", nil, "ask these I2C `buses` only (/dev/i2c-1)")
-	cmd.AddCommand(a.scanCommand())
+	cmd.AddCommand(a.scanCommand(), a.enableCommand())
 	return cmd
 }
 
