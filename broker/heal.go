@@ -96,11 +96,7 @@ func (b *Broker) checkStore(o Options) error {
 		}
 		scan, had = storeScan{}, storeMark{}
 	}
-	b.disk.began = map[string]uint64{}
-	for name, entry := range scan.entries {
-		b.disk.began[name] = entry
-	}
-	b.disk.now, b.disk.older = b.disk.began, map[string]string{}
+	b.disk.begin(scan.entries, had.Entries)
 	if others == nil {
 		others = map[string]storedThere{}
 	}

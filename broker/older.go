@@ -28,6 +28,18 @@ func (d *disk) beat() *diskBeat {
 	return &diskBeat{Life: d.life, Began: d.began, Last: d.now, AsIs: d.forced, Older: maps.Clone(d.older)}
 }
 
+// begin is the beginning of a life: with what is in the groups' logs, and of that what was noted as agreed. The end of a group's log
+// may never have been: the next leader, which does not have it, cuts it off, and whoever had heard of it would take that for loss.
+func (d *disk) begin(there, agreed map[string]uint64) {
+	d.began, d.now, d.older = map[string]uint64{}, map[string]uint64{}, map[string]string{}
+	maps.Copy(d.began, there)
+	for group, entry := range agreed {
+		if last, has := there[group]; has {
+			d.now[group] = min(entry, last)
+		}
+	}
+}
+
 // noteDisk sees what another node says of its disk, and of this one's.
 func (b *Broker) noteDisk(m beat) {
 	if !m.Starting {
@@ -63,6 +75,14 @@ func (d *disk) heard(m beat) (older string, had uint64) {
 			}
 		}
 	}
-	d.mark.Others[m.Node] = storedThere{ID: m.ID, Life: m.Disk.Life, Last: maps.Clone(m.Disk.Last)}
+	last := maps.Clone(m.Disk.Last)
+	if was.ID == m.ID && was.Life != m.Disk.Life && last != nil { // what was agreed once stays so, also before the new life has noted it
+		for group, n := range was.Last {
+			if _, there := m.Disk.Began[group]; there && !m.Disk.AsIs {
+				last[group] = max(last[group], n)
+			}
+		}
+	}
+	d.mark.Others[m.Node] = storedThere{ID: m.ID, Life: m.Disk.Life, Last: last}
 	return "", 0
 }

@@ -42,6 +42,31 @@ func TestOlderIsTold(t *testing.T) {
 	}
 }
 
+// TestUnagreedEndIsNotOlder: a node is killed while it begins, and the end of a group's log that was never agreed on is cut off by the
+// group's next leader: the life after that has less than the one before found on the disk, and nothing is lost.
+func TestUnagreedEndIsNotOlder(t *testing.T) {
+	life := func(n uint64, there, agreed uint64) beat {
+		own := disk{life: n}
+		own.begin(map[string]uint64{"x": there}, map[string]uint64{"x": agreed, "gone": 7})
+		return beat{Node: "n2", ID: "a", Disk: own.beat()}
+	}
+	other := disk{older: map[string]string{}, mark: storeMark{Others: map[string]storedThere{}}}
+	for i, c := range []struct {
+		there, agreed uint64
+		older         string
+	}{
+		{142, 140, ""},
+		{141, 140, ""},  // the 142nd is gone, which nobody agreed on
+		{150, 148, ""},  // and others have come
+		{149, 140, ""},  // its note is older than what it has said
+		{147, 140, "x"}, // what was said to be agreed is gone, though not noted any more
+	} {
+		if got, _ := other.heard(life(uint64(i+1), c.there, c.agreed)); got != c.older {
+			t.Errorf("life %d, with %d of which %d are agreed: older %q", i+1, c.there, c.agreed, got)
+		}
+	}
+}
+
 // TestOlderDisk: a disk that was put back to what it held before is behind what its node acknowledged for the others' logs. It
 // is noticed, the store is given up, and the node has everything again.
 func TestOlderDisk(t *testing.T) {
