@@ -203,7 +203,7 @@ func (s *storeScanner) store(dir, name string, from uint64, loose bool) (e exten
 		switch {
 		case b.bad < 0:
 		case newest && loose && (!b.behind || b.unwritten):
-		case newest && !b.behind && b.records > 0: // a write that a power cut interrupted
+		case newest && !b.behind && (b.records > 0 || begun(data)): // a write that was interrupted, by a power cut or in the middle by kill -9
 		default:
 			return e, partly, damagedf("%s has something else than it should from byte %d of %d on", file, b.bad, len(data))
 		}
@@ -347,6 +347,20 @@ func recordAt(data []byte) (int, bool) {
 		text += 4
 	}
 	return n, n >= recordHeader+recordSum+text && n <= len(data) && n <= recordMost
+}
+
+// begun says that data is the beginning of a block's first record, or nothing but the room for it. What was in the block before,
+// if it was more, storeMark tells.
+func begun(data []byte) bool {
+	if len(bytes.Trim(data, "\x00")) == 0 {
+		return true
+	}
+	if len(data) < recordHeader {
+		return false
+	}
+	n, seq := binary.LittleEndian.Uint32(data)&^headerBit, binary.LittleEndian.Uint64(data[4:])&^(erasedBit|deletedBit)
+	time := binary.LittleEndian.Uint64(data[12:])
+	return int(n) > len(data) && n <= recordMost && seq > 0 && seq < sequenceLeap && time > recordsSince && time < 4*recordsSince
 }
 
 // headerEnds checks the one number that no checksum covers: a message's header ends where it says.

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math/rand/v2"
 	"os"
@@ -52,11 +53,19 @@ func TestScanReadsTheEngine(t *testing.T) {
 			t.Errorf("a torn end has something behind it: %+v", b)
 		}
 	}
+	n := int(binary.LittleEndian.Uint32(data) &^ headerBit)
+	for cut, want := range map[int]bool{30: true, n - 1: true, 10: false} { // a block of which only a part of the first record was written
+		if b := scanBlock(data[:cut], key, 0); b.bad != 0 || b.behind || b.records != 0 || begun(data[:cut]) != want {
+			t.Errorf("the first %d bytes: %+v, begun %v", cut, b, !want)
+		}
+	}
+	if begun([]byte("garbage")) || begun(bytes.Repeat([]byte("garbage "), 100)) || begun(data) || !begun(make([]byte, 64)) {
+		t.Error("something else is taken for the beginning of a record")
+	}
 	if b := scanBlock(data, key, e.Last-2); b.messages != 3 || b.first != e.Last-2 {
 		t.Errorf("from the last but two: %+v", b)
 	}
 	hole := append([]byte(nil), data...)
-	n := int(binary.LittleEndian.Uint32(hole) &^ headerBit)
 	second := n + int(binary.LittleEndian.Uint32(hole[n:])&^headerBit)
 	if err := os.WriteFile(file, append(hole[:n:n], hole[second:]...), 0o600); err != nil {
 		t.Fatal(err)
