@@ -98,6 +98,25 @@ func (g *group) unsure() bool {
 	return g.saving && g.b.mono()-g.savingFrom > saveLease
 }
 
+// releaseTime bounds what a node that ends in order waits for until its groups are free.
+const releaseTime = time.Second
+
+// releaseGroups gives the groups of a node that ends in order away while the others still hear it, and so hold it for the
+// owner: one of them that made a group its own before this node's last save is stored would deal again what members here
+// have finished since the save before. The members here are gone; what other nodes' parts have in hand they say themselves.
+func (b *Broker) releaseGroups() {
+	if b.alone() {
+		return
+	}
+	for _, g := range b.owned() {
+		b.saveGroup(g, true)
+		g.stepDown()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), releaseTime)
+	defer cancel()
+	_ = b.state.w.sync(ctx) // what is not stored by then is stored when the node ends, or the save before counts
+}
+
 // freeGroups saves all groups of a node that ends in order: the others need not wait for it.
 func (b *Broker) freeGroups() {
 	for _, g := range b.owned() {

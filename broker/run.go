@@ -32,6 +32,7 @@ func (b *Broker) Run(ctx context.Context) error {
 	f.close()
 	serving.Wait()
 	b.conns.endAll()
+	b.releaseGroups()
 	return err
 }
 
