@@ -85,6 +85,7 @@ type Broker struct {
 	messages *writer
 	state    *stateStore
 	door     *Door
+	access   *access // nil: there is no [[auth]]
 	ledger   *Ledger
 	registry *Registry
 	retained *retained

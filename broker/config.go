@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"holdfast/broker/auth"
 	"holdfast/systemd/settings"
 )
 
@@ -20,6 +21,8 @@ type Config struct {
 	Store   StoreConfig    `toml:"store"`
 	Cluster *ClusterConfig // [cluster]; nil: one node
 	Verify  []VerifyRule   // [[verify]]; the first whose filter matches decides
+	Auth    []auth.Link    // [[auth]], asked in order; none: everybody may everything
+	Access  AccessConfig   `toml:"access"`
 }
 
 // NodeConfig is [node].
@@ -71,6 +74,7 @@ func DefaultConfig() Config {
 		Listen: ListenConfig{MQTT: ":1883", Admin: "127.0.0.1:18083"},
 		Store:  StoreConfig{Sync: SyncAlways, MaxBytes: 10 << 30, MaxAge: 7 * 24 * time.Hour},
 		Verify: defaultVerify(),
+		Access: defaultAccess(),
 	}
 }
 
@@ -94,21 +98,11 @@ func readConfig(doc *settings.Doc) (Config, []settings.Problem) {
 	doc.Decode(&cfg)
 	cfg.readVerify(doc)
 	cfg.readCluster(doc)
-	cfg.notYet(doc)
+	cfg.readAuth(doc)
 	cfg.checkNode(doc)
 	cfg.checkListen(doc)
 	cfg.checkStore(doc)
 	return cfg, doc.Problems()
-}
-
-// notYet refuses what the contract names and this program cannot do yet: better than
-// a setting that has no effect.
-func (c *Config) notYet(doc *settings.Doc) {
-	for i, t := range doc.Tables("auth") {
-		t.AcceptAll()
-		t.SetLabel(fmt.Sprintf("auth #%d", i+1))
-		t.Problem("", "sources of users come in a later issue: not available yet; remove the table: the broker then listens on loopback only")
-	}
 }
 
 func (c *Config) readVerify(doc *settings.Doc) {

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"holdfast/broker/auth"
 	"holdfast/broker/mqtt"
 )
 
@@ -52,6 +53,12 @@ type conn struct {
 	traced    atomic.Bool // somebody watches
 	client    atomic.Bool // its CONNECT was accepted
 	sentAway  atomic.Bool // by a drain
+
+	grant    atomic.Pointer[auth.Grant] // what the client may do; nil: nobody has said so, or there is no [[auth]]
+	judged   *auth.Grant                // that the session's subscriptions were opened with
+	renewing sync.Mutex
+	renewed  atomic.Int64 // when it was last asked what the client may do, monotonic
+	until    *time.Timer  // ends the connection; under mu
 
 	mu         sync.Mutex
 	out        []byte        // to be written before anything of the session
@@ -472,6 +479,9 @@ func (c *conn) shut() {
 	c.closed = true
 	c.lasting = c.lasting || c.ending && c.version == mqtt.V5
 	lasting := c.lasting
+	if c.until != nil {
+		c.until.Stop()
+	}
 	c.mu.Unlock()
 	if !lasting {
 		_ = c.nc.Close()

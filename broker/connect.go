@@ -50,6 +50,9 @@ func (c *conn) connect(ctx context.Context, body []byte) error {
 	if err := c.b.takes(); err != nil {
 		return c.refuseInstead(err.Error())
 	}
+	if err := c.enter(ctx, &k); err != nil {
+		return err
+	}
 	c.will = k.Will
 	if k.KeepAlive > 0 {
 		c.keepAlive = time.Duration(k.KeepAlive) * time.Second * 3 / 2 // [MQTT-3.1.2-22]
@@ -77,6 +80,9 @@ func (c *conn) connect(ctx context.Context, body []byte) error {
 		c.out = append(ack, c.out...)
 	}
 	c.mu.Unlock()
+	if a := c.b.access; a != nil && c.grant.Load() != c.judged { // it changed while the session was opened
+		a.apply(c)
+	}
 	c.client.Store(true)
 	if !fits { // [MQTT-3.1.2-24]: there is nothing that it could be told
 		return fmt.Errorf("its Maximum Packet Size of %d bytes is too small for a CONNACK", c.maxPacket)
@@ -155,6 +161,7 @@ const (
 func (c *conn) subscribe(ctx context.Context, p *mqtt.Subscribe) error {
 	s, b := c.session, c.b
 	codes := make([]byte, len(p.Filters))
+	rights, why := c.grant.Load(), ""
 	var send []item
 	room := s.room()
 	if slices.ContainsFunc(p.Filters, func(f mqtt.Filter) bool { return f.RetainHandling < 2 && !strings.HasPrefix(f.Filter, "$share/") }) {
@@ -165,6 +172,12 @@ func (c *conn) subscribe(ctx context.Context, p *mqtt.Subscribe) error {
 		if share != "" && f.NoLocal { // [MQTT-3.8.3-4]
 			return &mqtt.Error{Code: mqtt.ProtocolError, Text: "No Local on a shared subscription"}
 		}
+		may := c.maySubscribe(plain)
+		if !may.Allowed {
+			codes[i], why = mqtt.NotAuthorized, may.Short()
+			continue
+		}
+		f.QoS = min(f.QoS, may.MaxQoS)
 		if !room.takes(s, f.Filter) {
 			codes[i] = mqtt.QuotaExceeded
 			continue
@@ -183,6 +196,9 @@ func (c *conn) subscribe(ctx context.Context, p *mqtt.Subscribe) error {
 			b.removeSub(s, f.Filter)
 		}
 	}
+	if c.grant.Load() != rights { // they changed meanwhile
+		b.access.apply(c)
+	}
 	if err := c.keepSubs(ctx); err != nil {
 		b.log.Error("subscriptions cannot be stored", "client", c.id, "err", err)
 		for i := range codes {
@@ -192,7 +208,7 @@ func (c *conn) subscribe(ctx context.Context, p *mqtt.Subscribe) error {
 			func() []byte { return mqtt.AppendSuback(nil, c.version, p.ID, codes, "") }))
 		return nil
 	}
-	c.send(mqtt.AppendSuback(nil, c.version, p.ID, codes, ""))
+	c.send(c.fitting(mqtt.AppendSuback(nil, c.version, p.ID, codes, c.why(why)), func() []byte { return mqtt.AppendSuback(nil, c.version, p.ID, codes, "") }))
 	if len(send) > 0 {
 		s.mu.Lock()
 		if waits := len(s.extra); waits > 0 && waits+len(send) > maxStored {

@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"maps"
+	"slices"
 	"sync"
 
 	"holdfast/broker/mqtt"
@@ -38,6 +40,13 @@ func (s *connSet) remove(c *conn) {
 	s.out.add(c.gave.load())
 	s.mu.Unlock()
 	s.gone.Done()
+}
+
+// all is the connections that there are now.
+func (s *connSet) all() []*conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.m))
 }
 
 // endAll tells every client that the broker stops, and waits until they are gone.

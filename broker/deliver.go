@@ -232,6 +232,13 @@ func (s *session) pullAgain(ctx context.Context, c *conn, buf []byte) (_ []byte,
 			s.b.lostUnread(s.id, f.At, err)
 			continue
 		}
+		if c.forbids(r.Topic) {
+			s.mu.Lock()
+			s.finish(f.ID)
+			s.mu.Unlock()
+			s.b.discards.one(discardNotAllowed, s.id, r.Topic, Position(f.At))
+			continue
+		}
 		p := pick{item: item{rec: r, at: f.At, qos: f.QoS, retain: f.Retain, ids: f.SubIDs}, id: f.ID}
 		buf = s.encode(c, buf, &p, true)
 	}

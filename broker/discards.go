@@ -13,20 +13,21 @@ import (
 type discardReason uint8
 
 const (
-	discardTrimmed   discardReason = iota // retention removed it from the log before it was read
-	discardDamaged                        // the disk gave it back damaged, or not at all
-	discardExpired                        // its message expiry had passed
-	discardTooLarge                       // longer than the client's Maximum Packet Size
-	discardNoRoom                         // QoS 0, and the subscriber's queue was full
-	discardAway                           // for a QoS 0 subscription, while the client was away
-	discardRefused                        // the publisher may not: signature, $SYS
-	discardNotStored                      // the store did not take it; with QoS 1 and 2 the publisher knows
-	discardEnded                          // its kept session ended: expiry, a clean start, an administrator
+	discardTrimmed    discardReason = iota // retention removed it from the log before it was read
+	discardDamaged                         // the disk gave it back damaged, or not at all
+	discardExpired                         // its message expiry had passed
+	discardTooLarge                        // longer than the client's Maximum Packet Size
+	discardNoRoom                          // QoS 0, and the subscriber's queue was full
+	discardAway                            // for a QoS 0 subscription, while the client was away
+	discardRefused                         // the publisher may not: signature, $SYS
+	discardNotStored                       // the store did not take it; with QoS 1 and 2 the publisher knows
+	discardEnded                           // its kept session ended: expiry, a clean start, an administrator
+	discardNotAllowed                      // its subscription has lost the right to it
 	discardReasons
 )
 
 // discardNames are the reasons as metrics, $SYS and the API spell them.
-var discardNames = [discardReasons]string{"trimmed", "damaged", "expired", "too_large", "no_room", "qos0_away", "refused", "not_stored", "session_ended"}
+var discardNames = [discardReasons]string{"trimmed", "damaged", "expired", "too_large", "no_room", "qos0_away", "refused", "not_stored", "session_ended", "not_allowed"}
 
 // DiscardHelp says what a reason means, for people.
 var DiscardHelp = map[string]string{
@@ -39,6 +40,7 @@ var DiscardHelp = map[string]string{
 	"refused":       "the publisher may not publish it",
 	"not_stored":    "the store did not take it",
 	"session_ended": "the session ended before it was read",
+	"not_allowed":   "the subscription has lost the right to it",
 }
 
 func (r discardReason) String() string { return discardNames[r] }

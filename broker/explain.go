@@ -40,6 +40,8 @@ const (
 	ExplainNo    = "no"
 	ExplainLater = "later"  // when the client is back, or has caught up
 	ExplainMaybe = "either" // one member of a shared group gets it
+
+	ExplainUnknown = "unknown" // the sources of users say it when the client connects
 )
 
 // ExplainedRule is the [[verify]] that applies.
@@ -58,7 +60,7 @@ type ExplainedRetain struct {
 }
 
 // publishRule is asked whether a client may publish to a topic; the answer of the first that has one
-// counts. The rules of [[auth]] will be such.
+// counts.
 type publishRule func(client, topic string) (answer, why string)
 
 // explain says what becomes of a topic for a client.
@@ -105,7 +107,10 @@ func (b *Broker) explainPublish(client, topic string, e *Explanation) Verdicts {
 			return Verdicts{answer, []string{why}}
 		}
 	}
-	out := Verdicts{ExplainYes, []string{"there is no [[auth]]: whoever reaches a listener, which are all on loopback, may publish"}}
+	out := b.explainRights(client, topic)
+	if out.Answer == ExplainNo {
+		return out
+	}
 	if err := b.takes(); err != nil {
 		out.Answer = ExplainNo
 		out.Why = append(out.Why, "this node takes no clients: "+err.Error())
@@ -158,6 +163,10 @@ func (e *Explanation) explainReceive(b *Broker, d *SessionDetail) {
 			}
 			continue
 		}
+		if s.Suspended {
+			say("subscription %s has lost its right and gets nothing: %s", s.Filter, b.explainFilter(e.Client, s.Filter))
+			continue
+		}
 		e.Matches = append(e.Matches, s)
 		out.Answer = ExplainYes
 		if s.Members > 0 {
@@ -167,6 +176,9 @@ func (e *Explanation) explainReceive(b *Broker, d *SessionDetail) {
 		}
 		shared = false
 		say("subscription %s, QoS %d", s.Filter, s.QoS)
+		if why := b.explainFilter(e.Client, s.Filter); why != "" {
+			say("… which it may have: %s", why)
+		}
 		if s.NoLocal {
 			say("… with No Local: its own messages do not come back")
 		}

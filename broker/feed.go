@@ -56,6 +56,9 @@ type feed struct {
 	// lost is told of batches that could not be read: from at up to, but not including, next.
 	lost func(at cursor, next uint64, why discardReason)
 
+	// bar is told of what a subscription may not read any more, and no other wants.
+	bar func(r *Record, at cursor)
+
 	mu      sync.Mutex
 	subs    map[string]*subscription // by filter as subscribed, shared ones excepted
 	queue   []item
@@ -253,16 +256,29 @@ func (f *feed) skip(at cursor, next uint64, why discardReason, log *slog.Logger)
 
 // take queues a record from the log if a subscription wants it. f.mu is held.
 func (f *feed) take(r *Record, at cursor) {
-	it, wanted := item{rec: r, at: at}, false
+	if it, wanted := f.wanted(r, at); wanted {
+		f.push(it)
+	}
+}
+
+// wanted is a record as the feed's subscriptions want it, if any does. f.mu is held.
+func (f *feed) wanted(r *Record, at cursor) (it item, wanted bool) {
+	it = item{rec: r, at: at}
+	barred := false
 	for _, s := range f.subs {
-		if mqtt.Match(plainFilter(s.Filter), r.Topic) && s.wants(r, at, f.client) {
+		switch {
+		case !mqtt.Match(plainFilter(s.Filter), r.Topic) || !s.wants(r, at, f.client):
+		case s.barred:
+			barred = true
+		default:
 			it.merge(s)
 			wanted = true
 		}
 	}
-	if wanted {
-		f.push(it)
+	if barred && !wanted && f.bar != nil {
+		f.bar(r, at)
 	}
+	return it, wanted
 }
 
 // plainFilter is a filter without $share/name/.

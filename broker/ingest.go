@@ -29,7 +29,14 @@ func (c *conn) publish(p *mqtt.Publish) error {
 	if p.QoS == 2 && c.repeated(p) {
 		return c.answerLater(mqtt.PUBREC, p.ID, func() (again bool, reject *mqtt.Error) { return false, c.session.taken(p.ID) })
 	}
-	r, reject := c.b.admit(c, p)
+	reject := c.barred(p.Topic, p.QoS, p.Retain)
+	if reject != nil && c.b.access.cut {
+		return reject
+	}
+	var r *Record
+	if reject == nil {
+		r, reject = c.b.admit(c, p)
+	}
 	switch {
 	case reject != nil && p.QoS == 0:
 		return nil

@@ -64,12 +64,15 @@ func (l ListenConfig) Describe() string {
 }
 
 func (c *Config) checkListen(doc *settings.Doc) {
-	l := &c.Listen
-	l.MQTT = checkAddress(doc, listenMQTT, l.MQTT, true)
-	l.MQTTS = checkAddress(doc, listenMQTTS, l.MQTTS, true)
-	l.WS = checkAddress(doc, listenWS, l.WS, true)
-	l.WSS = checkAddress(doc, listenWSS, l.WSS, true)
-	l.Admin = checkAddress(doc, "admin", l.Admin, false)
+	l, to := &c.Listen, toAnybody
+	if len(c.Auth) > 0 || len(doc.Tables("auth")) > 0 { // one with a mistake keeps the broker from starting
+		to = toUsers
+	}
+	l.MQTT = checkAddress(doc, listenMQTT, l.MQTT, to)
+	l.MQTTS = checkAddress(doc, listenMQTTS, l.MQTTS, to)
+	l.WS = checkAddress(doc, listenWS, l.WS, to)
+	l.WSS = checkAddress(doc, listenWSS, l.WSS, to)
+	l.Admin = checkAddress(doc, "admin", l.Admin, toAdmin)
 	if l.Describe() == "" && !doc.Broken() {
 		doc.Problem("listen", `no listener is open; write mqtt = ":1883"`)
 	}
@@ -185,10 +188,19 @@ func parseNetworks(list []string) ([]netip.Prefix, error) {
 	return out, nil
 }
 
-// checkAddress checks host:port and keeps it on loopback: without [[auth]] nobody who
-// reaches a listener would be asked who he is. The admin API stays there in any case. A PROXY
-// header changes nothing: it says who is there, not whether he may.
-func checkAddress(doc *settings.Doc, name, addr string, mqtt bool) string {
+// Whom an address is for.
+type audience uint8
+
+const (
+	toAnybody audience = iota // there is no [[auth]]
+	toUsers                   // whoever comes is asked who he is
+	toAdmin
+)
+
+// checkAddress checks host:port. Without [[auth]] nobody who reaches a listener would be asked who he is: it stays on
+// loopback. The admin API stays there in any case. A PROXY header changes nothing: it says who is there, not whether he
+// may.
+func checkAddress(doc *settings.Doc, name, addr string, to audience) string {
 	if addr == "" {
 		return ""
 	}
@@ -204,16 +216,19 @@ func checkAddress(doc *settings.Doc, name, addr string, mqtt bool) string {
 		doc.Warn(key, "port 0 lets the system choose a port; the log says which")
 	}
 	ip := net.ParseIP(host)
+	local := net.JoinHostPort("127.0.0.1", port)
 	switch {
 	case host == "localhost" || ip != nil && ip.IsLoopback():
-	case host == "" && mqtt:
-		local := net.JoinHostPort("127.0.0.1", port)
+	case to == toUsers && (name == listenMQTT || name == listenWS) && doc.Has(key):
+		doc.Warn(key, "%q has no TLS: passwords and messages can be read on their way; %ss has it", addr, name)
+	case to == toUsers:
+	case host == "" && to == toAnybody:
 		doc.Warn(key, "without [[auth]] anyone who reaches the broker could publish and subscribe, so it listens on loopback only: %s", local)
 		return local
-	case mqtt:
-		doc.Problem(key, "%q is not loopback, and without [[auth]] anyone who reaches it could publish and subscribe; write %q", addr, net.JoinHostPort("127.0.0.1", port))
+	case to == toAnybody:
+		doc.Problem(key, "%q is not loopback, and without [[auth]] anyone who reaches it could publish and subscribe; write %q", addr, local)
 	default:
-		doc.Problem(key, "%q is not loopback: the admin API is for this host; write %q and reach it by SSH or a proxy of yours", addr, net.JoinHostPort("127.0.0.1", port))
+		doc.Problem(key, "%q is not loopback: the admin API is for this host; write %q and reach it by SSH or a proxy of yours", addr, local)
 	}
 	return addr
 }

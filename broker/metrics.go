@@ -148,6 +148,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		m.counter(figure{"discarded_batches", "Batches of the log that a session could not read, by reason, where messages cannot be counted.", batches[r]}, "reason", r.String())
 	}
 	m.counter(figure{"trace_missed_lines", "Lines of client traces that were left out: they were not read in time.", b.tracer.lost.Load()})
+	c.access(m)
 	c.store(m)
 	c.cluster(m)
 	c.bus(m)

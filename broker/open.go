@@ -93,6 +93,9 @@ func (b *Broker) open(o Options) error {
 	b.state.watch(memberPrefix, b.noteLeavers)
 	b.state.watch(checkPrefix, b.inbound.settled(b.state))
 	b.door = NewDoor(b.cfg.Verify, b.registry, b.log)
+	if err = b.openAccess(); err != nil {
+		return err
+	}
 	return b.recover(others)
 }
 
@@ -253,6 +256,9 @@ func (b *Broker) openTail(first uint64) {
 	own := newTailLog(node, slotSource{b.stream, offset, &behindFence{}}, b.messages.number+1, first-min(first, offset))
 	b.tail = newTail(own, b.damaged)
 	b.tail.drop = func(name string, r *Record) { b.discards.one(discardNoRoom, name, r.Topic, Position{}) }
+	b.tail.bar = func(name string, r *Record, at cursor) {
+		b.discards.one(discardNotAllowed, name, r.Topic, Position(at))
+	}
 	b.own = b.follow(own, func(batch *Batch) bool {
 		done := b.tail.distribute(own, batch)
 		if !done && b.peers != nil {

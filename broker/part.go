@@ -87,7 +87,7 @@ func (p *part) settle() {
 	p.mu.Unlock()
 	for _, m := range order {
 		m.s.mu.Lock()
-		if m.s.conn != nil {
+		if m.s.conn != nil && !m.sub.barred {
 			n++
 		}
 		m.s.mu.Unlock()
@@ -133,7 +133,7 @@ func (p *part) hand(it item) bool {
 // accept takes an item from a group if the client is here and has room.
 func (s *session) accept(p *part, sub *subscription, it item) bool {
 	s.mu.Lock()
-	if s.conn == nil || s.ended {
+	if s.conn == nil || s.ended || sub.barred {
 		s.mu.Unlock()
 		return false
 	}
@@ -190,7 +190,7 @@ func (p *part) room() (n int) {
 	for _, m := range order {
 		s := m.s
 		s.mu.Lock()
-		if s.conn != nil && !s.ended {
+		if s.conn != nil && !s.ended && !m.sub.barred {
 			free := min(s.window-s.outstanding-len(s.extra), p.share()-s.dealt[p])
 			s.starved = s.starved || free <= 0
 			n += max(0, free)

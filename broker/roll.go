@@ -52,9 +52,10 @@ type SessionSub struct {
 	NoLocal           bool              `json:"no_local,omitempty"`
 	RetainAsPublished bool              `json:"retain_as_published,omitempty"`
 	ID                uint32            `json:"subscription_id,omitempty"`
-	Since             map[string]string `json:"since"`             // per node's log: the first position that it is about
-	Members           int               `json:"members,omitempty"` // of a shared group, at this node
-	Share             *ShareInfo        `json:"share,omitempty"`   // the group
+	Since             map[string]string `json:"since"`               // per node's log: the first position that it is about
+	Members           int               `json:"members,omitempty"`   // of a shared group, at this node
+	Share             *ShareInfo        `json:"share,omitempty"`     // the group
+	Suspended         bool              `json:"suspended,omitempty"` // its client may not read it any more
 }
 
 // SessionPacket is a message that a client has not finished.
@@ -252,7 +253,7 @@ func (b *Broker) showSession(ctx context.Context, id string) (SessionDetail, boo
 }
 
 func subInfo(s *subscription) SessionSub {
-	return SessionSub{Filter: s.Filter, QoS: s.QoS, NoLocal: s.NoLocal, RetainAsPublished: s.RetainAsPublished, ID: s.ID, Since: s.Since.positions()}
+	return SessionSub{Filter: s.Filter, QoS: s.QoS, NoLocal: s.NoLocal, RetainAsPublished: s.RetainAsPublished, ID: s.ID, Since: s.Since.positions(), Suspended: s.barred}
 }
 
 // members is how many sessions of this node share a subscription; 0 if it is not a shared one.

@@ -87,6 +87,7 @@ func (b *Broker) Close() {
 		b.peers.stop()
 	}
 	b.tasks.Wait()
+	b.closeAccess()
 	if b.peers != nil {
 		b.peers.goodbye()
 	}

@@ -114,6 +114,7 @@ func (b *Broker) newSession(id string, epoch uint64) *session {
 	s := &session{b: b, id: id, epoch: epoch, window: window311}
 	s.feed.client, s.feed.name = id, id
 	s.feed.lost = func(at cursor, next uint64, why discardReason) { b.skipped(&s.feed, id, at, next, why) }
+	s.feed.bar = func(r *Record, at cursor) { b.discards.one(discardNotAllowed, id, r.Topic, Position(at)) }
 	s.feed.subs = map[string]*subscription{}
 	s.feed.kick = s.wake
 	return s

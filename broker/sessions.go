@@ -161,6 +161,10 @@ func (b *Broker) enlist(ctx context.Context, s *session, c *conn, k *mqtt.Connec
 	}
 	sortSent(s.resend)
 	c.came, c.cameAt = end, b.messages.stored.Load()+1
+	if b.access != nil {
+		c.judged = c.rights()
+		s.judge(c.judged, end)
+	}
 	s.conn = c // which sends nothing of the session before its CONNACK
 	var record, progress []byte
 	if keep || s.kept {

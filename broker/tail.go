@@ -27,20 +27,22 @@ type tail struct {
 	damaged func(number uint64, err error) // told of each batch that cannot be read
 	own     *tailLog
 
-	mu    sync.RWMutex
-	tree  topicTree
-	logs  []*tailLog    // in the order of their nodes' names
-	ends  vector        // the end of each; nil: to be made again
-	ring  []*Batch      // the newest batches of all logs, in the order in which they were distributed
-	size  int           // of ring
-	fresh chan struct{} // closed and replaced with each batch
-	stamp uint64        // of the record being distributed
-	hits  []hit         // scratch of distribute
+	mu     sync.RWMutex
+	tree   topicTree
+	logs   []*tailLog    // in the order of their nodes' names
+	ends   vector        // the end of each; nil: to be made again
+	ring   []*Batch      // the newest batches of all logs, in the order in which they were distributed
+	size   int           // of ring
+	fresh  chan struct{} // closed and replaced with each batch
+	stamp  uint64        // of the record being distributed
+	hits   []hit         // scratch of distribute
+	barred []*feed       // likewise: those whose subscription may not have it
 
-	cache  batchCache                   // batches that were read from disk
-	topics topicIndexes                 // of batches that were read
-	drops  atomic.Uint64                // unlogged QoS 0 messages that had no room
-	drop   func(name string, r *Record) // told of each; may be nil
+	cache  batchCache                              // batches that were read from disk
+	topics topicIndexes                            // of batches that were read
+	drops  atomic.Uint64                           // unlogged QoS 0 messages that had no room
+	drop   func(name string, r *Record)            // told of each; may be nil
+	bar    func(name string, r *Record, at cursor) // told of what a client may not read any more; may be nil
 }
 
 // tailLog is one node's log in the tail. The tail's lock guards it.
@@ -207,12 +209,22 @@ func (t *tail) offer(r *Record, at cursor, kicks map[*feed]struct{}) {
 		if !e.sub.wants(r, at, f.client) {
 			return
 		}
+		if e.sub.barred {
+			t.barred = append(t.barred, f)
+			return
+		}
 		if f.stamp != t.stamp {
 			f.stamp, f.hit = t.stamp, len(t.hits)
 			t.hits = append(t.hits, hit{f, item{rec: r, at: at}})
 		}
 		t.hits[f.hit].item.merge(e.sub)
 	})
+	for _, f := range t.barred {
+		if f.stamp != t.stamp && t.bar != nil {
+			t.bar(f.name, r, at)
+		}
+	}
+	t.barred = t.barred[:0]
 	for i := range t.hits {
 		h := &t.hits[i]
 		wake, dropped := h.feed.offer(t, h.item)

@@ -10,6 +10,8 @@ type subscription struct {
 	RetainAsPublished bool   `json:"retain_as_published,omitempty"`
 	ID                uint32 `json:"id,omitempty"`
 	Since             vector `json:"since"` // records before it are none of its business
+
+	barred bool // its client may not read it any more: it gets nothing (access_change.go)
 }
 
 // topicTree finds who subscribed to a topic. Wildcards are ordinary levels of the tree.

@@ -128,7 +128,14 @@ func (b *Broker) willOf(c *conn, msg *mqtt.Will) {
 func (w *will) fire() {
 	p := mqtt.Publish{QoS: w.msg.QoS, Retain: w.msg.Retain, Topic: w.msg.Topic, HasExpiry: w.msg.HasExpiry, Expiry: w.msg.Expiry,
 		Properties: w.msg.Properties, Payload: w.msg.Payload, Signed: w.msg.Signed}
-	r, reject := w.b.admit(w.c, &p)
+	var r *Record
+	var reject *mqtt.Error
+	if w.c.grant.Load() != nil { // one whose node has ended was looked at when its client connected
+		reject = w.c.barred(p.Topic, p.QoS, p.Retain)
+	}
+	if reject == nil {
+		r, reject = w.b.admit(w.c, &p)
+	}
 	if reject != nil {
 		w.b.log.Warn("a will was refused", "client", w.c.id, "topic", p.Topic, "reason", reject.Text)
 		w.done()

@@ -37,7 +37,7 @@ before it acknowledges them, and keeps a ledger of what every gateway numbered.`
 	flags.StringVar(&a.admin, "admin", "", "admin API, such as http://127.0.0.1:18083 (HOLDFAST_ADMIN); default: the unix `socket` under data_dir")
 	flags.StringVar(&a.tokenFile, "token-file", "", "`file` with the admin API's token (or the token itself in HOLDFAST_TOKEN)")
 	root.AddCommand(a.runCommand(), a.checkCommand(), a.deviceCommand(), a.ledgerCommand(), a.tailCommand())
-	root.AddCommand(a.sessionCommand(), a.clientCommand(), a.explainCommand(), a.clusterCommand(), a.backupCommand(), a.restoreCommand(), userCommand())
+	root.AddCommand(a.sessionCommand(), a.clientCommand(), a.explainCommand(), a.clusterCommand(), a.backupCommand(), a.restoreCommand(), a.userCommand())
 	return root
 }
 

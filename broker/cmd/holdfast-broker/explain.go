@@ -47,6 +47,8 @@ func (a *app) printExplanation(e *broker.Explanation) {
 	say(e.Publish, map[string]string{
 		broker.ExplainYes: fmt.Sprintf("%s may publish to %s", client, topic),
 		broker.ExplainNo:  fmt.Sprintf("%s may NOT publish to %s", client, topic),
+
+		broker.ExplainUnknown: fmt.Sprintf("whether %s may publish to %s is known when it connects", client, topic),
 	})
 	say(e.Receive, map[string]string{
 		broker.ExplainYes:   fmt.Sprintf("%s gets a message on %s at once", client, topic),
