@@ -76,6 +76,8 @@ type opts struct {
 	receive uint16
 	maxSize uint32
 	keep    uint16
+	user    string // with password
+	secret  string
 	will    func(body []byte) ([]byte, byte) // appends will fields, gives flags
 }
 
@@ -89,6 +91,10 @@ func connectPacket(id string, o opts) []byte {
 		var f byte
 		will, f = o.will(nil)
 		flags |= f
+	}
+	if o.user != "" {
+		will = mqtt.AppendText(mqtt.AppendText(will, o.user), o.secret)
+		flags |= 0xC0
 	}
 	body := append(mqtt.AppendText(nil, "MQTT"), o.version, flags, byte(o.keep>>8), byte(o.keep))
 	if o.version == mqtt.V5 {

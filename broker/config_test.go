@@ -76,6 +76,7 @@ policy = "reject"
 			WSOrigins: []string{"https://panel.example"}, ProxyProtocol: []string{"mqtts", "ws"}, TrustedProxies: []string{"10.0.0.0/8", "::1"}, MaxConnections: 5000},
 		Store:  StoreConfig{Sync: SyncAlways, MaxBytes: 1 << 30, MaxAge: 36 * time.Hour},
 		Verify: []VerifyRule{{"gw/+/raw", PolicyMark}, {"gw/#", PolicyReject}},
+		Access: defaultAccess(),
 	}
 	if !reflect.DeepEqual(cfg, want) {
 		t.Errorf("%+v\nwant %+v", cfg, want)
@@ -116,7 +117,19 @@ func TestConfigProblems(t *testing.T) {
 		{"bits too many", "[listen]\nproxy_protocol = [\"mqtt\"]\ntrusted_proxies = [\"10.0.0.1/8\"]", `broker.toml:3: listen.trusted_proxies: "10.0.0.1/8" has bits beyond its length; did you mean "10.0.0.0/8"?`},
 		{"trusts everybody", "[listen]\nproxy_protocol = [\"mqtt\"]\ntrusted_proxies = [\"0.0.0.0/0\"]", `broker.toml:3: warning: listen.trusted_proxies: 0.0.0.0/0: everybody who reaches the listener`},
 		{"fewer than none", "[listen]\nmax_connections = -1", `broker.toml:2: listen.max_connections: -1 is less than none`},
-		{"auth", "[[auth]]\ntype = \"file\"", `broker.toml:1: auth #1: sources of users come in a later issue: not available yet`},
+		{"auth without a type", "[[auth]]\npath = \"x\"", `broker.toml:1: auth #1: type: "" is no source of users; there are file`},
+		{"auth of no type", "[[auth]]\ntype = \"ldap\"", `broker.toml:2: auth ldap: type: "ldap" is no source of users; there are file`},
+		{"auth without its file", "[[auth]]\ntype = \"file\"\npath = \"nowhere.toml\"", `broker.toml:3: auth file: path: stat `},
+		{"auth timeout", "[[auth]]\ntype = \"anonymous\"\ntimeout = \"1m\"", `broker.toml:3: auth anonymous: timeout: 1m is not between 10ms and 10s`},
+		{"auth on_error", "[[auth]]\ntype = \"anonymous\"\non_error = \"allow\"", `broker.toml:3: auth anonymous: on_error: is "allow"; write "deny" or "last-known"`},
+		{"auth unknown key", "[[auth]]\ntype = \"anonymous\"\nacl = 1", `broker.toml:3: auth anonymous: acl: unknown key`},
+		{"auth filter", "[[auth]]\ntype = \"anonymous\"\npublish = [\"a/#/b\"]", `broker.toml:3: auth anonymous: publish: "a/#/b"`},
+		{"an empty list of auth is none", "auth = []\n[listen]\nmqtt = \"0.0.0.0:1883\"", `broker.toml:3: listen.mqtt: "0.0.0.0:1883" is not loopback, and without [[auth]]`},
+		{"plain text outside", "[[auth]]\ntype = \"anonymous\"\n[listen]\nmqtt = \":1883\"", `broker.toml:4: warning: listen.mqtt: ":1883" has no TLS`},
+		{"admin stays", "[[auth]]\ntype = \"anonymous\"\n[listen]\nadmin = \":1\"", `broker.toml:4: listen.admin: ":1" is not loopback`},
+		{"refused publish", "[access]\non_refused_publish = \"ignore\"", `broker.toml:2: access.on_refused_publish: is "ignore"`},
+		{"refused delay", "[access]\nrefused_delay = \"1m\"", `broker.toml:2: access.refused_delay: 1m is longer than clients wait; at most 10s`},
+		{"access for nobody", "[access]\nrefused_delay = \"1s\"", `broker.toml:1: warning: access: has no effect: there is no [[auth]]`},
 		{"node name", "[node]\nname = \"a b\"", `broker.toml:2: node.name: "a b" is not a node name`},
 		{"no data_dir", "[node]\ndata_dir = \"\"", `broker.toml:2: node.data_dir: is empty`},
 		{"data_dir is a file", "[node]\ndata_dir = \"config.go\"", `config.go is not a directory`},
@@ -172,6 +185,7 @@ func TestConfigIsDocumented(t *testing.T) {
 	keys("store", StoreConfig{})
 	keys("cluster", ClusterConfig{})
 	keys("verify", VerifyRule{})
+	keys("access", AccessConfig{})
 	if !reflect.DeepEqual(have, want) {
 		for k := range want {
 			if !have[k] {

@@ -80,6 +80,7 @@ func TestEveryCounterIsExported(t *testing.T) {
 func TestMetricsAreListed(t *testing.T) {
 	t.Parallel()
 	c := startNodes(t, 3)
+	c.cfgs[0].Auth = newTestUsers().links() // what is about them is not there without
 	c.begin()
 	text := scrape(t, c.up[0].Broker)
 	help, kind, labels := map[string]string{}, map[string]string{}, map[string][]string{}

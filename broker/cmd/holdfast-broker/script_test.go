@@ -55,7 +55,7 @@ admin = "127.0.0.1:0"
 `), 0o600)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"broker": brokerCmd, "key": keyCmd, "publish": publishCmd, "control": controlCmd, "tail": follow("tail"), "trace": follow("client", "trace"), "until": untilCmd,
+			"broker": brokerCmd, "key": keyCmd, "publish": publishCmd, "control": controlCmd, "tail": follow("tail"), "trace": follow("client", "trace"), "until": untilCmd, "retry": retryCmd,
 		},
 	})
 }
@@ -326,6 +326,18 @@ func untilCmd(ts *testscript.TestScript, _ bool, args []string) {
 		}
 	}
 	ts.Fatalf("%v: no %s in %s (%v)", args[1:], pattern, out, err)
+}
+
+// retryCmd runs a program until it ends well.
+func retryCmd(ts *testscript.TestScript, _ bool, args []string) {
+	var out []byte
+	var err error
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); <-time.After(20 * time.Millisecond) {
+		if out, err = exec.Command(args[0], args[1:]...).CombinedOutput(); err == nil {
+			return
+		}
+	}
+	ts.Fatalf("%v: %v: %s", args, err, out)
 }
 
 type tailing struct {
