@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"syscall"
@@ -12,15 +13,18 @@ import (
 
 // ask and answer are cmd/guest-init's.
 type ask struct {
+	ID     int
 	Do     string
 	Path   string
-	Data   []byte
+	Size   int
+	Data   []byte `json:"-"` // Size bytes behind the line
 	Args   []string
 	PID    int
 	Signal int
 }
 
 type answer struct {
+	ID     int
 	Data   []byte
 	Stderr []byte
 	Names  []string
@@ -29,27 +33,55 @@ type answer struct {
 	Error  string
 }
 
+// write sends it.
+func (q ask) write(w io.Writer) error {
+	q.Size = len(q.Data)
+	line, err := json.Marshal(q)
+	if err == nil {
+		_, err = w.Write(append(append(line, '\n'), q.Data...))
+	}
+	return err
+}
+
 // patience bounds every wait, to end a failure: a program in a guest on a busy machine may take long.
 const patience = 5 * time.Minute
 
-func (g *Guest) ask(q ask) (answer, error) {
+// ask has the guest do something.
+func (g *Guest) ask(q ask) (answer, error) { return g.askWithin(patience, q) }
+
+func (g *Guest) askWithin(limit time.Duration, q ask) (answer, error) {
 	var a answer
-	conn, err := net.DialTimeout("tcp", g.control, patience)
+	var err error
+	if g.shell != nil {
+		a, err = g.shell.ask(limit, q)
+	} else {
+		a, err = g.askPort(limit, q)
+	}
+	switch {
+	case err != nil:
+		return a, fmt.Errorf("%s %s: %w", q.Do, q.Path, err)
+	case a.Error != "":
+		return a, fmt.Errorf("%s %s: %w", q.Do, q.Path, errors.New(a.Error))
+	}
+	return a, nil
+}
+
+// askPort asks the first program of an initramfs, on its port 7.
+func (g *Guest) askPort(limit time.Duration, q ask) (answer, error) {
+	var a answer
+	conn, err := net.DialTimeout("tcp", g.control, limit)
 	if err != nil {
 		return a, err
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(limit)); err != nil {
 		return a, err
 	}
-	if err := json.NewEncoder(conn).Encode(q); err != nil {
-		return a, fmt.Errorf("%s: %w", q.Do, err)
+	if err := q.write(conn); err != nil {
+		return a, err
 	}
 	if err := json.NewDecoder(conn).Decode(&a); err != nil {
-		return a, fmt.Errorf("%s: no answer: %w", q.Do, err)
-	}
-	if a.Error != "" {
-		return a, fmt.Errorf("%s %s: %w", q.Do, q.Path, errors.New(a.Error))
+		return a, fmt.Errorf("no answer: %w", err)
 	}
 	return a, nil
 }
@@ -98,4 +130,16 @@ func (g *Guest) Signal(pid int, s os.Signal) error {
 func (g *Guest) Wait(pid int) (exit int, err error) {
 	a, err := g.ask(ask{Do: "wait", PID: pid})
 	return a.Exit, err
+}
+
+// Sh runs a script in the guest with sh(1) and returns what it wrote; not ending with 0 is an error, with all of that in it.
+func (g *Guest) Sh(script string) (string, error) {
+	out, stderr, exit, err := g.Exec("/bin/sh", "-c", script)
+	if err == nil && exit != 0 {
+		err = fmt.Errorf("exit code %d", exit)
+	}
+	if err != nil {
+		return string(out), fmt.Errorf("%s: %w\n%s%s", script, err, out, stderr)
+	}
+	return string(out), nil
 }

@@ -1,10 +1,11 @@
-// Package guest runs Holdfast's agent on emulated boards: a stock Debian kernel in QEMU, an
-// initramfs of one static program, and device nodes that the kernel's own drivers made.
+// Package guest runs Holdfast on emulated boards: a stock Debian kernel in QEMU, and device nodes that the
+// kernel's own drivers made. A guest of Start is an initramfs of one static program; a guest of Boot is a whole
+// Debian with systemd.
 //
 // It promises a guest with one processor that is gone when Stop returns, whatever it did; that its
 // console can be read; and that what it needs and cannot find is an error which says what to do.
 //
-// It will not fetch kernels or QEMU (.ci/guest does), and not emulate what QEMU does not:
+// It will not fetch kernels, QEMU or Debian (.ci/guest does), and not emulate what QEMU does not:
 // firmware, timing, the inputs of a Raspberry Pi's GPIO (docs/board-tests.md).
 package guest
 
@@ -39,7 +40,18 @@ var (
 		Machine: []string{"-M", "raspi3b", "-m", "1G"}, Console: "ttyAMA0", DTB: "broadcom/bcm2837-rpi-3-b.dtb", Modules: pi, NetCard: "usb-net"}
 	Pi2 = Board{Name: "raspi2b-armhf", Debian: "armhf", GOARCH: "arm", QEMU: "qemu-system-arm",
 		Machine: []string{"-M", "raspi2b", "-m", "1G"}, Console: "ttyAMA0", DTB: "bcm2836-rpi-2-b.dtb", Modules: pi, NetCard: "usb-net"}
+	// PC is an amd64 machine, for Boot.
+	PC = Board{Name: "pc-amd64", Debian: "amd64", GOARCH: "amd64", QEMU: "qemu-system-x86_64",
+		Machine: []string{"-M", "q35", "-cpu", "qemu64", "-m", "512"}, Console: "ttyS0"}
 )
+
+// packaged is the Debian package of its QEMU.
+func (b Board) packaged() string {
+	if b.Debian == "amd64" {
+		return "qemu-system-x86"
+	}
+	return "qemu-system-arm"
+}
 
 // What the modules are for: the network and USB serial ports; on a Raspberry Pi I²C too, and a
 // source of random numbers, for which a new key waits.

@@ -17,6 +17,7 @@ type Guest struct {
 	Dir     string // sockets, initramfs, "console" and "qemu.log"
 	Console string // file
 	control string // host address of the guest's port 7
+	shell   *shell // the other way in, of a Debian
 	cmd     *exec.Cmd
 	ended   chan struct{}
 }
@@ -24,7 +25,7 @@ type Guest struct {
 // Options are what differs between two guests of one board.
 type Options struct {
 	Dir     string   // an empty folder with a short name: sockets' names are bounded (unix(7): 108 bytes)
-	Control string   // an unused address of the host, "127.0.0.1:port"
+	Control string   // an unused address of the host, "127.0.0.1:port"; not for a Debian
 	Status  string   // another one, for the guest's port 9180
 	Devices []string // more options of QEMU
 }
@@ -36,24 +37,10 @@ func Start(ctx context.Context, s Store, image Image, o Options) (*Guest, error)
 	if err != nil {
 		return nil, fmt.Errorf("guest %s: %w", image.Board.Name, err)
 	}
-	g := &Guest{Dir: o.Dir, Console: filepath.Join(o.Dir, "console"), control: o.Control, ended: make(chan struct{})}
-	log, err := os.Create(filepath.Join(o.Dir, "qemu.log"))
+	g, err := launch(s, image.Board, o, args)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("guest %s: %w", image.Board.Name, err)
 	}
-	defer log.Close() // QEMU has its own
-	program, options := s.qemu(image.Board.QEMU)
-	g.cmd = exec.Command(program, append(options, args...)...)
-	g.cmd.Stdout, g.cmd.Stderr = log, log
-	g.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := g.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("guest %s: %w (Debian package qemu-system-arm)", image.Board.Name, err)
-	}
-	_ = syscall.Setpriority(syscall.PRIO_PROCESS, g.cmd.Process.Pid, 5) // others work here too
-	go func() {
-		_ = g.cmd.Wait() // how it ended stands in its log
-		close(g.ended)
-	}()
 	if err := g.wait(ctx); err != nil {
 		g.Stop()
 		return nil, fmt.Errorf("guest %s: %w\n%s", image.Board.Name, err, g.Logs())
@@ -61,7 +48,36 @@ func Start(ctx context.Context, s Store, image Image, o Options) (*Guest, error)
 	return g, nil
 }
 
-// arguments writes the initramfs and says how QEMU is to be called.
+// launch starts QEMU with what all guests have, and these options.
+func launch(s Store, b Board, o Options, args []string) (*Guest, error) {
+	g := &Guest{Dir: o.Dir, Console: filepath.Join(o.Dir, "console"), control: o.Control, ended: make(chan struct{})}
+	log, err := os.Create(filepath.Join(o.Dir, "qemu.log"))
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close() // QEMU has its own
+	program, options := s.qemu(b.QEMU)
+	options = append(options,
+		"-nodefaults", "-display", "none", "-accel", "tcg,thread=single",
+		"-serial", "file:"+filepath.Join(o.Dir, "console"),
+		"-qmp", "unix:"+filepath.Join(o.Dir, "qmp")+",server=on,wait=off",
+		"-qtest", "unix:"+filepath.Join(o.Dir, "qtest")+",server=on,wait=off", "-qtest-log", "/dev/null")
+	options = append(append(append(options, b.Machine...), args...), o.Devices...)
+	g.cmd = exec.Command(program, options...)
+	g.cmd.Stdout, g.cmd.Stderr = log, log
+	g.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := g.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("%w (Debian package %s)", err, b.packaged())
+	}
+	_ = syscall.Setpriority(syscall.PRIO_PROCESS, g.cmd.Process.Pid, 5) // others work here too
+	go func() {
+		_ = g.cmd.Wait() // how it ended stands in its log
+		close(g.ended)
+	}()
+	return g, nil
+}
+
+// arguments writes the initramfs and says what QEMU is to run.
 func arguments(s Store, image Image, o Options) ([]string, error) {
 	b := image.Board
 	kernel, err := s.one("linux-"+b.Debian, "boot", "vmlinuz-*")
@@ -72,15 +88,11 @@ func arguments(s Store, image Image, o Options) ([]string, error) {
 	if err := image.write(s, initrd); err != nil {
 		return nil, err
 	}
-	args := append([]string{
-		"-nodefaults", "-display", "none", "-no-reboot", "-accel", "tcg,thread=single",
-		"-serial", "file:" + filepath.Join(o.Dir, "console"),
-		"-qmp", "unix:" + filepath.Join(o.Dir, "qmp") + ",server=on,wait=off",
-		"-qtest", "unix:" + filepath.Join(o.Dir, "qtest") + ",server=on,wait=off", "-qtest-log", "/dev/null",
-		"-kernel", kernel, "-initrd", initrd,
+	args := []string{
+		"-no-reboot", "-kernel", kernel, "-initrd", initrd,
 		"-append", "console=" + b.Console + " panic=-1 loglevel=4 maxcpus=1", // QEMU's Raspberry Pi has four, which are one here
 		"-netdev", "user,id=net,hostfwd=tcp:" + o.Control + "-:7,hostfwd=tcp:" + o.Status + "-:9180", "-device", b.NetCard + ",netdev=net",
-	}, b.Machine...)
+	}
 	if b.DTB != "" {
 		dtb, err := s.one("linux-"+b.Debian, "usr", "lib", "linux-image-*", b.DTB)
 		if err != nil {
@@ -88,7 +100,7 @@ func arguments(s Store, image Image, o Options) ([]string, error) {
 		}
 		args = append(args, "-dtb", dtb)
 	}
-	return append(args, o.Devices...), nil
+	return args, nil
 }
 
 // wait returns when the guest answers.
@@ -112,6 +124,9 @@ func (g *Guest) wait(ctx context.Context) error {
 func (g *Guest) Stop() {
 	_ = g.cmd.Process.Kill() // it may have ended
 	<-g.ended
+	if g.shell != nil {
+		g.shell.close()
+	}
 }
 
 // Logs is the end of what QEMU and the guest's console said.

@@ -1,12 +1,13 @@
-// Command guest-init is the first and only program of a test guest's initramfs: it loads
-// the modules that /modules lists, brings up the network, keeps /dev/serial/by-id as udev
-// would, and does on port 7 what the test on the host asks: files, programs, signals.
+// Command guest-init is the first program of a test guest's initramfs: it loads the modules that
+// /modules lists. Without a root file system it stays the only one: it brings up the network, keeps
+// /dev/serial/by-id as udev would, and does on port 7 what the test on the host asks: files,
+// programs, signals. With one (root= on the kernel's command line) it hands over to what is
+// installed there, and leaves itself behind as a service that does the same on a virtio-serial port.
 //
-// It promises that whatever a program writes can be read afterwards, and that the console
-// says what went wrong before the network was there.
+// It promises that whatever a program writes can be read afterwards, that the console says what
+// went wrong before anybody could ask, and that the root file system is left as it was found.
 //
-// It will not look after anything else: there is no shell, no login and nothing that
-// survives a reboot.
+// It will not look after anything else: there is no login, and nothing of its own survives a reboot.
 package main
 
 import (
@@ -19,8 +20,12 @@ import (
 )
 
 func main() {
-	if os.Getpid() != 1 {
-		fmt.Fprintln(os.Stderr, "guest-init: only as the first program of a guest")
+	switch {
+	case len(os.Args) == 2 && os.Args[1] == "serve":
+		fmt.Println("guest-init:", attend())
+		os.Exit(1)
+	case os.Getpid() != 1:
+		fmt.Fprintln(os.Stderr, "guest-init: only as the first program of a guest, or there with the argument serve")
 		os.Exit(2)
 	}
 	fmt.Println("guest-init:", run())
@@ -36,12 +41,15 @@ func run() error {
 	if err := loadModules("/modules"); err != nil {
 		return err
 	}
+	if root := parameter("root"); root != "" {
+		return handOver(root)
+	}
 	links, err := followSerialPorts()
 	if err != nil {
 		return err
 	}
 	go links()
-	if err := network("10.0.2.15"); err != nil { // where QEMU's user-mode network has its guest
+	if err := network("10.0.2.15", 1200); err != nil { // where QEMU's user-mode network has its guest
 		return err
 	}
 	fmt.Println("guest-init: serving")
@@ -51,7 +59,7 @@ func run() error {
 func mount() error {
 	for _, m := range []struct{ kind, at, options string }{
 		{"proc", "/proc", ""}, {"sysfs", "/sys", ""}, {"devtmpfs", "/dev", ""},
-		{"tmpfs", "/run", "mode=755"}, {"tmpfs", "/tmp", ""}, {"tmpfs", "/data", ""},
+		{"tmpfs", "/run", "mode=0755"}, {"tmpfs", "/tmp", ""}, {"tmpfs", "/data", ""},
 	} {
 		if err := os.MkdirAll(m.at, 0o755); err != nil {
 			return err

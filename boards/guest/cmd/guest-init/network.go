@@ -10,12 +10,12 @@ import (
 )
 
 // network brings up lo and gives the first other interface an address, when it has come:
-// one on USB takes a while.
-func network(address string) error {
+// one on USB takes a while. tries are 50 ms apart.
+func network(address string, tries int) error {
 	if err := up("lo"); err != nil {
 		return err
 	}
-	for range 1200 {
+	for range tries {
 		all, err := net.Interfaces()
 		if err != nil {
 			return err

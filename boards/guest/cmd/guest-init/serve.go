@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -13,17 +15,21 @@ import (
 	"syscall"
 )
 
-// ask is what the host wants done; one per connection, as JSON, and so is the answer.
+// ask is what the host wants done: a line of JSON, and behind it Size bytes; the answer is a line as
+// well. Answers come in the order in which the work is done, so each has the ID of its ask.
 type ask struct {
+	ID     int
 	Do     string   // write, read, list, exec, start, signal, wait
 	Path   string   // write, read, list; start: where its output goes
-	Data   []byte   // write; exec: standard input
+	Size   int      // of Data
+	Data   []byte   `json:"-"` // write; exec: standard input
 	Args   []string // exec, start
 	PID    int      // signal, wait
 	Signal int
 }
 
 type answer struct {
+	ID     int
 	Data   []byte
 	Stderr []byte
 	Names  []string
@@ -37,13 +43,16 @@ func serve(at string) error {
 	if err != nil {
 		return err
 	}
-	s := &server{running: map[int]*exec.Cmd{}}
+	s := newServer()
 	for {
 		conn, err := l.Accept()
 		if err != nil {
 			return err
 		}
-		go s.one(conn)
+		go func() {
+			defer conn.Close()
+			_ = s.stream(conn) // whoever hung up does not want it
+		}()
 	}
 }
 
@@ -52,17 +61,36 @@ type server struct {
 	running map[int]*exec.Cmd
 }
 
-func (s *server) one(conn net.Conn) {
-	defer conn.Close()
-	var q ask
-	if err := json.NewDecoder(conn).Decode(&q); err != nil {
-		return // somebody only looked whether this serves
+func newServer() *server { return &server{running: map[int]*exec.Cmd{}} }
+
+// stream does what is asked until the other side hangs up. A line that is no ask is passed over: it
+// is the rest of one that a reboot has cut.
+func (s *server) stream(rw io.ReadWriter) error {
+	var writing sync.Mutex
+	for in := bufio.NewReaderSize(rw, 64<<10); ; {
+		line, err := in.ReadBytes('\n')
+		if err != nil {
+			return err
+		}
+		var q ask
+		if json.Unmarshal(line, &q) != nil || q.Size < 0 {
+			continue
+		}
+		q.Data = make([]byte, q.Size)
+		if _, err := io.ReadFull(in, q.Data); err != nil {
+			return err
+		}
+		go func() {
+			a, err := s.do(q)
+			if a.ID = q.ID; err != nil {
+				a.Error = err.Error()
+			}
+			line, _ := json.Marshal(a) // of these types everything can be marshalled
+			writing.Lock()
+			defer writing.Unlock()
+			_, _ = rw.Write(append(line, '\n'))
+		}()
 	}
-	a, err := s.do(q)
-	if err != nil {
-		a.Error = err.Error()
-	}
-	_ = json.NewEncoder(conn).Encode(a) // whoever hung up does not want it
 }
 
 func (s *server) do(q ask) (answer, error) {
