@@ -18,6 +18,7 @@ import (
 	"holdfast/buffer"
 	"holdfast/devices"
 	"holdfast/devices/catalog"
+	"holdfast/systemd"
 	"holdfast/systemd/settings"
 	"holdfast/uplink/wire"
 )
@@ -110,6 +111,10 @@ func (l *loader) gateway() {
 // its mode that must not be set; a missing one may be no problem yet.
 func (l *loader) secret(key, name string, forbidden os.FileMode, mayLack bool) {
 	info, err := os.Stat(name)
+	if systemd.IsCredential(name) {
+		l.credential(key, name)
+		return
+	}
 	switch {
 	case mayLack && (os.IsNotExist(err) || errors.Is(err, unix.ENOTDIR)): // the latter is data_dir's problem
 		return
@@ -178,6 +183,7 @@ func (l *loader) uplink(c Config) {
 	if u.PasswordFile != "" {
 		l.secret("uplink.password_file", c.Uplink.PasswordFile, 0o007, false)
 	}
+	l.withoutAbsent(&c.Uplink)
 	if c.Uplink.ClientID == "" {
 		c.Uplink.ClientID = "gateway" // the real one is made at the first run
 	}
