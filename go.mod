@@ -3,6 +3,7 @@ module holdfast
 go 1.26.0
 
 require (
+	aead.dev/minisign v0.3.0
 	github.com/dgraph-io/badger/v4 v4.9.6
 	github.com/eclipse/paho.golang v0.23.0
 	github.com/fxamacker/cbor/v2 v2.9.6

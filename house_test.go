@@ -52,8 +52,9 @@ func imports(f *ast.File) []string {
 // allowed says which of the module's packages a folder may import ("x/..." for all below x).
 // The longest matching folder decides. The picture is in docs/ARCHITECTURE.md.
 var allowed = map[string][]string{
-	"agent":            {"devices", "devices/catalog", "buffer", "uplink", "uplink/wire", "boards", "systemd", "systemd/settings"},
-	"agent/cmd":        {"agent", "devices", "devices/catalog", "devices/i2c", "devices/modbus", "devices/onewire", "buffer", "uplink", "uplink/wire", "boards", "systemd", "systemd/program", "systemd/settings"},
+	"agent":            {"agent/update", "devices", "devices/catalog", "buffer", "uplink", "uplink/wire", "boards", "systemd", "systemd/settings"},
+	"agent/update":     {}, // it is told everything: who it is, what time it is, whether a program is well
+	"agent/cmd":        {"agent", "agent/update", "devices", "devices/catalog", "devices/i2c", "devices/modbus", "devices/onewire", "buffer", "uplink", "uplink/wire", "boards", "systemd", "systemd/program", "systemd/settings"},
 	"agent/cmd/demo":   {}, // it watches from outside: a path of its own to every signature
 	"broker":           {"uplink/wire", "systemd", "systemd/settings", "broker/..."},
 	"broker/admin":     {},
@@ -81,6 +82,8 @@ var allowed = map[string][]string{
 	"systemd/freeport": {},
 	"systemd/program":  {"systemd", "systemd/settings"},
 	"systemd/settings": {},
+
+	"agent/cmd/release": {"agent/update", "buffer"},
 }
 
 func rule(dir string) ([]string, bool) {
@@ -134,6 +137,7 @@ var soleUsers = map[string][]string{
 	"github.com/mochi-mqtt/server/v2":     {"broker", "broker/mqtt"},
 	"github.com/dgraph-io/badger/v4":      {"buffer"},
 	"github.com/eclipse/paho.golang":      {"uplink", "agent/cmd/holdfast", "agent/cmd/demo"},
+	"aead.dev/minisign":                   {"agent/update", "agent/cmd/release"},
 	"go.bug.st/serial":                    {"devices/tty"},
 	"github.com/prometheus/client_golang": {"agent", "broker"},
 	"github.com/pelletier/go-toml/v2":     {"systemd/settings"},

@@ -37,6 +37,16 @@ import (
 	"time"
 )
 
+// What lies under the data directory has a format, which is raised when a program of the
+// format before could not read it. A program of another format that finds it would set it
+// aside as damaged, so updates ask for these numbers (agent/update). A new format is first
+// read, and written only by a later version: until then there is a way back.
+const (
+	FormatOldest = 1 // the oldest that is read
+	FormatNewest = 1 // the newest that is read
+	FormatWrites = 1 // what is written
+)
+
 // Number is what a message is known by, besides its gateway and device.
 type Number struct {
 	Epoch string // 16 hex digits, random per epoch of the gateway
