@@ -4,7 +4,9 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 # The commit's time, not the clock: two builds of one commit are identical bytes.
 BUILT   ?= $(shell git log -1 --format=%cI 2>/dev/null || echo 2026-01-01T00:00:00Z)
-LDFLAGS  = -s -w $(foreach v,version=$(VERSION) commit=$(COMMIT) buildTime=$(BUILT),-X holdfast/systemd/program.$(v))
+# Whose releases `holdfast update` takes where /etc/holdfast/release.pub does not say: minisign public keys, with commas.
+RELEASE_KEYS ?=
+LDFLAGS  = -s -w $(foreach v,version=$(VERSION) commit=$(COMMIT) buildTime=$(BUILT),-X holdfast/systemd/program.$(v)) $(if $(RELEASE_KEYS),-X holdfast/agent/update.builtIn=$(RELEASE_KEYS))
 BUILD    = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -12,7 +14,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 SBOM        = $(GO) tool -modfile=.ci/tools/go.mod cyclonedx-gomod
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: all build demo test test-race test-386 test-arm soak suites fuzz cross reproducible deb test-deb image test-board test-board-small bench bench-cluster lint clean
+.PHONY: all build demo test test-race test-386 test-arm soak suites fuzz cross reproducible release deb test-deb image test-board test-board-small bench bench-cluster lint clean
 all: build
 
 build:
@@ -76,6 +78,10 @@ cross:
 # Two builds of this commit, in two folders, are the same bytes: programs, bills of materials and packages.
 reproducible:
 	.ci/reproducible
+
+# dist/holdfast-*.release for `holdfast update`, signed with minisign's secret key KEY=FILE. docs/UPDATE.md
+release: cross
+	$(GO) run ./agent/cmd/release -dist dist -version '$(VERSION)' -commit '$(COMMIT)' -built '$(BUILT)' -key '$(KEY)'
 
 # dist/*.deb, with the programs' own manual pages and completion.
 deb: build cross
