@@ -37,6 +37,7 @@ type Options struct {
 	Rand      io.Reader                 // nil: crypto/rand
 	Version   string                    // shown in the status
 	BuildTime string                    // RFC 3339; the present is never taken to be earlier
+	Update    func() UpdateStatus       // nil: there are no updates
 }
 
 // Agent is one gateway. Make it with New, then Run it once.

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"holdfast/agent/update"
 	"holdfast/boards"
 	"holdfast/devices/catalog"
 	"holdfast/systemd/settings"
@@ -77,6 +78,16 @@ func (l *loader) dataDir(cfg Config) {
 	}
 }
 
+// RoomBeside is how many bytes below DataDir are free for something else than the buffer,
+// when that has grown to its bound.
+func (c Config) RoomBeside() (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(c.DataDir, &st); err != nil {
+		return 0, fmt.Errorf("gateway.data_dir: %w", err)
+	}
+	return int64(st.Bavail)*int64(st.Bsize) - max(0, c.Buffer.MaxBytes-used(c.DataDir)), nil
+}
+
 func isTmpfs(st unix.Statfs_t) bool {
 	return uint32(st.Type) == unix.TMPFS_MAGIC || uint32(st.Type) == unix.RAMFS_MAGIC
 }
@@ -103,6 +114,9 @@ func used(dir string) (bytes int64) {
 	_ = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error { // what cannot be read is not counted
 		if err != nil {
 			return nil
+		}
+		if path == filepath.Join(dir, update.Dir) {
+			return fs.SkipDir // programs
 		}
 		var st unix.Stat_t
 		if info, err := e.Info(); err == nil && info.Mode().IsRegular() && unix.Stat(path, &st) == nil {

@@ -23,7 +23,15 @@ type Config struct {
 	Uplink       uplink.Config  // New fills in an empty ClientID
 	Topic        string         // template, "gw/{gateway}/{device}"
 	StatusListen string         // host:port; "": none
+	Update       UpdateConfig   // how a new program replaces this one
 	Devices      []DeviceConfig // names are unique
+}
+
+// UpdateConfig is the [update] table.
+type UpdateConfig struct {
+	KeysFile      string        // minisign public keys of those whose releases may run
+	ConfirmWithin time.Duration // from the first start of a new program until it must be well
+	Settle        time.Duration // how long it must be well without a break
 }
 
 // Batch bounds a message; whichever comes first. Interval is never above
@@ -84,6 +92,11 @@ type file struct {
 	Status struct {
 		Listen string `toml:"listen"`
 	} `toml:"status"`
+	Update struct {
+		Keys          string        `toml:"keys"`
+		ConfirmWithin time.Duration `toml:"confirm_within"`
+		Settle        time.Duration `toml:"settle"`
+	} `toml:"update"`
 }
 
 // deviceKeys is what every [[device]] has; the rest belongs to its driver.
@@ -108,6 +121,7 @@ func defaults() file {
 	f.Uplink.SessionExpiry, f.Uplink.Keepalive = 7*24*time.Hour, 30*time.Second
 	f.Uplink.Drain = uplink.InOrder
 	f.Status.Listen = "127.0.0.1:9180"
+	f.Update.Keys, f.Update.ConfirmWithin, f.Update.Settle = "release.pub", 10*time.Minute, 30*time.Second
 	return f
 }
 
@@ -120,6 +134,7 @@ func (f file) config(abs func(string) string) Config {
 		Batch:        Batch{f.Buffer.BatchInterval, f.Buffer.BatchCount, int(f.Buffer.BatchBytes)},
 		Topic:        f.Uplink.Topic,
 		StatusListen: f.Status.Listen,
+		Update:       UpdateConfig{abs(f.Update.Keys), f.Update.ConfirmWithin, f.Update.Settle},
 	}
 	c.Buffer = buffer.Config{
 		DataDir: f.Gateway.DataDir, RuntimeDir: f.Buffer.RuntimeDir,

@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"holdfast/agent/update"
 )
 
 // Status returns a snapshot.
@@ -22,6 +24,9 @@ func (a *Agent) Status() Status {
 	a.control.mu.Unlock()
 	for _, st := range a.stationList() {
 		s.Devices = append(s.Devices, st.snapshot())
+	}
+	if a.opt.Update != nil {
+		s.Update = a.opt.Update()
 	}
 	s.Warnings = a.warnings(s)
 	return s
@@ -53,6 +58,9 @@ func (a *Agent) warnings(s Status) []string {
 	}
 	if s.Uplink.Stopped != "" {
 		add("the uplink stands still: %s", s.Uplink.Stopped)
+	}
+	if u := s.Update; u.Last == update.WentBack || u.Last == update.Unusable {
+		add("the update to %s %s: %s; see holdfast update --status", u.Version, u.Last, u.Reason)
 	}
 	for _, d := range s.Devices {
 		if d.State == StateFailed {

@@ -50,6 +50,7 @@ func load(doc *settings.Doc, drivers map[string]devices.Driver, who reader) (Con
 	l.buffer()
 	l.uplink(c)
 	l.status()
+	l.update()
 	c.Devices = l.devices(drivers)
 	return c, l
 }
@@ -229,6 +230,18 @@ func (l *loader) status() {
 	}
 	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 		l.Warn(key, "%s can be reached from the network, and the status page has neither login nor encryption", listen)
+	}
+}
+
+func (l *loader) update() {
+	u := l.f.Update
+	if u.Keys == "" {
+		l.Problem("update.keys", `is empty; name the file of the public keys, such as "release.pub"`)
+	}
+	if u.ConfirmWithin < time.Second || u.ConfirmWithin > 24*time.Hour {
+		l.Problem("update.confirm_within", `%s is not between "1s" and "24h"`, settings.Duration(u.ConfirmWithin))
+	} else if u.Settle > u.ConfirmWithin {
+		l.Problem("update.settle", "%s is longer than confirm_within (%s): no update would ever be confirmed", settings.Duration(u.Settle), settings.Duration(u.ConfirmWithin))
 	}
 }
 

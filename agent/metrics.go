@@ -6,6 +6,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"holdfast/agent/update"
 )
 
 // metric is one line of /metrics, read from the status when it is asked for: nothing
@@ -59,6 +61,10 @@ func agentMetrics() []metric[Status] {
 		gaugeOf("clock_error_seconds", "Bound of the wall clock's error; 0 while not synchronised.", nil, func(s Status) float64 { return s.Clock.ErrorBound.Seconds() }),
 		countOf("clock_steps_total", "Times the wall clock jumped by more than a second.", nil, func(s Status) float64 { return float64(s.Clock.Steps) }),
 		countOf("control_errors_total", "The gateway's own messages that had to be tried again.", nil, func(s Status) float64 { return float64(s.Control.Errors) }),
+		gaugeOf("update_trial", "1 while a new program has to prove itself.", nil, func(s Status) float64 { return truth(s.Update.Trial) }),
+		gaugeOf("update_went_back", "1 if the last update did not hold.", nil, func(s Status) float64 {
+			return truth(s.Update.Last == update.WentBack || s.Update.Last == update.Unusable)
+		}),
 		gaugeOf("warnings", "Things that an operator should know of.", nil, func(s Status) float64 { return float64(len(s.Warnings)) }),
 	}
 }

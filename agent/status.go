@@ -201,12 +201,17 @@ func writeQR(w http.ResponseWriter, p PublicIdentity) {
 var ErrNotRunning = errors.New("is the agent running? systemctl status holdfast")
 
 // AskStatus asks a running agent through the first of sockets that answers.
-func AskStatus(ctx context.Context, sockets []string) (Status, error) {
+func AskStatus(ctx context.Context, sockets []string) (st Status, err error) {
+	return st, ask(ctx, sockets, &st)
+}
+
+// ask reads the status into what the caller wants to know of it.
+func ask(ctx context.Context, sockets []string, into any) error {
 	var errs []error
 	for _, path := range sockets {
-		st, err := askSocket(ctx, path)
+		err := askSocket(ctx, path, into)
 		if err == nil {
-			return st, nil
+			return nil
 		}
 		errs = append(errs, err)
 	}
@@ -214,10 +219,10 @@ func AskStatus(ctx context.Context, sockets []string) (Status, error) {
 	for i, err := range errs {
 		said[i] = err.Error()
 	}
-	return Status{}, fmt.Errorf("%w (%s)", ErrNotRunning, strings.Join(said, "; "))
+	return fmt.Errorf("%w (%s)", ErrNotRunning, strings.Join(said, "; "))
 }
 
-func askSocket(ctx context.Context, path string) (st Status, err error) {
+func askSocket(ctx context.Context, path string, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -226,18 +231,18 @@ func askSocket(ctx context.Context, path string) (st Status, err error) {
 	defer transport.CloseIdleConnections()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent/status.json", nil)
 	if err != nil {
-		return st, err
+		return err
 	}
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
-		return st, err
+		return err
 	}
 	defer func() { _ = resp.Body.Close() }() // only read
 	if resp.StatusCode != http.StatusOK {
-		return st, fmt.Errorf("%s: %s", path, resp.Status)
+		return fmt.Errorf("%s: %s", path, resp.Status)
 	}
-	if err := json.NewDecoder(resp.Body).Decode(&st); err != nil {
-		return st, fmt.Errorf("%s: %w", path, err)
+	if err := json.NewDecoder(resp.Body).Decode(into); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
 	}
-	return st, nil
+	return nil
 }

@@ -28,6 +28,7 @@ type Status struct {
 	Buffer    buffer.Stats    `json:"buffer"`
 	Uplink    uplink.Status   `json:"uplink"`
 	Control   ControlStatus   `json:"control"`
+	Update    UpdateStatus    `json:"update"`
 	Warnings  []string        `json:"warnings,omitempty"` // in plain words
 }
 
@@ -81,6 +82,15 @@ const (
 	StateFailed  = "failed"  // its driver gave up; it is started again after a while
 	StateStopped = "stopped" // the agent is stopping it
 )
+
+// UpdateStatus says where the program came from, and how the last update went.
+type UpdateStatus struct {
+	Release string `json:"release"`           // installed release that runs; "": the package's program
+	Trial   bool   `json:"trial,omitempty"`   // it has to prove itself
+	Last    string `json:"last,omitempty"`    // "confirmed", "went back", "let go", "unusable"; "": there was none
+	Version string `json:"version,omitempty"` // what that happened to
+	Reason  string `json:"reason,omitempty"`  // and why
+}
 
 // ControlStatus counts the gateway's own messages.
 type ControlStatus struct {

@@ -20,6 +20,15 @@ func (f *LogFlags) Add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.level, "log-level", "info", "least `level` to log: debug, info, warn or error")
 }
 
+// Args are the flags as they were given, for another process that logs beside this one.
+func (f LogFlags) Args() []string {
+	args := []string{"--log-level", f.level}
+	if f.format != "" {
+		args = append(args, "--log-format", f.format)
+	}
+	return args
+}
+
 // Log is the log that the flags ask for, in the form that the journal wants if it goes there.
 func (e *Env) Log(f LogFlags) (*slog.Logger, error) {
 	if f.format == "" && e.JSON {

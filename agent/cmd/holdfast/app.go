@@ -13,12 +13,13 @@ const defaultConfig = "/etc/holdfast/agent.toml"
 // app is what the commands share.
 type app struct {
 	*program.Env
-	config string // --config
+	config  string // --config
+	release string // the installed release that this process is; "": the package's program
 }
 
 // tree is all commands.
 func tree(env *program.Env) *cobra.Command {
-	a := &app{Env: env}
+	a := &app{Env: env, release: takeRelease(env.Getenv)}
 	root := &cobra.Command{
 		Use:   "holdfast",
 		Short: "Gateway agent that never loses a reading",
@@ -27,7 +28,7 @@ broker has acknowledged it, and tells how it fares.`,
 	}
 	root.PersistentFlags().StringVar(&a.config, "config", defaultConfig, "the agent's configuration `file`")
 	root.AddCommand(a.runCommand(), a.checkCommand(), a.devicesCommand(), a.statusCommand(), a.bufferCommand(),
-		a.identityCommand(), a.verifyCommand())
+		a.identityCommand(), a.verifyCommand(), a.updateCommand(), a.judgeCommand())
 	return root
 }
 

@@ -5,8 +5,8 @@
 // went wrong, where, and what to do next. Commands only wire: what they do is in package
 // agent and below.
 //
-// It will not go into the background, rotate logs or update itself; the service
-// manager does that.
+// It will not go into the background, rotate logs, or fetch updates unasked; the service
+// manager and the operator do that.
 package main
 
 import "holdfast/systemd/program"

@@ -26,12 +26,17 @@ func (a *app) runCommand() *cobra.Command {
 in memory and ends within 5 s. A second signal aborts. SIGHUP reads the configuration
 anew: devices, uplink and buffer bounds are taken over, the rest needs a restart.
 
-It logs "ready" when it serves, and then answers /readyz with 200.`,
+It logs "ready" when it serves, and then answers /readyz with 200.
+
+If holdfast update has put a newer release in place, that is what runs.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log, err := a.Log(logging)
 			if err != nil {
 				return err
+			}
+			if a.release == "" {
+				a.launch(cmd.Context(), log, logging.Args())
 			}
 			return a.run(cmd.Context(), log)
 		},
@@ -67,7 +72,7 @@ func (a *app) run(ctx context.Context, log *slog.Logger) error {
 	program.Warn(log, problems)
 	b := program.ThisBuild()
 	log.Info("starting", "version", b.Version, "commit", b.Commit, "config", a.config)
-	ag, err := agent.New(cfg, agent.Options{Log: log, Version: b.Version, BuildTime: b.Time})
+	ag, err := agent.New(cfg, agent.Options{Log: log, Version: b.Version, BuildTime: b.Time, Update: a.updateStatus(cfg)})
 	if err != nil {
 		return err
 	}
@@ -95,8 +100,14 @@ func (d daemon) serve(ctx context.Context, cfg agent.Config) error {
 			ended <- part(ctx)
 		}()
 	}
+	judged := make(chan struct{})
+	go func() {
+		defer close(judged)
+		d.app.judgeSelf(ctx, cfg, d.log, cancel)
+	}()
 	d.notify.Watch(ctx, d, d.hup)
 	d.log.Info("stopping")
+	<-judged
 	var errs []error
 	for range parts {
 		if err := <-ended; !errors.Is(err, context.Canceled) {
