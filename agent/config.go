@@ -25,6 +25,9 @@ type Config struct {
 	StatusListen string         // host:port; "": none
 	Update       UpdateConfig   // how a new program replaces this one
 	Devices      []DeviceConfig // names are unique
+
+	// Tags are those of readings that come from no configured device: what one that is gone left behind.
+	Tags map[string]string
 }
 
 // UpdateConfig is the [update] table.
@@ -46,17 +49,19 @@ type Batch struct {
 type DeviceConfig struct {
 	Name     string
 	Driver   string
-	Settings devices.Settings // what the driver's Settings() made, filled in
-	Rules    []Rule           // what of its readings is sent; the first that fits decides
+	Settings devices.Settings  // what the driver's Settings() made, filled in
+	Rules    []Rule            // what of its readings is sent; the first that fits decides
+	Tags     map[string]string // what its messages carry, those of the gateway included; nil: none. Never changed
 }
 
 // file is the configuration as it is written. docs/CONFIG.md explains every key; a
 // test holds the two together.
 type file struct {
 	Gateway struct {
-		ID      string `toml:"id"`
-		DataDir string `toml:"data_dir"`
-		Board   string `toml:"board"`
+		ID      string            `toml:"id"`
+		DataDir string            `toml:"data_dir"`
+		Board   string            `toml:"board"`
+		Tags    map[string]string `toml:"tags"`
 	} `toml:"gateway"`
 	Signing struct {
 		Algorithm string `toml:"algorithm"`
@@ -101,9 +106,10 @@ type file struct {
 
 // deviceKeys is what every [[device]] has; the rest belongs to its driver.
 type deviceKeys struct {
-	Name   string `toml:"name"`
-	Driver string `toml:"driver"`
-	Rules  []Rule `toml:"rule"`
+	Name   string            `toml:"name"`
+	Driver string            `toml:"driver"`
+	Rules  []Rule            `toml:"rule"`
+	Tags   map[string]string `toml:"tags"`
 }
 
 // defaults is the configuration of an empty file.
@@ -128,7 +134,7 @@ func defaults() file {
 // config composes the parts' configurations; abs makes the names of files absolute.
 func (f file) config(abs func(string) string) Config {
 	c := Config{
-		GatewayID: f.Gateway.ID, DataDir: f.Gateway.DataDir, Board: f.Gateway.Board,
+		Tags: mergeTags(f.Gateway.Tags, nil), GatewayID: f.Gateway.ID, DataDir: f.Gateway.DataDir, Board: f.Gateway.Board,
 		Algorithm: f.Signing.Algorithm, KeyFile: f.Signing.KeyFile,
 		Format:       wire.Format(f.Payload.Format),
 		Batch:        Batch{f.Buffer.BatchInterval, f.Buffer.BatchCount, int(f.Buffer.BatchBytes)},

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -174,17 +175,22 @@ func (l *lane) next() (batch []group, wait time.Duration, more bool) {
 }
 
 // fits returns how many of the oldest groups make one message: at least one, all of
-// one boot.
+// one boot and with the same tags.
 func (l *lane) fits(b Batch) int {
 	count, size := 0, 0
 	for i, g := range l.waiting {
 		count += len(g.readings)
 		size += g.size
-		if i > 0 && (count > b.Count || size > b.Bytes || g.boot != l.waiting[0].boot) {
+		if i > 0 && (count > b.Count || size > b.Bytes || !g.joins(l.waiting[0])) {
 			return i
 		}
 	}
 	return len(l.waiting)
+}
+
+// joins says whether two groups can be in one message.
+func (g *group) joins(other group) bool {
+	return g.boot == other.boot && maps.Equal(g.tags, other.tags)
 }
 
 // sealBatch makes one message of a batch, which stays waiting until it is appended.

@@ -99,6 +99,7 @@ func (l *loader) gateway() {
 		}
 		l.oneOf("gateway.board", g.Board, names...)
 	}
+	l.gatewayTags()
 	l.oneOf("signing.algorithm", l.f.Signing.Algorithm, wire.Ed25519, wire.HMACSHA256)
 	l.oneOf("payload.format", l.f.Payload.Format, string(wire.JSON), string(wire.CBOR))
 	if l.f.Signing.KeyFile == "" {
@@ -266,7 +267,7 @@ func (l *loader) devices(drivers map[string]devices.Driver) []DeviceConfig {
 				t.Problem(fmt.Sprintf("rule[%d].%s", i, p.Key), "%s", p.Message)
 			}
 		}
-		d := DeviceConfig{Name: k.Name, Driver: k.Driver, Settings: s, Rules: k.Rules}
+		d := DeviceConfig{Name: k.Name, Driver: k.Driver, Settings: s, Rules: k.Rules, Tags: l.tags(t, k.Tags)}
 		l.port(t, d, ports)
 		l.tables = append(l.tables, t)
 		list = append(list, d)

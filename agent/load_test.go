@@ -11,10 +11,13 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/boards"
+	"holdfast/boards/boardtest"
 	"holdfast/devices/catalog"
 	"holdfast/systemd/freeport"
 	"holdfast/systemd/settings"
 	"holdfast/uplink"
+	"holdfast/uplink/wire"
 )
 
 // write puts a configuration into a directory of its own.
@@ -260,6 +263,8 @@ func keysOf(v reflect.Value, path string, into map[string]string) {
 				into[key] = fmt.Sprintf("%q", settings.FormatSize(f.Int()))
 			case f.Kind() == reflect.Struct:
 				keysOf(f, key, into)
+			case f.Kind() == reflect.Map:
+				into[key] = "{}"
 			default:
 				into[key] = fmt.Sprint(x)
 			}
@@ -293,6 +298,45 @@ func TestExample(t *testing.T) {
 	}
 	if !reflect.DeepEqual(short, long) {
 		t.Errorf("what the example shows as defaults is not:\n%+v\n%+v", short, long)
+	}
+}
+
+// TestExampleOfEachDriver: docs/agent.toml has a device of each driver; with the # before its lines
+// taken away each is good, alone and beside all others, and all fit one Raspberry Pi 4.
+func TestExampleOfEachDriver(t *testing.T) {
+	example, err := os.ReadFile("../docs/agent.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.NewReplacer(`password_file = "/etc/holdfast/password"`, ``, `"/etc/holdfast/ca.pem"`, `""`).Replace(string(example))
+	head, devices, found := strings.Cut(text, "# --- Devices ")
+	if !found {
+		t.Fatal("where do the devices begin?")
+	}
+	off := regexp.MustCompile(`(?m)^#([^ \n]|  \{)`)
+	for _, block := range strings.Split(off.ReplaceAllString(devices, "$1"), "\n\n# ")[1:] {
+		c, problems := LoadConfig(write(t, head+"# "+block))
+		if len(problems) != 0 || len(c.Devices) != 1 {
+			t.Errorf("%d devices, %v, of\n%s", len(c.Devices), problems, block)
+		}
+	}
+	doc, _ := settings.Parse("agent.toml", []byte(off.ReplaceAllString(text, "$1")))
+	cfg, l := load(doc, catalog.Drivers(), reader{})
+	board, _ := boards.ByName("rpi-4")
+	state := boardtest.Look(t, board, boardtest.Options{On: []string{"i2c1", "uart0", "uart5"}, Files: []string{"dev/serial0"}})
+	state.OneWire = []string{"w1_bus_master1"}
+	l.onBoard(cfg, state)
+	if problems := l.Problems(); len(problems) != 0 {
+		t.Errorf("all together: %v", problems)
+	}
+	there := map[string]bool{}
+	for _, d := range cfg.Devices {
+		there[d.Driver] = true
+	}
+	for driver := range catalog.Drivers() {
+		if !there[driver] {
+			t.Errorf("there is no device with the driver %s", driver)
+		}
 	}
 }
 
@@ -339,6 +383,7 @@ func FuzzConfig(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(example)
+	f.Add([]byte(strings.Replace(goodConfig, "[buffer]", "tags = { site = \"north\", \"a.b\" = \"\" }\n[buffer]", 1) + "tags = { site = \"\" }\n"))
 	f.Add([]byte("[[device]]\nname = \"a\"\ndriver = \"sim\"\n[[device.metrics]]\nname = \"x\"\nwave = \"saw\"\nmin = -1e400\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		doc, _ := settings.Parse("agent.toml", data)
@@ -350,7 +395,7 @@ func FuzzConfig(f *testing.F) {
 			t.Errorf("called good: %+v", c)
 		}
 		for _, d := range c.Devices {
-			if d.Name == "" || d.Settings == nil {
+			if d.Name == "" || d.Settings == nil || wire.CheckTags(d.Tags) != nil {
 				t.Errorf("called good: device %+v", d)
 			}
 		}

@@ -16,8 +16,9 @@ type group struct {
 	boot     string
 	taken    moment
 	readings []devices.Reading
-	size     int  // bytes of its journal record
-	raw      bool // it stands in the buffer's journal
+	tags     map[string]string // when it was taken; the journal does not have them
+	size     int               // bytes of its journal record
+	raw      bool              // it stands in the buffer's journal
 }
 
 // rawVersion is the first byte of a group's journal record. A later version of the

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"holdfast/devices"
+	"holdfast/uplink/wire"
 )
 
 // checkConfig finds what would stop New half way, or let it run wrongly. LoadConfig
@@ -20,6 +21,9 @@ func (a *Agent) checkConfig(cfg Config) error {
 	if cfg.Topic == "" {
 		errs = append(errs, errors.New("uplink.topic is empty"))
 	}
+	if err := wire.CheckTags(cfg.Tags); err != nil {
+		errs = append(errs, fmt.Errorf("gateway: %w", err))
+	}
 	seen := map[string]bool{}
 	for _, d := range cfg.Devices {
 		switch {
@@ -29,6 +33,9 @@ func (a *Agent) checkConfig(cfg Config) error {
 			errs = append(errs, fmt.Errorf("device %q: there are two of this name", d.Name))
 		case a.opt.Drivers[d.Driver] == nil:
 			errs = append(errs, fmt.Errorf("device %q: there is no driver %q", d.Name, d.Driver))
+		}
+		if err := wire.CheckTags(d.Tags); err != nil {
+			errs = append(errs, fmt.Errorf("device %q: %w", d.Name, err))
 		}
 		seen[d.Name] = true
 	}
@@ -54,8 +61,8 @@ func fixed(old, cfg Config) []string {
 	return keys
 }
 
-// Reload takes over devices, uplink, batches and buffer bounds; only devices that
-// changed are restarted. Changes of anything else are refused, and then nothing is
+// Reload takes over devices, uplink, batches, tags and buffer bounds; only devices that
+// changed in more than their tags are restarted. Changes of anything else are refused, and then nothing is
 // changed. No reading that was taken is lost by it.
 func (a *Agent) Reload(cfg Config) error {
 	a.reload.Lock()
@@ -88,10 +95,16 @@ func (a *Agent) Reload(cfg Config) error {
 	return nil
 }
 
+// sameButTags says whether a device can go on as it is.
+func sameButTags(a, b DeviceConfig) bool {
+	a.Tags, b.Tags = nil, nil
+	return reflect.DeepEqual(a, b)
+}
+
 // changeDevices stops what is gone or changed, then starts what is new or changed.
 func (a *Agent) changeDevices(old, cfg []DeviceConfig) {
 	has := func(list []DeviceConfig, d DeviceConfig) bool {
-		return slices.ContainsFunc(list, func(o DeviceConfig) bool { return reflect.DeepEqual(o, d) })
+		return slices.ContainsFunc(list, func(o DeviceConfig) bool { return sameButTags(o, d) })
 	}
 	var gone []*station
 	a.mu.Lock()
@@ -117,6 +130,8 @@ func (a *Agent) changeDevices(old, cfg []DeviceConfig) {
 		if !has(old, d) {
 			a.startDevice(d)
 			a.log.Info("device started", "device", d.Name)
+		} else if s := a.stations[d.Name]; s != nil {
+			s.retag(d.Tags)
 		}
 	}
 	// The lane of a device that is gone stays, idle: should the device come back while

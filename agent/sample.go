@@ -42,6 +42,7 @@ type station struct {
 
 	mu       sync.Mutex
 	status   DeviceStatus
+	tags     map[string]string // of what is taken from now on
 	counters map[string]uint64
 	metrics  map[string]devices.Reading // the last of each: for status, and for what a failed driver leaves behind
 	untold   bool                       // readings were lost and no subscriber knows yet
@@ -64,6 +65,7 @@ func newStation(cfg DeviceConfig, driver devices.Driver, l *lane, due func()) *s
 		cfg: cfg, driver: driver, lane: l, due: due,
 		log:  l.log.With("device", cfg.Name, "driver", cfg.Driver),
 		done: make(chan struct{}), patience: 2 * time.Second,
+		tags:     cfg.Tags,
 		counters: map[string]uint64{},
 		metrics:  map[string]devices.Reading{},
 		status:   DeviceStatus{Name: cfg.Name, Driver: cfg.Driver, State: StateRunning},
@@ -233,7 +235,7 @@ func (s *station) take(readings []devices.Reading) {
 		return
 	}
 	readings = s.tellLoss(readings)
-	g := group{boot: s.lane.clock.BootID(), taken: s.lane.keeper.now(), readings: readings}
+	g := group{boot: s.lane.clock.BootID(), taken: s.lane.keeper.now(), readings: readings, tags: s.tagged()}
 	raw := appendGroup(nil, g)
 	g.size = len(raw)
 	s.taking.Store(int64(g.taken.at))
@@ -254,6 +256,19 @@ func (s *station) take(readings []devices.Reading) {
 		s.lane.flush()
 		s.lane.awaitSealed(s.ctx, n)
 	}
+}
+
+// retag gives what is taken from now on other tags; the device notices nothing.
+func (s *station) retag(tags map[string]string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tags = tags
+}
+
+func (s *station) tagged() map[string]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tags
 }
 
 // makeRoom waits a while for a lane that is full because nothing can be stored. What
@@ -333,7 +348,7 @@ func (s *station) set(change func(*DeviceStatus)) {
 func (s *station) snapshot() DeviceStatus {
 	s.mu.Lock()
 	d := s.status
-	d.Counters = maps.Clone(s.counters)
+	d.Counters, d.Tags = maps.Clone(s.counters), s.tags
 	now := s.lane.clock.Now()
 	for _, r := range s.metrics {
 		d.Values = append(d.Values, valueStatus(r, now))

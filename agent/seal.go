@@ -105,7 +105,7 @@ func (s *sealer) stampAt(at time.Duration) stamp {
 	return stamp{s.clock.BootID(), at, m.when(at), m.synced}
 }
 
-// pack makes one pack of groups of one device and one boot. Wall times are computed
+// pack makes one pack of groups of one device, one boot and the same tags. Wall times are computed
 // here and only here, from the distance to one reading of both clocks: no step of the
 // wall clock between two readings can reorder them.
 func (s *sealer) pack(device string, groups []group) (wire.Pack, stamp) {
@@ -120,7 +120,7 @@ func (s *sealer) pack(device string, groups []group) (wire.Pack, stamp) {
 	if g := groups[0]; g.boot != t.boot { // left by another boot: its own clocks must do
 		t = stamp{g.boot, first, g.taken.when(first), g.taken.synced}
 	}
-	p := wire.Pack{Gateway: s.gateway, Device: device, Base: t.wall}
+	p := wire.Pack{Gateway: s.gateway, Device: device, Base: t.wall, Tags: groups[0].tags}
 	for _, g := range groups {
 		for _, r := range g.readings {
 			p.Records = append(p.Records, record(r, first))

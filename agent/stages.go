@@ -42,10 +42,12 @@ func (a *Agent) begin(ctx, hard context.Context) bool {
 	return true
 }
 
-// leftover is what a dead process left, as a group. What this version cannot read is
+// leftover is what a dead process left, as a group, with the tags of today: the journal,
+// which is written with every reading, does not have those of then. What this version cannot read is
 // told as a bad reading: it was taken, so it may not vanish.
 func (a *Agent) leftover(r buffer.Raw) group {
 	g, err := parseGroup(r.Device, r.Data)
+	g.tags = a.cfg.tagsOf(r.Device)
 	if err == nil {
 		return g
 	}
@@ -53,7 +55,7 @@ func (a *Agent) leftover(r buffer.Raw) group {
 	now := a.keeper.now()
 	lost := badReading("device", "journal-unreadable", now.at)
 	lost.Device = r.Device
-	return group{boot: a.clock.BootID(), taken: now, readings: []devices.Reading{lost}, size: len(r.Data), raw: true}
+	return group{boot: a.clock.BootID(), taken: now, readings: []devices.Reading{lost}, tags: g.tags, size: len(r.Data), raw: true}
 }
 
 func (a *Agent) startDevices(running, hard context.Context) {

@@ -63,6 +63,7 @@ type DeviceStatus struct {
 	Sealed     uint64            `json:"sealed"`             // messages
 	SealErrors uint64            `json:"seal_errors"`        // each was tried again
 	Counters   map[string]uint64 `json:"counters,omitempty"` // the driver's own
+	Tags       map[string]string `json:"tags,omitempty"`     // of what it takes now
 	Values     []ValueStatus     `json:"values,omitempty"`   // the last of each metric, by name
 }
 

@@ -45,7 +45,7 @@ var cborDecoder = func() cbor.DecMode {
 		TagsMd:            cbor.TagsForbidden,
 		MaxNestedLevels:   4,
 		MaxArrayElements:  maxEntries,
-		MaxMapPairs:       16,
+		MaxMapPairs:       32, // the header has 15, a record with all tags 22
 		ExtraReturnErrors: cbor.ExtraDecErrorUnknownField,
 		FieldNameMatching: cbor.FieldNameMatchingCaseSensitive,
 		SimpleValues:      simple,

@@ -1,6 +1,9 @@
 package wire
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // Seal signs a pack. It fills in the header's Alg, Kid and Version and takes the rest
 // as given; Gateway, Device and N must be those of the pack. It refuses what a strict
@@ -43,6 +46,9 @@ func (h *Header) matches(p Pack) error {
 	}
 	if h.N != len(p.Records) {
 		return fmt.Errorf("header counts %d readings, the pack has %d", h.N, len(p.Records))
+	}
+	if h.Type != TypeData && len(p.Tags) > 0 {
+		return errors.New("the gateway's own messages have no tags")
 	}
 	if h.Type != TypeData && (len(p.Records) != 1 || p.Records[0].Name != h.Type || p.Records[0].VS == nil) {
 		return fmt.Errorf("a message of type %s has one text record of that name", h.Type)

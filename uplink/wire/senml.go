@@ -26,7 +26,7 @@ const (
 const qualitySuffix = ":quality"
 
 // entry is one SenML record, the same for JSON and CBOR. A pack has its base name and
-// base time in the first.
+// base time in the first, and its tags.
 type entry struct {
 	baseName string
 	baseTime int64 // µs; 0: none
@@ -37,6 +37,7 @@ type entry struct {
 	vb       *bool
 	vd       []byte // nil: none
 	time     int64  // µs, relative to the base
+	tags     map[string]string
 }
 
 // values counts the value fields (RFC 8428 section 4.2: a record has exactly one,
@@ -77,7 +78,10 @@ func flatten(p Pack) ([]entry, error) {
 			entries = append(entries, entry{name: r.Name + qualitySuffix, vs: &said, time: at})
 		}
 	}
-	entries[0].baseName, entries[0].baseTime = baseName(p.Gateway, p.Device), base
+	if err := CheckTags(p.Tags); err != nil {
+		return nil, err
+	}
+	entries[0].baseName, entries[0].baseTime, entries[0].tags = baseName(p.Gateway, p.Device), base, p.Tags
 	return entries, nil
 }
 
@@ -164,7 +168,10 @@ func fold(entries []entry) (Pack, error) {
 	if err := checkMicros(base); err != nil {
 		return Pack{}, fmt.Errorf("base time: %w", err)
 	}
-	p := Pack{Gateway: gateway, Device: device, Base: time.UnixMicro(base).UTC(), Records: make([]Record, 0, len(entries))}
+	if err := CheckTags(entries[0].tags); err != nil {
+		return Pack{}, err
+	}
+	p := Pack{Gateway: gateway, Device: device, Base: time.UnixMicro(base).UTC(), Tags: entries[0].tags, Records: make([]Record, 0, len(entries))}
 	for i := range entries {
 		if err := p.add(&entries[i], i == 0); err != nil {
 			return Pack{}, fmt.Errorf("record %d (%s): %w", i+1, clip(entries[i].name), err)
@@ -175,8 +182,8 @@ func fold(entries []entry) (Pack, error) {
 
 // add takes one SenML record, as a reading or as the quality of the last one.
 func (p *Pack) add(e *entry, first bool) error {
-	if !first && (e.baseName != "" || e.baseTime != 0) {
-		return errors.New("only the first record has a base name and a base time")
+	if !first && (e.baseName != "" || e.baseTime != 0 || e.tags != nil) {
+		return errors.New("only the first record has a base name, a base time and tags")
 	}
 	if err := checkMicros(p.Base.UnixMicro() + e.time); err != nil {
 		return err

@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
+
+	"github.com/fxamacker/cbor/v2"
 )
 
 // cborEntry is a SenML record with the integer labels of RFC 8428 section 6.
@@ -38,7 +41,35 @@ func encodeSenMLCBOR(entries []entry) ([]byte, error) {
 		}
 		list[i] = c
 	}
-	return cborEncoder.Marshal(list)
+	if len(entries[0].tags) == 0 {
+		return cborEncoder.Marshal(list)
+	}
+	return encodeTagged(list, entries[0].tags)
+}
+
+// encodeTagged is the pack with tags in its first record. Text labels come after integers
+// in the deterministic order (RFC 8949 section 4.2.1), so the two maps are joined as they
+// are; together they have at most 6 + MaxTags pairs, which the one byte of the head can say.
+func encodeTagged(list []cborEntry, tags map[string]string) ([]byte, error) {
+	named := make(map[string]string, len(tags))
+	for key, value := range tags {
+		named[tagPrefix+key] = value
+	}
+	first, err := cborEncoder.Marshal(list[0])
+	if err != nil {
+		return nil, err
+	}
+	more, err := cborEncoder.Marshal(named)
+	if err != nil {
+		return nil, err
+	}
+	first[0] += more[0] & 0x1f
+	records := make([]any, len(list))
+	for i := range list {
+		records[i] = &list[i]
+	}
+	records[0] = cbor.RawMessage(append(first, more[1:]...))
+	return cborEncoder.Marshal(records)
 }
 
 // cborNumber writes whole numbers as integers, which are shorter. Minus zero has no
@@ -58,7 +89,12 @@ func cborSeconds(t int64) any { return cborNumber(float64(t) / microsPerSecond) 
 // 8428 section 6 allows, decimal fractions (tag 4) are refused.
 func decodeSenMLCBOR(payload []byte) (Pack, error) {
 	var list []cborEntry
-	if err := cborDecoder.Unmarshal(payload, &list); err != nil {
+	var first entry
+	err := cborDecoder.Unmarshal(payload, &list)
+	if unknown := (*cbor.UnknownFieldError)(nil); errors.As(err, &unknown) {
+		list, err = decodeTagged(payload, &first)
+	}
+	if err != nil {
 		return Pack{}, fmt.Errorf("SenML: %w", err)
 	}
 	entries := make([]entry, len(list))
@@ -67,11 +103,53 @@ func decodeSenMLCBOR(payload []byte) (Pack, error) {
 			return Pack{}, fmt.Errorf("SenML record %d: %w", i+1, err)
 		}
 	}
+	if len(entries) > 0 {
+		entries[0].tags = first.tags
+	}
 	p, err := fold(entries)
 	if err != nil {
 		return Pack{}, fmt.Errorf("SenML: %w", err)
 	}
 	return p, nil
+}
+
+// decodeTagged reads a pack with labels that cborEntry does not know: the tags of its first
+// record are taken out into first, and what is left is read again, as strictly as before.
+func decodeTagged(payload []byte, first *entry) ([]cborEntry, error) {
+	var records []cbor.RawMessage
+	if err := cborDecoder.Unmarshal(payload, &records); err != nil || len(records) == 0 {
+		return nil, err
+	}
+	var fields map[any]cbor.RawMessage
+	if err := cborDecoder.Unmarshal(records[0], &fields); err != nil {
+		return nil, err
+	}
+	for label, value := range fields {
+		name, _ := label.(string)
+		key, is := strings.CutPrefix(name, tagPrefix)
+		if !is {
+			continue
+		}
+		var text string
+		if err := cborDecoder.Unmarshal(value, &text); err != nil {
+			return nil, fmt.Errorf("tag %q: %w", clip(key), err)
+		}
+		if err := first.tag(key, text); err != nil {
+			return nil, err
+		}
+		delete(fields, label)
+	}
+	rest, err := cborEncoder.Marshal(fields)
+	if err != nil {
+		return nil, err
+	}
+	records[0] = rest
+	if payload, err = cborEncoder.Marshal(records); err != nil {
+		return nil, err
+	}
+	var list []cborEntry
+	err = cborDecoder.Unmarshal(payload, &list)
+	return list, err
 }
 
 func (c *cborEntry) entry(e *entry) (err error) {

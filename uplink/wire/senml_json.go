@@ -3,7 +3,9 @@ package wire
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -25,6 +27,10 @@ func (e *entry) appendJSON(b []byte) []byte {
 	if e.baseName != "" {
 		b = appendString(append(b, `"bn":`...), e.baseName)
 		b = appendMicros(append(b, `,"bt":`...), e.baseTime)
+		for _, key := range slices.Sorted(maps.Keys(e.tags)) {
+			b = append(append(append(b, `,"`+tagPrefix...), key...), '"', ':')
+			b = appendString(b, e.tags[key])
+		}
 		b = append(b, ',')
 	}
 	b = appendString(append(b, `"n":`...), e.name)
@@ -162,7 +168,14 @@ func (e *entry) scanField(sc *scanner, label string) (bit uint32, err error) {
 		bit = 1 << 8
 		e.vd, err = sc.data()
 	default:
-		err = errSenMLLabel
+		key, is := strings.CutPrefix(label, tagPrefix)
+		if !is {
+			return 0, errSenMLLabel
+		}
+		var value string
+		if value, err = sc.str(); err == nil {
+			err = e.tag(key, value)
+		}
 	}
 	return bit, err
 }

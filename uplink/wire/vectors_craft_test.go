@@ -125,6 +125,7 @@ func negatives(t *testing.T, keys vectorKeys) []vector {
 	c.coseHeaders()
 	c.coseShapes()
 	c.cborPacks()
+	c.tags()
 	return c.list
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -49,6 +50,8 @@ type (
 		Hash     string          `json:"hash,omitempty"`
 		Envelope string          `json:"envelope,omitempty"` // hex
 		Readings []vectorReading `json:"readings,omitempty"`
+
+		Tags map[string]string `json:"tags,omitempty"`
 	}
 	vectorEndorsement struct {
 		Name        string      `json:"name"`
@@ -176,8 +179,8 @@ func TestVectorsPositive(t *testing.T) {
 			t.Errorf("%s: %v", v.Name, err)
 			continue
 		}
-		if !reflect.DeepEqual(readingsOf(p), v.Readings) {
-			t.Errorf("%s: readings differ", v.Name)
+		if !reflect.DeepEqual(readingsOf(p), v.Readings) || !maps.Equal(p.Tags, v.Tags) {
+			t.Errorf("%s: readings or tags differ", v.Name)
 		}
 		envelope, err := hex.DecodeString(v.Envelope)
 		if err != nil {
@@ -263,7 +266,7 @@ func sealed(t *testing.T, name string, m Message, keys Keys) vector {
 	}
 	return vector{
 		Name: name, Message: m, Header: v.appendJSON(nil), Hash: hex.EncodeToString(v.Hash[:]),
-		Envelope: hex.EncodeToString(m.AppendEnvelope(nil)), Readings: readingsOf(p),
+		Envelope: hex.EncodeToString(m.AppendEnvelope(nil)), Readings: readingsOf(p), Tags: p.Tags,
 	}
 }
 
@@ -331,5 +334,6 @@ func positives(t *testing.T, keys vectorKeys) (list []vector) {
 			seal(string(f)+": control "+typ, f, h, p, keys.ed)
 		}
 	}
-	return append(list, otherSpellings(t, keys)...)
+	list = append(list, otherSpellings(t, keys)...)
+	return append(list, tagged(t, keys)...)
 }

@@ -141,7 +141,8 @@ const (
 type Pack struct {
 	Gateway string
 	Device  string
-	Base    time.Time // kept to the µs; from 1978-07-04 (2^28 s) on, see Seal
+	Base    time.Time         // kept to the µs; from 1978-07-04 (2^28 s) on, see Seal
+	Tags    map[string]string // of all its records; nil: none. CheckTags says what can be one
 	Records []Record
 }
 

@@ -61,7 +61,7 @@ func everyKind() Pack {
 // not at all.
 func micro(p Pack) Pack {
 	base := p.Base.UnixMicro()
-	q := Pack{Gateway: p.Gateway, Device: p.Device, Base: time.UnixMicro(base).UTC()}
+	q := Pack{Gateway: p.Gateway, Device: p.Device, Base: time.UnixMicro(base).UTC(), Tags: p.Tags}
 	for _, r := range p.Records {
 		r.Time = time.Duration(p.Base.Add(r.Time).UnixMicro()-base) * time.Microsecond
 		if r.Quality == Bad {
@@ -176,6 +176,7 @@ func randomPack(rng *rand.Rand) Pack {
 		}
 		p.Records = append(p.Records, r)
 	}
+	p.Tags = randomTags(rng)
 	return p
 }
 

@@ -7,7 +7,7 @@ cryptography, CBOR is read by cbor2, JSON by json. The rules are those of the pa
 
     apt-get install python3-jwcrypto python3-cbor2 python3-cryptography
 """
-import base64, hashlib, json, pathlib, re, struct, sys
+import base64, hashlib, json, pathlib, re, struct, sys, unicodedata
 from datetime import datetime, timedelta, timezone
 from decimal import ROUND_HALF_UP, Decimal
 from io import BytesIO
@@ -73,17 +73,32 @@ def micros(seconds):
     return int((seconds * 1_000_000).to_integral_value(ROUND_HALF_UP))
 
 
+def tags_of(record):
+    """The tags of a pack: base fields "btag.<key>" of its first record, with text values."""
+    tags = {k[len("btag."):]: v for k, v in record.items() if k.startswith("btag.")}
+    refuse_unless(len(tags) <= 16 and all(type(v) is str for v in tags.values()))
+    for k, v in tags.items():
+        refuse_unless(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}", k) is not None and not k.endswith("_"))
+        refuse_unless(not any(0xD800 <= ord(c) < 0xE000 or unicodedata.category(c) == "Cc" for c in v))
+        refuse_unless(1 <= len(v.encode()) <= 128)
+    refuse_unless(sum(len(k) + len(v.encode()) for k, v in tags.items()) <= 1024)
+    return tags
+
+
 def fold(records, h):
-    """SenML records to readings: one device, base only in the first, qualities folded in."""
+    """SenML records to readings and tags: one device, base only in the first, qualities folded in."""
     refuse_unless(isinstance(records, list) and records)
     refuse_unless(all(isinstance(r, dict) for r in records))
     base = records[0].get("bn")
     refuse_unless(base == f"{h['gw']}/{h['dev']}/")
     bt = micros(records[0].get("bt", Decimal(0)))
     refuse_unless(2**28 <= bt / 1_000_000)
+    tags = tags_of(records[0])
+    refuse_unless(not tags or h["type"] == "data")
     readings = []
     for i, r in enumerate(records):
-        refuse_unless(set(r) <= {"bn", "bt", "n", "u", "v", "vs", "vb", "vd", "t"})
+        known = {"bn", "bt", "n", "u", "v", "vs", "vb", "vd", "t"}
+        refuse_unless(all(k in known or i == 0 and k.startswith("btag.") for k in r))
         refuse_unless(i == 0 or not ("bn" in r or "bt" in r))
         values = [k for k in ("v", "vs", "vb", "vd") if k in r]
         refuse_unless(len(values) == 1 and type(r.get("n")) is str and type(r.get("u", "")) is str)
@@ -120,7 +135,7 @@ def fold(records, h):
     refuse_unless(len(readings) == h["n"])
     if h["type"] != "data":
         refuse_unless(len(readings) == 1 and readings[0]["metric"] == h["type"] and "vs" in readings[0])
-    return readings
+    return readings, tags
 
 
 # --- SenML JSON with a detached JWS
@@ -254,8 +269,9 @@ def senml_cbor(pack, h):
     refuse_unless(isinstance(records, list) and all(isinstance(r, dict) for r in records))
     named = []
     for r in records:
-        refuse_unless(all(type(k) is int and k in LABELS for k in r))
-        r = {LABELS[k]: v for k, v in r.items()}
+        # RFC 8428 section 6: an extension has a text label, never an integer
+        refuse_unless(all(type(k) is int and k in LABELS or type(k) is str and k.startswith("btag.") for k in r))
+        r = {LABELS.get(k, k): v for k, v in r.items()}
         for k in ("bt", "t", "v"):
             refuse_unless(type(r.get(k, 0)) in (int, float))
         if "v" in r:
@@ -269,7 +285,7 @@ def senml_cbor(pack, h):
 
 def judge(keys, m):
     h, digest, records = verified(keys, m)
-    return h, digest, records()
+    return h, digest, *records()
 
 
 def verified(keys, m):
@@ -331,12 +347,13 @@ def main():
             failed.append(f"key {k['name']}: kid is not the RFC 7638 thumbprint")
     for v in load("positive.json"):
         try:
-            header, digest, readings = judge(keys, v["message"])
+            header, digest, readings, tags = judge(keys, v["message"])
         except Refused as r:
             failed.append(f"{v['name']}: refused as {r}")
             continue
-        if header != v["header"] or digest != v["hash"] or not same(readings, map(expected, v["readings"])):
-            failed.append(f"{v['name']}: means something else\n {header}\n {digest}\n {readings}")
+        alike = header == v["header"] and digest == v["hash"] and tags == v.get("tags", {})
+        if not alike or not same(readings, map(expected, v["readings"])):
+            failed.append(f"{v['name']}: means something else\n {header}\n {digest}\n {tags} {readings}")
     for v in load("negative.json"):
         try:
             *_, records = verified(keys, v["message"])
