@@ -154,20 +154,21 @@ const (
 
 // TailMessage is one message as the tail shows it.
 type TailMessage struct {
-	Topic    string        `json:"topic"`
-	Arrival  time.Time     `json:"arrival"`
-	Verified bool          `json:"verified"`
-	Conflict bool          `json:"conflict,omitempty"`
-	Gateway  string        `json:"gateway,omitempty"`
-	Device   string        `json:"device,omitempty"`
-	Epoch    string        `json:"epoch,omitempty"`
-	Seq      uint64        `json:"seq,omitempty"`
-	Kid      string        `json:"kid,omitempty"`
-	Type     string        `json:"type,omitempty"`
-	Clock    string        `json:"clock,omitempty"`
-	Bound    time.Duration `json:"bound_ns,omitempty"` // how far a resolved time may be off, either way
-	Readings []TailReading `json:"readings,omitempty"`
-	Error    string        `json:"error,omitempty"` // why there are no readings
+	Topic    string            `json:"topic"`
+	Arrival  time.Time         `json:"arrival"`
+	Verified bool              `json:"verified"`
+	Conflict bool              `json:"conflict,omitempty"`
+	Gateway  string            `json:"gateway,omitempty"`
+	Device   string            `json:"device,omitempty"`
+	Epoch    string            `json:"epoch,omitempty"`
+	Seq      uint64            `json:"seq,omitempty"`
+	Kid      string            `json:"kid,omitempty"`
+	Type     string            `json:"type,omitempty"`
+	Clock    string            `json:"clock,omitempty"`
+	Bound    time.Duration     `json:"bound_ns,omitempty"` // how far a resolved time may be off, either way
+	Tags     map[string]string `json:"tags,omitempty"`     // of all its readings
+	Readings []TailReading     `json:"readings,omitempty"`
+	Error    string            `json:"error,omitempty"` // why there are no readings
 }
 
 // TailReading is one reading.
@@ -210,6 +211,7 @@ func (c *Console) tailMessage(r *Record) TailMessage {
 	} else if v.Clock == wire.ClockUnsynced {
 		p, m.Clock, m.Bound = c.resolve(v.Header, p)
 	}
+	m.Tags = p.Tags
 	for _, rec := range p.Records {
 		m.Readings = append(m.Readings, reading(p.Base, rec))
 	}

@@ -108,7 +108,7 @@ func (a *app) bufferPeek() *cobra.Command {
 				if pack, err := wire.Decode(m); err != nil {
 					p.Error = err.Error()
 				} else {
-					p.Records = pack.Records
+					p.Records, p.Tags = pack.Records, pack.Tags
 				}
 				list = append(list, p)
 				if len(list) == count {
@@ -132,9 +132,10 @@ func (a *app) bufferPeek() *cobra.Command {
 // peeked is a message and what is in it.
 type peeked struct {
 	buffer.Held
-	Topic   string        `json:"topic"`
-	Records []wire.Record `json:"records"`
-	Error   string        `json:"error,omitempty"`
+	Topic   string            `json:"topic"`
+	Tags    map[string]string `json:"tags,omitempty"`
+	Records []wire.Record     `json:"records"`
+	Error   string            `json:"error,omitempty"`
 }
 
 func printPeeked(w io.Writer, list []peeked) error {

@@ -13,20 +13,21 @@ import (
 
 // verdict is a message as verify --json prints it.
 type verdict struct {
-	OK        bool          `json:"ok"`
-	Where     string        `json:"where,omitempty"` // file and line
-	Topic     string        `json:"topic"`
-	Error     string        `json:"error,omitempty"`
-	Gateway   string        `json:"gateway,omitempty"`
-	Device    string        `json:"device,omitempty"`
-	Epoch     string        `json:"epoch,omitempty"`
-	Seq       uint64        `json:"seq,omitempty"`
-	Type      string        `json:"type,omitempty"`
-	Kid       string        `json:"kid,omitempty"`
-	Endorsed  string        `json:"endorsed_by,omitempty"`   // kid of the key that vouched for kid
-	Clock     string        `json:"clock,omitempty"`         // "synced", "anchored" (resolved later) or "unsynced" (times are lower bounds)
-	TimeBound int64         `json:"time_bound_us,omitempty"` // how far an anchored time may be off
-	Readings  []readingJSON `json:"readings,omitempty"`
+	OK        bool              `json:"ok"`
+	Where     string            `json:"where,omitempty"` // file and line
+	Topic     string            `json:"topic"`
+	Error     string            `json:"error,omitempty"`
+	Gateway   string            `json:"gateway,omitempty"`
+	Device    string            `json:"device,omitempty"`
+	Epoch     string            `json:"epoch,omitempty"`
+	Seq       uint64            `json:"seq,omitempty"`
+	Type      string            `json:"type,omitempty"`
+	Kid       string            `json:"kid,omitempty"`
+	Endorsed  string            `json:"endorsed_by,omitempty"`   // kid of the key that vouched for kid
+	Clock     string            `json:"clock,omitempty"`         // "synced", "anchored" (resolved later) or "unsynced" (times are lower bounds)
+	TimeBound int64             `json:"time_bound_us,omitempty"` // how far an anchored time may be off
+	Tags      map[string]string `json:"tags,omitempty"`          // of all its readings
+	Readings  []readingJSON     `json:"readings,omitempty"`
 }
 
 // readingJSON is one reading; bytes are base64url, as in SenML.
@@ -68,7 +69,7 @@ func (v *verifier) print(j judged, m wire.Message) {
 	if v.asJSON {
 		v.printJSON(verdict{
 			OK: true, Topic: m.Topic, Gateway: j.Gateway, Device: j.Device, Epoch: j.Epoch, Seq: j.Seq, Type: j.Type, Kid: j.Kid,
-			Endorsed: j.endorsed, Clock: j.clock(), TimeBound: j.time.Bound.Microseconds(), Readings: readingsJSON(j.pack),
+			Endorsed: j.endorsed, Clock: j.clock(), TimeBound: j.time.Bound.Microseconds(), Tags: j.pack.Tags, Readings: readingsJSON(j.pack),
 		})
 		return
 	}
@@ -76,8 +77,12 @@ func (v *verifier) print(j judged, m wire.Message) {
 	if !j.time.Synced {
 		unsure = "~"
 	}
+	tags := ""
+	if len(j.pack.Tags) > 0 {
+		tags = "  {" + wire.FormatTags(j.pack.Tags) + "}"
+	}
 	for _, r := range j.pack.Records {
-		fmt.Fprintf(v.out, "%s%s  %s/%s  %s #%d  %s\n", unsure, stamp(j.pack, r), j.Gateway, j.Device, j.Epoch, j.Seq, said(j, r))
+		fmt.Fprintf(v.out, "%s%s  %s/%s  %s #%d  %s%s\n", unsure, stamp(j.pack, r), j.Gateway, j.Device, j.Epoch, j.Seq, said(j, r), tags)
 	}
 }
 

@@ -191,7 +191,7 @@ func publishCmd(ts *testscript.TestScript, neg bool, args []string) {
 	m := message{key: args[0], version: "mqttv5"}
 	m.header = wire.Header{Gateway: args[0], Device: "scale", Epoch: epoch(args[1]), Seq: number(ts, args[2]), Floor: 1, N: 10, Boot: "boot-1", Clock: wire.ClockSynced, Type: wire.TypeData}
 	m.header.Total = 10 * m.header.Seq
-	value := 20.0
+	value, tags := 20.0, map[string]string{}
 	for _, a := range args[3:] {
 		name, v, _ := strings.Cut(a, "=")
 		switch name {
@@ -207,11 +207,16 @@ func publishCmd(ts *testscript.TestScript, neg bool, args []string) {
 			value = float64(number(ts, v))
 		case "clock":
 			m.header.Clock = v
+		case "tags":
+			for _, tag := range strings.Split(v, ",") {
+				key, value, _ := strings.Cut(tag, "=")
+				tags[key] = value
+			}
 		default:
 			ts.Fatalf("publish: %s?", a)
 		}
 	}
-	m.pack = wire.Pack{Gateway: args[0], Device: "scale", Base: time.Date(2026, 5, 6, 7, 8, 9, 0, time.UTC)}
+	m.pack = wire.Pack{Gateway: args[0], Device: "scale", Base: time.Date(2026, 5, 6, 7, 8, 9, 0, time.UTC), Tags: tags}
 	for i := range m.header.N {
 		v := value + float64(i)/10
 		m.pack.Records = append(m.pack.Records, wire.Record{Name: "weight", Unit: "kg", V: &v, Time: time.Duration(i) * time.Second})

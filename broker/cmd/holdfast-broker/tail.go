@@ -13,6 +13,7 @@ import (
 	"holdfast/broker"
 	"holdfast/broker/admin"
 	"holdfast/systemd/program"
+	"holdfast/uplink/wire"
 )
 
 func (a *app) tailCommand() *cobra.Command {
@@ -21,7 +22,7 @@ func (a *app) tailCommand() *cobra.Command {
 		Use:   "tail FILTER",
 		Short: "Show readings as they arrive, verified and decoded",
 		Long: `Shows what arrives from now on, one line per reading: time, topic, metric, value, unit,
-and how far to trust it. A time that ends in "~" was sealed before the gateway's clock
+tags in braces, and how far to trust it. A time that ends in "~" was sealed before the gateway's clock
 was set and resolved by an anchor; one that ends in "?" never was and is a lower bound.
 With --json one object per message. Ends with SIGINT, or after --count messages.`,
 		Args: cobra.ExactArgs(1),
@@ -67,6 +68,10 @@ func (a *app) printTail(line []byte) error {
 		_, err := fmt.Fprintf(a.Stdout, "%s  %s  (%s)\n", stamp(m.Arrival), m.Topic, m.Error)
 		return err
 	}
+	tags := ""
+	if len(m.Tags) > 0 {
+		tags = "  {" + wire.FormatTags(m.Tags) + "}"
+	}
 	for _, r := range m.Readings {
 		quality := ""
 		if r.Quality != "" {
@@ -75,8 +80,8 @@ func (a *app) printTail(line []byte) error {
 		if r.Reason != "" {
 			quality += ": " + r.Reason
 		}
-		if _, err := fmt.Fprintf(a.Stdout, "%s%s  %s  %s = %s %s%s  [%s]\n", r.Time.UTC().Format("2006-01-02T15:04:05.000Z"), trust(m.Clock),
-			m.Topic, r.Name, value(r), r.Unit, quality, origin(m)); err != nil {
+		if _, err := fmt.Fprintf(a.Stdout, "%s%s  %s  %s = %s %s%s%s  [%s]\n", r.Time.UTC().Format("2006-01-02T15:04:05.000Z"), trust(m.Clock),
+			m.Topic, r.Name, value(r), r.Unit, quality, tags, origin(m)); err != nil {
 			return err
 		}
 	}
