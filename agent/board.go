@@ -26,7 +26,7 @@ func lineFinder(board string) func(name string) (devices.Line, error) {
 }
 
 // LoadForStart is LoadConfig and, if it finds no error, what the devices lack on this board, as
-// warnings: a start goes on all the same, what is missing now may come.
+// warnings: a start, or a reload, goes on all the same, what is missing now may come.
 func LoadForStart(name string) (Config, []settings.Problem) {
 	doc, _ := settings.Load(name)
 	cfg, l := load(doc, catalog.Drivers(), reader{})

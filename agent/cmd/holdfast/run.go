@@ -24,7 +24,7 @@ func (a *app) runCommand() *cobra.Command {
 		Short: "Run the agent",
 		Long: `Runs the agent in the foreground until SIGTERM or SIGINT; it then commits what is
 in memory and ends within 5 s. A second signal aborts. SIGHUP reads the configuration
-anew: devices, uplink and buffer bounds are taken over, the rest needs a restart.
+anew: devices, tags, uplink and buffer bounds are taken over, the rest needs a restart.
 
 It logs "ready" when it serves, and then answers /readyz with 200.
 
@@ -137,7 +137,7 @@ func (d daemon) Summary() string { return summary(d.agent.Status()) }
 // Reload takes over a new configuration, or says what is wrong with it and keeps the
 // old one.
 func (d daemon) Reload() {
-	cfg, problems := agent.LoadConfig(d.app.config)
+	cfg, problems := agent.LoadForStart(d.app.config) // a reload may bring a device that the board has no place for
 	errs := settings.Errors(problems)
 	for _, p := range errs {
 		d.log.Error("reload", "problem", p.String())

@@ -89,6 +89,7 @@ type supervised struct {
 	hup    chan os.Signal
 	ended  chan error
 	notify systemd.Notifier
+	config string // its file
 }
 
 // supervise runs f under a service manager of the test's: what it is told comes from
@@ -136,7 +137,7 @@ func supervise(t *testing.T, f *fakeEngine) supervised {
 		conn.Close()
 		<-read
 	})
-	return supervised{log, told, hup, ended, notify}
+	return supervised{log, told, hup, ended, notify, config}
 }
 
 func (f *fakeEngine) init() *fakeEngine {
@@ -206,6 +207,21 @@ func TestReloadWaitsUntilReady(t *testing.T) {
 	await1(t, s.told, "RELOADING=1")
 	await1(t, s.told, "READY=1")
 	s.log.until(t, "msg=reloaded")
+}
+
+// TestReloadHoldsTheDevicesAgainstTheBoard: a device that comes with a reload is looked at as those of a start
+// are, and what the board lacks for it is a warning: it may come.
+func TestReloadHoldsTheDevicesAgainstTheBoard(t *testing.T) {
+	f := (&fakeEngine{}).init()
+	s := supervise(t, f)
+	await1(t, s.told, "READY=1")
+	text := "[uplink]\nservers = [\"mqtt://127.0.0.1:1\"]\n[[device]]\nname = \"flow\"\ndriver = \"counter\"\nline = \"no-such-chip:3\"\n"
+	if err := os.WriteFile(s.config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.hup <- os.Interrupt
+	s.log.until(t, "no-such-chip")
+	s.log.until(t, "msg=reloaded devices=1")
 }
 
 func TestAnEngineThatEndsByItselfEndsTheDaemon(t *testing.T) {
