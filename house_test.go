@@ -78,6 +78,7 @@ var allowed = map[string][]string{
 	"boards/gen":       {"boards", "boards/fdt"},
 	"boards/boardtest": {"boards"},
 	"boards/image":     {"boards"},
+	"boards/pictures":  {"boards"},
 	"systemd":          {},
 	"systemd/freeport": {},
 	"systemd/program":  {"systemd", "systemd/settings"},
