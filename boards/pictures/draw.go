@@ -101,6 +101,9 @@ func (d *drawing) called(e end) string {
 		return d.adapter.title + " " + d.adapter.terminals[e.number]
 	}
 	part, terminal := d.terminal(e.number)
+	if part.terminals[terminal] == "" {
+		return "the resistor"
+	}
 	return part.title + " " + part.terminals[terminal]
 }
 
@@ -190,6 +193,9 @@ func (d *drawing) box(x int, p part, wide, y int, terminals string) {
 	d.add(`<rect x="%d" y="%d" width="%d" height="%d" rx="8" fill="#f4f8fb" stroke="#456" stroke-width="1.5"/>`, x, y-14, wide, p.height())
 	d.text(x+wide/2, y+8, 14, "middle", black, "bold", p.title)
 	for i, name := range p.terminals {
+		if name == "" {
+			continue
+		}
 		ty := y + head + step*i
 		edge, label := x, x+16
 		if terminals == "end" {
@@ -222,30 +228,47 @@ func (d *drawing) where(e end) (x, y int) {
 	return partX, y + head + step*n
 }
 
-// wire goes from its beginning to its lane, along that, and to its end. Those of odd pins pass
+// point is a corner of a wire.
+type point struct{ x, y int }
+
+// route goes from a wire's beginning to its lane, along that, and to its end. Those of odd pins pass
 // below, those of even ones above the names at the right of their row.
-func (d *drawing) wire(w wire) {
+func (d *drawing) route(w wire) []point {
 	x, y := d.where(w.from)
 	tx, ty := d.where(w.to)
+	tx -= 5
+	for _, r := range d.resistors {
+		if part, n := d.terminal(w.to.number); part.terminals[n] == "" && r.a == w.to {
+			tx = r.x // no terminal: the wire ends at the resistor
+		}
+	}
 	lx := laneX + lane*w.lane
-	var path string
 	switch {
 	case w.from.side == pin && w.from.number%2 == 1:
-		path = fmt.Sprintf("M%d %d l8 8 H%d V%d H%d", x, y, lx, ty, tx-5)
+		return []point{{x, y}, {x + 8, y + 8}, {lx, y + 8}, {lx, ty}, {tx, ty}}
 	case w.from.side == pin:
-		path = fmt.Sprintf("M%d %d l8 -8 H%d V%d H%d", x, y, lx, ty, tx-5)
+		return []point{{x, y}, {x + 8, y - 8}, {lx, y - 8}, {lx, ty}, {tx, ty}}
 	case w.from.side == terminal: // on from one part to the next: it joins the wire that comes to the first
-		path = fmt.Sprintf("M%d %d V%d H%d", lx, y, ty, tx-5)
-		d.add(`<circle cx="%d" cy="%d" r="4" fill="%s"/>`, lx, y, w.colour)
-	default:
-		path = fmt.Sprintf("M%d %d H%d V%d H%d", x+5, y, lx, ty, tx-5)
+		return []point{{lx, y}, {lx, ty}, {tx, ty}}
 	}
-	if w.from.side != terminal { // a crossing is no junction
-		d.add(`<path d="%s" fill="none" stroke="#ffffff" stroke-width="6"/>`, path)
+	return []point{{x + 5, y}, {lx, y}, {lx, ty}, {tx, ty}}
+}
+
+func (d *drawing) wire(w wire) {
+	corners := d.route(w)
+	var path strings.Builder
+	for i, c := range corners {
+		fmt.Fprintf(&path, "%c%d %d", "ML"[min(i, 1)], c.x, c.y)
 	}
-	d.add(`<path d="%s" fill="none" stroke="%s" stroke-width="2.5" stroke-linejoin="round"/>`, path, w.colour)
+	if w.from.side == terminal {
+		d.add(`<circle cx="%d" cy="%d" r="4" fill="%s"/>`, corners[0].x, corners[0].y, w.colour)
+	} else { // a crossing is no junction
+		d.add(`<path d="%s" fill="none" stroke="#ffffff" stroke-width="6"/>`, path.String())
+	}
+	d.add(`<path d="%s" fill="none" stroke="%s" stroke-width="2.5" stroke-linejoin="round"/>`, path.String(), w.colour)
+	tx, ty := corners[len(corners)-1].x, corners[len(corners)-1].y
 	if w.label != "" {
-		d.text(tx-14, ty-6, 11, "end", w.colour, "normal", w.label)
+		d.text(tx-9, ty-6, 11, "end", w.colour, "normal", w.label)
 	}
 }
 

@@ -30,7 +30,7 @@ type picture struct {
 // part is a box with terminals.
 type part struct {
 	title     string
-	terminals []string
+	terminals []string // "": none, a place where a resistor ends
 	inside    []string // small print
 }
 
@@ -109,7 +109,7 @@ var pictures = []picture{
 		name: "door", title: "A door contact on a GPIO line",
 		parts: []part{{title: "door contact (reed)", terminals: []string{"C", "NO"},
 			inside: []string{"closed while the door is closed,", "no polarity"}}},
-		wires: []wire{{p(9), t(0), black, 2, ""}, {p(11), t(1), green, 1, ""}},
+		wires: []wire{{p(9), t(0), black, 1, ""}, {p(11), t(1), green, 2, ""}},
 		notes: []string{
 			"bias = \"pull-up\" turns on the chip's own resistor (some 50 kΩ), which is enough for a metre or two.",
 			"For longer wires add 4.7 kΩ from pin 11 to pin 1 (3V3), 1 kΩ in series, and 100 nF from pin 11 to ground.",
@@ -118,9 +118,9 @@ var pictures = []picture{
 	},
 	{
 		name: "pulses", title: "The pulse output (S0) of a meter on a GPIO line",
-		parts: []part{{title: "meter, S0 output", terminals: []string{"(only for the resistor)", "S0+ (20)", "S0− (21)"},
+		parts: []part{{title: "meter, S0 output", terminals: []string{"", "S0+ (20)", "S0− (21)"},
 			inside: []string{"an open collector: polarity matters", "(IEC 62053-31)"}}},
-		wires:     []wire{{p(1), t(0), red, 4, ""}, {p(13), t(1), green, 3, ""}, {p(14), t(2), black, 2, ""}},
+		wires:     []wire{{p(1), t(0), red, 4, ""}, {p(13), t(1), green, 2, ""}, {p(14), t(2), black, 3, ""}},
 		resistors: []resistor{{t(0), t(1), 470, "1.5 kΩ"}},
 		notes: []string{
 			"1.5 kΩ from S0+ to 3.3 V let 2 mA flow, which outputs of class B are made for. On a short wire bias alone may do.",

@@ -97,6 +97,38 @@ func comesOut(b *boards.Board, bus string, lines []uint32) bool {
 	return slices.ContainsFunc(b.Enable, func(e boards.Enable) bool { return is(e.Gives, e.Pins) })
 }
 
+// TestWiresStandApart: no two wires lie on each other; where they cross is no junction.
+func TestWiresStandApart(t *testing.T) {
+	type stretch struct {
+		wire, along, from, to int
+		level                 bool
+	}
+	for _, p := range pictures {
+		d := drawing{picture: p, header: board().Headers[0]}
+		var all []stretch
+		for i, w := range p.wires {
+			c := d.route(w)
+			for n := 1; n < len(c); n++ {
+				a, b := c[n-1], c[n]
+				s := stretch{i, a.y, min(a.x, b.x), max(a.x, b.x), true}
+				if a.x == b.x {
+					s = stretch{i, a.x, min(a.y, b.y), max(a.y, b.y), false}
+				} else if a.y != b.y {
+					continue
+				}
+				for _, o := range all {
+					if o.wire != i && o.level == s.level && abs(o.along-s.along) < 5 && o.from < s.to && s.from < o.to {
+						t.Errorf("%s: wires %d and %d lie on each other at %d", p.name, o.wire, i, s.along)
+					}
+				}
+				all = append(all, s)
+			}
+		}
+	}
+}
+
+func abs(n int) int { return max(n, -n) }
+
 // TestNotesFit: no line runs out of its picture.
 func TestNotesFit(t *testing.T) {
 	for _, p := range pictures {
