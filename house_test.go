@@ -144,6 +144,10 @@ var soleUsers = map[string][]string{
 	"github.com/pelletier/go-toml/v2":     {"systemd/settings"},
 	"github.com/fxamacker/cbor/v2":        {"uplink/wire"},
 	"rsc.io/qr":                           {"agent"},
+	"github.com/redis/go-redis/v9":        {"broker/auth"},
+	"github.com/go-sql-driver/mysql":      {"broker/auth"},
+	"github.com/jackc/pgx/v5":             {"broker/auth"},
+	"github.com/go-jose/go-jose/v4":       {"broker/auth"},
 }
 
 func TestHouseSoleUsers(t *testing.T) {
