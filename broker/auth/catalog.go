@@ -5,6 +5,7 @@ func Kinds() []Kind {
 	return []Kind{
 		{Type: "file", New: newFile},
 		{Type: "anonymous", New: newAnonymous},
+		{Type: "acl_file", New: newACLFile, RulesOnly: true},
 	}
 }
 
