@@ -6,6 +6,7 @@ func Kinds() []Kind {
 		{Type: "file", New: newFile},
 		{Type: "anonymous", New: newAnonymous},
 		{Type: "acl_file", New: newACLFile, RulesOnly: true},
+		{Type: "certificate", New: newCertificate},
 	}
 }
 
