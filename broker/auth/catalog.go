@@ -7,6 +7,7 @@ func Kinds() []Kind {
 		{Type: "anonymous", New: newAnonymous},
 		{Type: "acl_file", New: newACLFile, RulesOnly: true},
 		{Type: "certificate", New: newCertificate},
+		{Type: "http", New: newHTTP},
 	}
 }
 
