@@ -8,6 +8,7 @@ func Kinds() []Kind {
 		{Type: "acl_file", New: newACLFile, RulesOnly: true},
 		{Type: "certificate", New: newCertificate},
 		{Type: "http", New: newHTTP},
+		{Type: "jwt", New: newJWT},
 	}
 }
 
