@@ -9,6 +9,7 @@ func Kinds() []Kind {
 		{Type: "certificate", New: newCertificate},
 		{Type: "http", New: newHTTP},
 		{Type: "jwt", New: newJWT},
+		{Type: "redis", New: newRedis},
 	}
 }
 

@@ -42,7 +42,9 @@ type Rule struct {
 	MaxQoS byte
 	// NoRetain: an allowing rule does not allow to publish with the retain flag.
 	NoRetain bool
-	Who      Who
+	// MaxPayload is the largest payload that an allowing rule allows to publish, in bytes; 0: any.
+	MaxPayload int
+	Who        Who
 	// From says where the rule stands, for people: "users.toml:12". It decides nothing.
 	From string
 }
@@ -134,6 +136,9 @@ func (r *Rule) String() string {
 	}
 	if r.Allow && r.NoRetain && r.Access&Publish != 0 {
 		b.WriteString(", no retain")
+	}
+	if r.Allow && r.MaxPayload > 0 && r.Access&Publish != 0 {
+		fmt.Fprintf(&b, ", at most %d bytes", r.MaxPayload)
 	}
 	return b.String()
 }

@@ -89,5 +89,5 @@ func bit(b bool) byte {
 // sameRule says whether two rules that are for the client are the same one: whom else they are for does not matter.
 func sameRule(a, b Rule) bool {
 	return a.Allow == b.Allow && a.Access == b.Access && a.Filter == b.Filter && a.Literal == b.Literal &&
-		a.MaxQoS == b.MaxQoS && a.NoRetain == b.NoRetain && a.From == b.From
+		a.MaxQoS == b.MaxQoS && a.NoRetain == b.NoRetain && a.MaxPayload == b.MaxPayload && a.From == b.From
 }

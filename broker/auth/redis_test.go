@@ -1,0 +1,207 @@
+package auth
+
+import (
+	"fmt"
+	"net"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"holdfast/systemd/freeport"
+)
+
+// redisServer starts Debian's redis-server.
+func redisServer(t testing.TB, more ...string) (s *server, addr string) {
+	t.Helper()
+	addr = freeport.Addr(t)
+	_, port, _ := net.SplitHostPort(addr)
+	dir := serverDir(t)
+	args := append([]string{program(t, "redis-server", "redis-server"), "--bind", "127.0.0.1", "--port", port, "--save", "", "--dir", dir}, more...)
+	s = serve(t, 0, args...)
+	s.listens(addr)
+	return s, addr
+}
+
+// redisCLI is what VerneMQ's documentation tells its users to put keys in with.
+func redisCLI(t testing.TB, addr string, args ...string) string {
+	t.Helper()
+	_, port, _ := net.SplitHostPort(addr)
+	out, err := exec.Command(program(t, "redis-tools", "redis-cli"), append([]string{"-p", port}, args...)...).CombinedOutput()
+	if err != nil || strings.HasPrefix(string(out), "ERR") {
+		t.Fatalf("redis-cli %q: %v %s", args, err, out)
+	}
+	return string(out)
+}
+
+// cryptOf is the hash that Debian's own library makes of a password.
+func cryptOf(t testing.TB, password string) string {
+	t.Helper()
+	out, err := exec.Command("/usr/bin/python3", "-W", "ignore", "-c", "import crypt, sys; print(crypt.crypt(sys.argv[1], '$2a$04$abcdefghijklmnopqrstuu'))", password).Output()
+	if err != nil {
+		t.Fatalf("python3 (apt install python3): %v", err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func TestRedis(t *testing.T) {
+	r, addr := redisServer(t)
+	env, log := sourceEnv(t)
+	s := openSource(t, "redis", fmt.Sprintf("servers = [%q]", addr), env)
+	hash := cryptOf(t, "s3cret")
+	redisCLI(t, addr, "SET", `["","test-client","test-user"]`, `{"passhash":"`+hash+`","publish_acl":[{"pattern":"a/%c/#","max_qos":1,"allowed_retain":false}],"subscribe_acl":[{"pattern":"a/+/c"}]}`)
+	alice := &Client{ID: "test-client", Username: "test-user", Password: []byte("s3cret")}
+
+	t.Run("known", func(t *testing.T) {
+		a, proven, err := check(t, s, alice)
+		if err != nil || a.Decision != Allow || !proven || len(a.Rules) != 2 || a.Rules[0].String() != `allow publish "a/%c/#", QoS at most 1, no retain` || a.Rules[1].String() != `allow subscribe "a/+/c"` {
+			t.Errorf("%+v %v %v", a, proven, err)
+		}
+		if _, proven, _ := check(t, s, &Client{ID: alice.ID, Username: alice.Username, Password: []byte("s3creT")}); proven {
+			t.Error("another password is right as well")
+		}
+	})
+	t.Run("not known", func(t *testing.T) {
+		for _, c := range []*Client{{ID: "other", Username: "test-user"}, {ID: "test-client", Username: "other"}, {ID: "test-client"}, {ID: `x","test-user"]`, Username: "y"}} {
+			if a, _, err := check(t, s, c); err != nil || a.Decision != NotMine {
+				t.Errorf("%+v: %+v %v", c, a, err)
+			}
+		}
+	})
+	t.Run("other values", func(t *testing.T) {
+		redisCLI(t, addr, "RPUSH", `["","list","u"]`, "x")
+		redisCLI(t, addr, "SET", `["","text","u"]`, "x")
+		redisCLI(t, addr, "SET", `["","plain","u"]`, `{"passhash":"s3cret"}`)
+		redisCLI(t, addr, "SET", `["","empty","u"]`, "")
+		redisCLI(t, addr, "EVAL", `return redis.call("SET", KEYS[1], '{"passhash":"' .. string.rep("x", 30000000) .. '"}')`, "1", `["","huge","u"]`)
+		for id, want := range map[string]string{"list": "VerneMQ keeps text", "text": "is not JSON", "plain": "not a bcrypt hash", "huge": "at most"} {
+			_, _, err := check(t, s, &Client{ID: id, Username: "u", Password: []byte("p")})
+			if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "s3cret") {
+				t.Errorf("%s: %v", id, err)
+			}
+		}
+		if a, _, err := check(t, s, &Client{ID: "empty", Username: "u"}); a.Decision != NotMine || err != nil {
+			t.Error(a, err)
+		}
+	})
+	t.Run("hangs, dies, comes back", func(t *testing.T) {
+		comesAndGoes(t, s, r, addr, alice, syscall.SIGKILL, func() {
+			redisCLI(t, addr, "SET", `["","test-client","test-user"]`, `{"passhash":"`+hash+`"}`)
+		})
+	})
+	if strings.Contains(log.String(), "s3cret") || strings.Contains(log.String(), hash) {
+		t.Errorf("a secret stands in the log: %s", log)
+	}
+}
+
+// comesAndGoes: a server that hangs is an error when the client's time is over, one that is gone at once; when it is back, it is
+// asked as before.
+func comesAndGoes(t *testing.T, s Source, r *server, addr string, known *Client, death syscall.Signal, refill func()) {
+	t.Helper()
+	short := func() (Answer, error) { return checkWithin(t, s, known, shortly) }
+	r.family(syscall.SIGSTOP)
+	if a, err := short(); err == nil || a.Decision == Allow {
+		t.Errorf("it hangs: %+v %v", a, err)
+	}
+	r.family(syscall.SIGCONT)
+	answersAgain(t, s, known, "after it hung")
+	r.signal(death)
+	receive(t, r.end, "the end of "+r.name)
+	if a, err := short(); err == nil || a.Decision == Allow {
+		t.Errorf("it is dead: %+v %v", a, err)
+	} else if !strings.Contains(err.Error(), addr) {
+		t.Errorf("which server? %v", err)
+	}
+	r.start()
+	r.listens(addr)
+	refill()
+	answersAgain(t, s, known, "after it came back")
+}
+
+func answersAgain(t *testing.T, s Source, c *Client, when string) {
+	t.Helper()
+	var last error
+	eventually(t, "it answers "+when, func() bool {
+		a, err := checkWithin(t, s, c, 10*shortly)
+		last = err
+		return err == nil && a.Decision == Allow
+	})
+	if last != nil {
+		t.Error(last)
+	}
+}
+
+func TestRedisPassword(t *testing.T) {
+	_, addr := redisServer(t, "--requirepass", "hunter2hunter2")
+	env, _ := sourceEnv(t)
+	file := filepath.Join(t.TempDir(), "password")
+	write(t, file, "wrong\n")
+	s := openSource(t, "redis", fmt.Sprintf("servers = [%q]\npassword_file = %q", addr, file), env)
+	if _, _, err := check(t, s, &Client{ID: "c", Username: "u"}); err == nil || !strings.Contains(err.Error(), "password_file must be") || strings.Contains(err.Error(), "wrong\n") {
+		t.Error(err)
+	}
+	write(t, file, "hunter2hunter2\n")
+	s = openSource(t, "redis", fmt.Sprintf("servers = [%q]\npassword_file = %q", addr, file), env)
+	if a, _, err := check(t, s, &Client{ID: "c", Username: "u"}); err != nil || a.Decision != NotMine {
+		t.Error(a, err)
+	}
+	env.Path = func(string) string { return file }
+	none := openSource(t, "redis", fmt.Sprintf("servers = [%q]", addr), env)
+	if _, _, err := check(t, none, &Client{ID: "c", Username: "u"}); err == nil || !strings.Contains(err.Error(), "password_file must be") {
+		t.Error(err)
+	}
+}
+
+// TestRedisCluster: one node that has all slots, so every key is there; what matters is that the client speaks to a cluster.
+func TestRedisCluster(t *testing.T) {
+	_, addr := redisServer(t, "--cluster-enabled", "yes", "--cluster-node-timeout", "5000")
+	redisCLI(t, addr, "CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+	eventually(t, "the cluster is up", func() bool { return strings.Contains(redisCLI(t, addr, "CLUSTER", "INFO"), "cluster_state:ok") })
+	redisCLI(t, addr, "SET", `["mp","c","u"]`, `{"passhash":"`+someHash+`","publish_acl":[{"pattern":"%m/x"}]}`)
+	env, _ := sourceEnv(t)
+	s := openSource(t, "redis", fmt.Sprintf("servers = [%q]\ncluster = true\nmountpoint = \"mp\"", addr), env)
+	a, _, err := check(t, s, &Client{ID: "c", Username: "u"})
+	if err != nil || a.Decision != Allow || a.Rules[0].Filter != "mp/x" {
+		t.Error(a, err)
+	}
+}
+
+// TestRedisSentinel: the client finds the master through a sentinel.
+func TestRedisSentinel(t *testing.T) {
+	_, master := redisServer(t)
+	_, port, _ := net.SplitHostPort(master)
+	dir := serverDir(t)
+	conf := filepath.Join(dir, "sentinel.conf")
+	at := freeport.Addr(t)
+	_, own, _ := net.SplitHostPort(at)
+	write(t, conf, fmt.Sprintf("port %s\nbind 127.0.0.1\ndir %s\nsentinel monitor mymaster 127.0.0.1 %s 1\n", own, dir, port))
+	chown(t, conf)
+	serve(t, 0, program(t, "redis-server", "redis-server"), conf, "--sentinel").listens(at)
+	redisCLI(t, master, "SET", `["","c","u"]`, `{"passhash":"`+someHash+`"}`)
+	env, _ := sourceEnv(t)
+	s := openSource(t, "redis", fmt.Sprintf("servers = [%q]\nsentinel = \"mymaster\"", at), env)
+	if a, _, err := check(t, s, &Client{ID: "c", Username: "u"}); err != nil || a.Decision != Allow {
+		t.Error(a, err)
+	}
+}
+
+func TestRedisSettings(t *testing.T) {
+	env, _ := sourceEnv(t)
+	for text, want := range map[string]string{
+		`servers = []`:                                "broker.toml:2: auth #1: servers: is empty",
+		`servers = ["a"]`:                             `servers[0]: "a" is not host:port`,
+		`servers = ["a:1", "b:2"]`:                    "several servers are sentinels",
+		"sentinel = \"m\"\ncluster = true":            "not both",
+		"cluster = true\ndatabase = 1":                "a cluster has only database 0",
+		`password_file = "/does/not/exist"`:           "password_file: ",
+		`ca_file = "x.pem"`:                           "write tls = true",
+		"tls = true\nca_file = \"/does/not/exist\"":   "/does/not/exist",
+		"tls = true\ncert_file = \"/does/not/exist\"": "belong together",
+		`pool_size = 0`:                               "1 to 1000",
+	} {
+		if got := problems("redis", text, env); !strings.Contains(got, want) {
+			t.Errorf("%s: %s", text, got)
+		}
+	}
+}
