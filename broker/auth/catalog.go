@@ -5,11 +5,13 @@ func Kinds() []Kind {
 	return []Kind{
 		{Type: "file", New: newFile},
 		{Type: "anonymous", New: newAnonymous},
-		{Type: "acl_file", New: newACLFile, RulesOnly: true},
-		{Type: "certificate", New: newCertificate},
+		{Type: "redis", New: newRedis},
+		{Type: "mysql", New: newMySQL},
+		{Type: "postgres", New: newPostgres},
 		{Type: "http", New: newHTTP},
 		{Type: "jwt", New: newJWT},
-		{Type: "redis", New: newRedis},
+		{Type: "certificate", New: newCertificate},
+		{Type: "acl_file", New: newACLFile, RulesOnly: true},
 	}
 }
 
