@@ -42,7 +42,7 @@ func postgresConnector(c SQLConfig, password string, env Env) (driver.Connector,
 		cfg.TLSConfig.ServerName = host
 	}
 	cfg.ConnectTimeout = 10 * time.Second // of a dial; a question has its own time
-	cfg.RuntimeParams = map[string]string{"application_name": "holdfast-broker", "default_transaction_read_only": "on"}
+	cfg.RuntimeParams = map[string]string{"application_name": "holdfast-broker"}
 	return stdlib.GetConnector(*cfg), nil
 }
 

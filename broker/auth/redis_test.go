@@ -85,6 +85,7 @@ func TestRedis(t *testing.T) {
 			t.Error(a, err)
 		}
 	})
+	t.Run("many connects", func(t *testing.T) { manyRedis(t, addr) })
 	t.Run("hangs, dies, comes back", func(t *testing.T) {
 		comesAndGoes(t, s, r, addr, alice, syscall.SIGKILL, func() {
 			redisCLI(t, addr, "SET", `["","test-client","test-user"]`, `{"passhash":"`+hash+`"}`)

@@ -209,6 +209,7 @@ func testSQL(t *testing.T, d *database) {
 		d.sql(t, "ALTER TABLE mqtt_old RENAME TO mqtt_acl")
 		answersAgain(t, s, known, "when the table is back")
 	})
+	t.Run("many connects", func(t *testing.T) { manySQL(t, d) })
 	t.Run("hangs, dies, comes back", func(t *testing.T) {
 		death := syscall.SIGKILL
 		if d.stop != 0 {
