@@ -24,7 +24,7 @@ func postgresConnector(c SQLConfig, password string, env Env) (driver.Connector,
 		return nil, errors.New("the environment has settings for PostgreSQL (PG…) that cannot be read; remove them")
 	}
 	cfg.User, cfg.Password, cfg.Database = c.Username, password, c.Database
-	host, port := c.Server, "5432"
+	var host, port string
 	if strings.HasPrefix(c.Server, "/") { // …/.s.PGSQL.5432
 		host, port = filepath.Dir(c.Server), strings.TrimPrefix(filepath.Base(c.Server), ".s.PGSQL.")
 	} else if host, port, err = net.SplitHostPort(c.Server); err != nil {
