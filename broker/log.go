@@ -43,7 +43,7 @@ const (
 	// Of a cluster only.
 	KindFence         Kind = 7  // the life that wrote the log up to here is over. At.Node wrote it; in its batch follow only what ends the log's holds
 	KindBarrier       Kind = 8  // what follows is read after the log of At.Node has been read up to before At; Client is the publisher who moved
-	KindDeliver       Kind = 9  // the held message at At, earlier in this log, is delivered here; with Conflict set it is dropped instead: another log has it
+	KindDeliver       Kind = 9  // the held message at At, earlier in this log or in one that is written no more, is delivered here; with Conflict set it is dropped instead: another log has it
 	KindSnapshotBegin Kind = 10 // state: a copy of everything alive follows
 	KindSnapshotEnd   Kind = 11 // state: and ends here; At is where it began. What was put before that and not since is gone
 	KindHold          Kind = 12 // what Client publishes from here on with Held set waits for the log of At.Node, which was read up to before At

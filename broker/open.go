@@ -187,6 +187,11 @@ func (b *Broker) recover(others []string) error {
 		return fmt.Errorf("messages: %w", err)
 	}
 	b.background(b.own.run)
+	if b.alone() {
+		if err := b.letGoAlone(b.ctx); err != nil {
+			return fmt.Errorf("messages: %w", err)
+		}
+	}
 	b.starting.begin("open the listeners")
 	if b.peers == nil {
 		return nil
