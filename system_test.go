@@ -14,8 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"holdfast/devices/drivertest"
 	"holdfast/systemd/freeport"
 )
 
@@ -92,8 +91,8 @@ func startSystem(t *testing.T) *system {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(run) })
-	wire, slave := openPTY(t)
-	s.wire = wire
+	line := drivertest.NewLine(t)
+	s.wire = line.Pty
 	ports := freeport.Addrs(t, 3)
 	mqtt, admin, status := ports[0], ports[1], ports[2]
 	_, s.mqttPort, _ = net.SplitHostPort(mqtt)
@@ -127,7 +126,7 @@ port = %q
 baud = 9600
 pattern = '^n=(?P<n>\d+) w=(?P<weight>[0-9.]+)$'
 units = { weight = "kg" }
-`, filepath.Join(s.dir, "agent"), run, mqtt, status, slave))
+`, filepath.Join(s.dir, "agent"), run, mqtt, status, line.Path))
 
 	s.broker = s.spawn(t, "holdfast-broker", "run", "--config", s.brokerConfig)
 	ready(t, "broker", "http://"+admin+"/readyz", s.logs["holdfast-broker"])
@@ -229,21 +228,4 @@ func eventually(t *testing.T, what string, check func() error) {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-}
-
-// openPTY returns the master end of a pseudo-terminal and the name of its line.
-func openPTY(t *testing.T) (*os.File, string) {
-	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { master.Close() })
-	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	return master, fmt.Sprintf("/dev/pts/%d", n)
 }

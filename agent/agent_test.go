@@ -11,6 +11,7 @@ import (
 
 	"holdfast/buffer"
 	"holdfast/devices"
+	"holdfast/devices/drivertest"
 	"holdfast/devices/serial"
 	"holdfast/uplink"
 	"holdfast/uplink/wire"
@@ -153,10 +154,10 @@ func TestThinPath(t *testing.T) {
 				addr := mosquitto(t)
 				keys := &anyKey{}
 				sub := subscribe(t, addr, keys)
-				line := newPTY(t)
+				line := drivertest.NewLine(t)
 				cfg := testConfig(t, addr)
 				cfg.Format, cfg.Algorithm = format, alg
-				cfg.Devices = []DeviceConfig{serialDevice(t, "scale", line.slave)}
+				cfg.Devices = []DeviceConfig{serialDevice(t, "scale", line.Path)}
 				id, err := OpenIdentity(cfg, nil)
 				if err != nil {
 					t.Fatal(err)
@@ -164,7 +165,7 @@ func TestThinPath(t *testing.T) {
 				keys.trust(id.Key.Public())
 				a := start(t, cfg, Options{})
 				for i := range 50 {
-					line.line(t, "n=%d w=%d.5", i, i)
+					line.Send(fmt.Sprintf("n=%d w=%d.5\n", i, i))
 				}
 				eventually(t, "50 lines arrive", func() bool { return len(sub.numbers(t, "scale")) == 50 })
 				if got := sub.numbers(t, "scale"); !slices.Equal(got, upTo(50)) {

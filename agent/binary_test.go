@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"holdfast/devices/drivertest"
 	"holdfast/systemd/freeport"
 )
 
@@ -103,7 +104,7 @@ type gateway struct {
 	t      *testing.T
 	config string
 	cfg    Config
-	line   *pty
+	line   *drivertest.Line
 	next   int // number of the next line
 	cmd    *exec.Cmd
 	log    bytes.Buffer
@@ -111,7 +112,7 @@ type gateway struct {
 
 func newGateway(t *testing.T, server string) *gateway {
 	t.Helper()
-	g := &gateway{t: t, config: filepath.Join(t.TempDir(), "agent.toml"), cfg: testConfig(t, server), line: newPTY(t)}
+	g := &gateway{t: t, config: filepath.Join(t.TempDir(), "agent.toml"), cfg: testConfig(t, server), line: drivertest.NewLine(t)}
 	text := fmt.Sprintf(`
 [gateway]
 id = "gw-1"
@@ -130,7 +131,7 @@ driver = "serial-line"
 port = %q
 pattern = '^n=(?P<n>\d+) w=(?P<weight>[0-9.]+)$'
 first_line = "keep"
-`, g.cfg.DataDir, g.cfg.Buffer.RuntimeDir, server, g.line.slave)
+`, g.cfg.DataDir, g.cfg.Buffer.RuntimeDir, server, g.line.Path)
 	if err := os.WriteFile(g.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +142,7 @@ first_line = "keep"
 // it would be by any device that is not asked again.
 func (g *gateway) start() {
 	g.t.Helper()
-	s, err := os.OpenFile(g.line.slave, os.O_RDWR|unix.O_NOCTTY, 0)
+	s, err := os.OpenFile(g.line.Path, os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -168,7 +169,7 @@ func (g *gateway) taken() (lines int, ok bool) {
 	}
 	d := s.Devices[0]
 	if d.Bad != 0 || d.Invalid != 0 {
-		g.t.Errorf("bad %d, invalid %d: the lines are all good", d.Bad, d.Invalid)
+		g.t.Errorf("bad %d, invalid %d, last %s: the lines are all good", d.Bad, d.Invalid, d.Reason)
 	}
 	return int(d.Taken / 2), true // two readings per line
 }
@@ -180,7 +181,7 @@ func (g *gateway) feed(while time.Duration, pause time.Duration) (first, certain
 	end := time.NewTimer(while)
 	defer end.Stop()
 	for {
-		g.line.line(g.t, "n=%d w=%d.5", g.next, g.next)
+		g.line.Send(fmt.Sprintf("n=%d w=%d.5\n", g.next, g.next))
 		g.next++
 		if n, ok := g.taken(); ok {
 			certain = n

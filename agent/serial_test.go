@@ -4,11 +4,10 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 
+	"holdfast/devices/drivertest"
 	"holdfast/uplink/wire"
 )
 
@@ -16,9 +15,9 @@ import (
 // each good line arrives, in order, and the noise is told.
 func TestGarbageOnTheLine(t *testing.T) {
 	addr := mosquitto(t)
-	line := newPTY(t)
+	line := drivertest.NewLine(t)
 	cfg := testConfig(t, addr)
-	cfg.Devices = []DeviceConfig{serialDevice(t, "scale", line.slave)}
+	cfg.Devices = []DeviceConfig{serialDevice(t, "scale", line.Path)}
 	_, sub := trusting(t, cfg, addr)
 	a := start(t, cfg, Options{})
 
@@ -31,7 +30,7 @@ func TestGarbageOnTheLine(t *testing.T) {
 		return b
 	}
 	write := func(b []byte) {
-		if _, err := line.Write(b); err != nil {
+		if _, err := line.Pty.Write(b); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -46,7 +45,7 @@ func TestGarbageOnTheLine(t *testing.T) {
 		case 3:
 			write(append(bytes.Repeat([]byte("x"), 5000), '\n')) // longer than max_line
 		}
-		line.line(t, "n=%d w=1.5", i)
+		line.Send(fmt.Sprintf("n=%d w=1.5\n", i))
 	}
 	if !settled(func() bool { return len(sub.numbers(t, "scale")) >= lines }) {
 		t.Errorf("%d of %d good lines arrived", len(sub.numbers(t, "scale")), lines)
@@ -64,22 +63,15 @@ func TestGarbageOnTheLine(t *testing.T) {
 // bad quality, not silence, and the device goes on by itself.
 func TestVanishedPort(t *testing.T) {
 	addr := mosquitto(t)
-	first := newPTY(t)
-	stable := filepath.Join(t.TempDir(), "by-id")
-	if err := os.Symlink(first.slave, stable); err != nil {
-		t.Fatal(err)
-	}
+	line := drivertest.NewLine(t)
 	cfg := testConfig(t, addr)
-	cfg.Devices = []DeviceConfig{serialDevice(t, "scale", stable)}
+	cfg.Devices = []DeviceConfig{serialDevice(t, "scale", line.Path)}
 	_, sub := trusting(t, cfg, addr)
 	a := start(t, cfg, Options{})
-	first.line(t, "n=0 w=1")
+	line.Send("n=0 w=1\n")
 	eventually(t, "the first line", func() bool { return len(sub.numbers(t, "scale")) == 1 })
 
-	first.Close()
-	if err := os.Remove(stable); err != nil {
-		t.Fatal(err)
-	}
+	line.Unplug()
 	eventually(t, "the loss is told", func() bool {
 		unique, _ := sub.data(t, "scale")
 		for _, m := range unique {
@@ -94,14 +86,11 @@ func TestVanishedPort(t *testing.T) {
 	if d := a.Status().Devices[0]; d.Quality != "bad" || d.State != StateRunning {
 		t.Errorf("%+v", d)
 	}
-	second := newPTY(t)
-	if err := os.Symlink(second.slave, stable); err != nil {
-		t.Fatal(err)
-	}
+	line.Plug()
 	n := 0
 	eventually(t, "it goes on", func() bool {
 		n++
-		second.line(t, "n=%d w=1", n) // those before it is open again may be lost on a line
+		line.Send(fmt.Sprintf("n=%d w=1\n", n)) // those before it is open again may be lost on a line
 		return len(sub.numbers(t, "scale")) > 5
 	})
 	if why := a.Healthy(); why != nil {

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/pem"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -173,7 +174,7 @@ func TestUpdateLosesNothing(t *testing.T) {
 		f.runs(version)
 		before, _ := f.taken()
 		for range 40 {
-			f.line.line(t, "n=%d w=%d.5", total, total)
+			f.line.Send(fmt.Sprintf("n=%d w=%d.5\n", total, total))
 			total++
 		}
 		eventually(t, "all is taken", func() bool { n, ok := f.taken(); return ok && n == before+40 })
