@@ -292,6 +292,13 @@ func TestExample(t *testing.T) {
 	if err := os.WriteFile(name, []byte(full), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	known := map[string]string{}
+	keysOf(reflect.ValueOf(defaults()), "", known)
+	for key := range known {
+		if short := key[strings.LastIndex(key, ".")+1:]; !regexp.MustCompile(`(?m)^` + short + ` = `).MatchString(full) {
+			t.Errorf("the example does not have %s", key)
+		}
+	}
 	long, problems := LoadConfig(name)
 	if len(problems) != 0 {
 		t.Errorf("the example with its defaults: %v", problems)
