@@ -31,10 +31,16 @@ func (b *Broker) Run(ctx context.Context) error {
 	b.unready(errStopping)
 	f.close()
 	serving.Wait()
+	release := time.AfterFunc(endTimeout, b.stop)
 	b.conns.endAll()
+	release.Stop()
 	b.releaseGroups()
 	return err
 }
+
+// endTimeout is how long the connections of a node that stops may wait for the disks of the others: a QoS 2 message may be about to
+// leave, and without a quorum what has to be stored before never will be.
+const endTimeout = 5 * time.Second
 
 // ErrFenced is why Run ends when another node has closed this one's logs, because it was silent for too
 // long. Nothing that was acknowledged is lost: a new Broker begins behind the fence.
