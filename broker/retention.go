@@ -262,15 +262,26 @@ func (b *Broker) replay(ctx context.Context, from vector) error {
 		b.damaged(own.next, fmt.Errorf("%w: the log ends here, though it was longer when the ledger was last saved (%d)", errDamaged, at.Batch-1))
 	}
 	started, n := b.mono(), 0
-	_, err := b.tail.scan(ctx, from, func(cursor, uint64, error) {}, func(batch *Batch, _ cursor) error {
+	enter := func(batch *Batch, _ cursor) error {
 		b.enterAll(batch, true) // which was filled when it was read
 		if n++; n%1000 == 0 {
 			b.starting.waits(fmt.Errorf("%d batches so far", n))
 		}
 		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("replay the log: %w", err)
+	}
+	for {
+		var err error
+		if from, err = b.tail.scan(ctx, from, func(cursor, uint64, error) {}, enter); err == nil {
+			break
+		}
+		err = fmt.Errorf("replay the log: %w", err)
+		if b.alone() || !errors.Is(err, errEngine) {
+			return err
+		}
+		b.starting.waits(err) // another's log has no leader for the moment: who began anew would stand in the way of its election
+		if !pause(ctx, retryPause) {
+			return err
+		}
 	}
 	b.ledger.Replayed(own.node)
 	b.log.Info("log read", "batches", n, "took", (b.mono() - started).Round(time.Millisecond))
