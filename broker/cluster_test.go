@@ -101,7 +101,10 @@ func (c *nodes) begin(which ...int) {
 func newNode(cfg Config, o Options) (*Broker, error) {
 	for end := time.Now().Add(patience); ; {
 		b, err := New(cfg, o)
-		if err == nil || !errors.Is(err, ErrNoAnswer) || time.Now().After(end) {
+		if err != nil && o.Log != nil {
+			o.Log.Warn("it does not start", "err", err)
+		}
+		if err == nil || !errors.Is(err, ErrNoAnswer) && !errors.Is(err, ErrAgain) || time.Now().After(end) {
 			return b, err
 		}
 	}

@@ -7,8 +7,10 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -32,30 +34,7 @@ func TestDamagedCopyThatIsNeeded(t *testing.T) {
 	flip(t, rnd, files(t, c.cfgs[0].Node.DataDir, "HF_messages_6e33", ".blk")[0])
 	remove(t, files(t, c.cfgs[1].Node.DataDir, "HF_messages_6e31", ".blk")...)
 
-	type waiting struct {
-		says chan struct{}
-		end  context.CancelFunc
-		got  chan error
-		b    *Broker
-	}
-	begin := func(i int) *waiting {
-		w := &waiting{says: make(chan struct{}), got: make(chan error, 1)}
-		var once sync.Once
-		log := slog.New(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
-			if strings.Contains(string(p), "nodes with whole copies") && strings.Contains(string(p), asItIs) {
-				once.Do(func() { close(w.says) })
-			}
-			return len(p), nil
-		}), nil))
-		ctx, cancel := context.WithCancel(t.Context())
-		w.end = cancel
-		go func() {
-			var err error
-			w.b, err = newNode(c.cfgs[i], Options{Log: log, Starting: ctx})
-			w.got <- err
-		}()
-		return w
-	}
+	begin := func(i int) *waiting { return c.beginWaiting(i, "nodes with whole copies", asItIs) }
 	all := []*waiting{begin(0), begin(1), begin(2)}
 	for i, w := range all[:2] {
 		select {
@@ -96,4 +75,45 @@ func TestDamagedCopyThatIsNeeded(t *testing.T) {
 	}
 	hears(reader, 1, 20)
 	c.end()
+}
+
+// waiting is a node that is starting.
+type waiting struct {
+	says chan struct{} // closed when a line of its log has all the words
+	end  context.CancelFunc
+	got  chan error // when it has started, or will not
+	b    *Broker
+
+	doing atomic.Pointer[string]
+}
+
+// words are what it does or waits for now.
+func (w *waiting) words() string {
+	if p := w.doing.Load(); p != nil {
+		return *p
+	}
+	return ""
+}
+
+// beginWaiting starts a node that may have to wait, and listens to what it says.
+func (c *nodes) beginWaiting(i int, words ...string) *waiting {
+	w := &waiting{says: make(chan struct{}), got: make(chan error, 1)}
+	var once sync.Once
+	log := slog.New(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
+		if !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(string(p), word) }) {
+			once.Do(func() { close(w.says) })
+		}
+		if os.Getenv("HOLDFAST_TEST_LOG") != "" {
+			c.t.Logf("%s: %s", c.cfgs[i].Node.Name, p)
+		}
+		return len(p), nil
+	}), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	ctx, cancel := context.WithCancel(c.t.Context())
+	w.end = cancel
+	go func() {
+		var err error
+		w.b, err = newNode(c.cfgs[i], Options{Log: log, Starting: ctx, Starts: func(doing string) { w.doing.Store(&doing) }})
+		w.got <- err
+	}()
+	return w
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -21,6 +22,8 @@ func (b *Broker) found() error {
 			b.log.Error("the other nodes cannot be heard", "err", err)
 		}
 	})
+	b.disk.empty.Store(b.id.Empty)
+	b.background(b.lastCopy)
 	if b.id.Founded {
 		return nil
 	}
@@ -32,7 +35,8 @@ func (b *Broker) found() error {
 	}); err != nil {
 		return fmt.Errorf("found the cluster: %w", err)
 	}
-	b.id.Founded = true
+	b.id.Founded, b.id.Empty = true, slices.ContainsFunc(b.peers.members.list(), func(m member) bool { return m.Heard && m.Founded })
+	b.disk.empty.Store(b.id.Empty)
 	if err := writeNodeID(filepath.Join(b.cfg.Node.DataDir, "node.id"), b.id); err != nil {
 		return err
 	}

@@ -37,6 +37,8 @@ type disk struct {
 	rotten atomic.Pointer[error] // damage that was found since
 	bad    atomic.Pointer[error] // why this life has to end
 	healed atomic.Bool
+	empty  atomic.Bool // nodeID.Empty
+	chosen atomic.Bool // there is a file asItIs
 
 	mu      sync.Mutex
 	mark    storeMark
@@ -128,7 +130,7 @@ func (b *Broker) awaitOthers(o Options, why error) (err error) {
 	m := newMembers(e, b.cfg.Node.Name, b.mono, func(out *beat) {
 		out.ID, out.Version, out.Cluster, out.Founded = b.id.ID, b.version, b.cfg.Cluster.address(), b.id.Founded
 		out.FormatOldest, out.Format = b.formats.oldest, b.formats.now
-		out.Starting, out.Healing, out.Why, out.Idle, out.Counts = true, true, why.Error(), true, []countedNode{}
+		out.Starting, out.Listens, out.Healing, out.Why, out.Idle, out.Counts = true, true, true, why.Error(), true, []countedNode{}
 	}, b.log)
 	ctx, cancel := context.WithCancel(b.ctx)
 	var hearing sync.WaitGroup
@@ -142,8 +144,11 @@ func (b *Broker) awaitOthers(o Options, why error) (err error) {
 	return m.await(b.ctx, b.log, func(table []member) error {
 		var whole []string
 		for _, o := range table {
-			if o.Alive && o.Founded && !o.Healing && o.Node != b.cfg.Node.Name {
+			if o.Alive && o.hasCopy() && o.Node != b.cfg.Node.Name {
 				whole = append(whole, o.Node)
+				if o.Chosen {
+					return nil
+				}
 			}
 		}
 		if len(whole) < need {
@@ -265,10 +270,14 @@ func (g *guard) heal(ctx context.Context) {
 	if err := b.keepMark(); err != nil {
 		b.log.Warn("what the store has cannot be noted", "err", err)
 	}
-	if b.disk.healed.Load() {
+	healing := !b.disk.healed.Load()
+	if !healing && !b.disk.empty.Load() {
 		return
 	}
 	lacks, err := b.engine.lacks(ctx)
+	if (err != nil || len(lacks) > 0) && !healing {
+		return // a new node takes clients all the same: a quorum has what it lacks
+	}
 	if err != nil || len(lacks) > 0 {
 		why := fmt.Errorf("%w, and is made anew from the others: %d logs are not complete yet", errStoreDamaged, len(lacks))
 		if err != nil {
@@ -278,9 +287,13 @@ func (g *guard) heal(ctx context.Context) {
 		return
 	}
 	id := b.id
-	id.Healing = false
+	id.Healing, id.Empty = false, false
 	if err := writeNodeID(filepath.Join(b.cfg.Node.DataDir, "node.id"), id); err != nil {
 		b.log.Error("that the copy is complete cannot be noted", "err", err)
+		return
+	}
+	b.disk.empty.Store(false)
+	if !healing {
 		return
 	}
 	b.disk.healed.Store(true)

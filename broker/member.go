@@ -32,6 +32,9 @@ type beat struct {
 	Founded      bool   `json:"founded,omitempty"`       // it belongs to a cluster that has data, or may have
 	Growing      bool   `json:"growing,omitempty"`       // it ran alone, and brings its logs into the cluster
 	Healing      bool   `json:"healing,omitempty"`       // its copy of the logs was damaged, and is not complete again
+	Empty        bool   `json:"empty,omitempty"`         // its store was empty when it came, and is not complete yet
+	Listens      bool   `json:"listens,omitempty"`       // its store is not used: it only listens
+	Chosen       bool   `json:"chosen,omitempty"`        // an administrator has said that its copy is the one to go on with
 
 	Clock int64     `json:"clock,omitempty"` // µs since 1970, as the clock that things expire by has it
 	Disk  *diskBeat `json:"disk,omitempty"`  // what it has on its disk

@@ -22,6 +22,7 @@ type nodeID struct {
 
 	Replaced int  `json:"replaced,omitempty"` // how often a damaged store of this node was replaced
 	Healing  bool `json:"healing,omitempty"`  // the last of them has not got everything back
+	Empty    bool `json:"empty,omitempty"`    // it began empty in a cluster that had data, and has not got everything yet
 }
 
 // readIdentity finds out who this node is, before its engine starts.

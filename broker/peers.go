@@ -332,6 +332,7 @@ func (p *peers) beat(out *beat) {
 	b := p.b
 	out.ID, out.Version, out.Cluster, out.Founded = b.id.ID, b.version, b.cfg.Cluster.address(), b.founded.Load()
 	out.FormatOldest, out.Format, out.Healing = b.formats.oldest, b.formats.now, !b.disk.healed.Load()
+	out.Empty, out.Chosen = b.disk.empty.Load(), b.disk.chosen.Load()
 	out.Disk, out.Clock = b.disk.beat(), b.steady.now()
 	if out.Starting = !p.open.Load(); out.Starting {
 		out.Why, out.Idle, out.Counts = "it starts: "+p.b.starting.words(), true, []countedNode{}
@@ -455,6 +456,9 @@ func (p *peers) fit(table []member) error {
 		return err
 	}
 	if err := unreached(p.b.cfg.Node.Name, table, p.b.engine.size()); err != nil {
+		return err
+	}
+	if err := p.b.copiesLost(); err != nil {
 		return err
 	}
 	for _, err := range []*error{p.heals.Load(), p.b.disk.rotten.Load()} {

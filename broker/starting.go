@@ -64,6 +64,8 @@ func (s *starting) words() string {
 	out := step + ": " + why.Error()
 	if few := s.b.tooFew(); few != "" {
 		out = few + " (" + out + ")"
+	} else if lost := s.b.copiesLost(); lost != nil {
+		out = lost.Error() + " (" + out + ")"
 	}
 	return out
 }
