@@ -101,7 +101,7 @@ func (c *conn) enter(ctx context.Context, k *mqtt.Connect) error {
 	c.renewed.Store(int64(c.b.mono()))
 	c.grant.Store(grant)
 	if w := k.Will; w != nil {
-		if v := grant.MayPublish(w.Topic, w.QoS, w.Retain); !v.Allowed {
+		if v := grant.MayCarry(grant.MayPublish(w.Topic, w.QoS, w.Retain), len(w.Payload)); !v.Allowed {
 			a.counts.Wills.Add(1)
 			a.say("will\x00"+c.id, "a client is refused because of its will", c, "topic", w.Topic, "why", grant.Why(v))
 			a.hold(ctx, began)
@@ -151,18 +151,18 @@ func (a *access) say(kind, text string, c *conn, more ...any) {
 }
 
 // barred says why a client may not publish, if so. Everything that it needs is in memory.
-func (c *conn) barred(topic string, qos byte, retain bool) *mqtt.Error {
+func (c *conn) barred(topic string, qos byte, retain bool, size int) *mqtt.Error {
 	a := c.b.access
 	if a == nil {
 		return nil
 	}
 	g := c.rights()
-	v := g.MayPublish(topic, qos, retain)
+	v := g.MayCarry(g.MayPublish(topic, qos, retain), size)
 	if v.Allowed {
 		return nil
 	}
 	a.counts.Publishes.Add(1)
-	a.say("publish\x00"+c.id, "a publish is refused", c, "user", g.User, "source", g.Source, "topic", topic, "qos", qos, "retain", retain, "why", g.Why(v))
+	a.say("publish\x00"+c.id, "a publish is refused", c, "user", g.User, "source", g.Source, "topic", topic, "qos", qos, "retain", retain, "bytes", size, "why", g.Why(v))
 	return c.b.refused(c, topic, mqtt.NotAuthorized, v.Short())
 }
 

@@ -29,7 +29,7 @@ func (c *conn) publish(p *mqtt.Publish) error {
 	if p.QoS == 2 && c.repeated(p) {
 		return c.answerLater(mqtt.PUBREC, p.ID, func() (again bool, reject *mqtt.Error) { return false, c.session.taken(p.ID) })
 	}
-	reject := c.barred(p.Topic, p.QoS, p.Retain)
+	reject := c.barred(p.Topic, p.QoS, p.Retain, len(p.Payload))
 	if reject != nil && c.b.access.cut {
 		return reject
 	}

@@ -131,7 +131,7 @@ func (w *will) fire() {
 	var r *Record
 	var reject *mqtt.Error
 	if w.c.grant.Load() != nil { // one whose node has ended was looked at when its client connected
-		reject = w.c.barred(p.Topic, p.QoS, p.Retain)
+		reject = w.c.barred(p.Topic, p.QoS, p.Retain, len(p.Payload))
 	}
 	if reject == nil {
 		r, reject = w.b.admit(w.c, &p)

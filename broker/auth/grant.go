@@ -37,6 +37,7 @@ const (
 	byQoS    // the rule allows less
 	byRetain // the rule allows no retain
 	byPart   // the rule denies a part of what the filter matches
+	bySize   // the rule allows smaller payloads only
 )
 
 // MayPublish says whether a message may be published. It neither waits nor allocates.
@@ -58,6 +59,17 @@ func (g *Grant) MayPublish(topic string, qos byte, retain bool) Verdict {
 		return Verdict{cause: byRetain, rule: i}
 	}
 	return Verdict{Allowed: true, MaxQoS: r.MaxQoS, rule: i}
+}
+
+// MayCarry says whether a publish that v allows may have a payload of so many bytes.
+func (g *Grant) MayCarry(v Verdict, size int) Verdict {
+	if g == nil || g.set == nil || !v.Allowed || v.rule == none {
+		return v
+	}
+	if most := g.set.rules[v.rule].MaxPayload; most > 0 && size > most {
+		v.Allowed, v.cause = false, bySize
+	}
+	return v
 }
 
 // MayRead says whether messages on a topic may be read, with what QoS.
@@ -145,6 +157,8 @@ func (g *Grant) Why(v Verdict) string {
 		return "the QoS is higher than this rule allows: " + g.Rule(v)
 	case byRetain:
 		return "this rule does not allow to retain: " + g.Rule(v)
+	case bySize:
+		return "the payload is larger than this rule allows: " + g.Rule(v)
 	case byPart:
 		return "it would match topics that this rule denies: " + g.Rule(v)
 	}
@@ -158,6 +172,8 @@ func (v Verdict) Short() string {
 		return "not authorized: QoS too high"
 	case byRetain:
 		return "not authorized: retain"
+	case bySize:
+		return "not authorized: payload too large"
 	case byPart:
 		return "not authorized: the filter matches topics that are not allowed"
 	}

@@ -85,6 +85,22 @@ func TestRedis(t *testing.T) {
 			t.Error(a, err)
 		}
 	})
+	t.Run("a limit of the payload", func(t *testing.T) {
+		redisCLI(t, addr, "SET", `["","small","u"]`, `{"passhash":"`+hash+`","publish_acl":[{"pattern":"a","max_payload_size":128},{"pattern":"b"}]}`)
+		g, err := chainWith(t, "redis", fmt.Sprintf("servers = [%q]", addr)).Admit(t.Context(), &Client{ID: "small", Username: "u", Password: []byte("s3cret")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, x := range []struct {
+			topic string
+			size  int
+			want  bool
+		}{{"a", 0, true}, {"a", 128, true}, {"a", 129, false}, {"b", 1 << 20, true}, {"c", 1, false}} {
+			if v := g.MayCarry(g.MayPublish(x.topic, 1, false), x.size); v.Allowed != x.want || !v.Allowed && x.topic == "a" && (v.Short() != "not authorized: payload too large" || !strings.Contains(g.Why(v), "at most 128 bytes")) {
+				t.Errorf("%s with %d bytes: %v %s", x.topic, x.size, v.Allowed, g.Why(v))
+			}
+		}
+	})
 	t.Run("many connects", func(t *testing.T) { manyRedis(t, addr) })
 	t.Run("hangs, dies, comes back", func(t *testing.T) {
 		comesAndGoes(t, s, r, addr, alice, syscall.SIGKILL, func() {
