@@ -257,7 +257,9 @@ type httpRule struct {
 	Retain  *bool  `json:"retain"` // default: true
 }
 
-func parseHTTPAnswer(data []byte, maxTTL time.Duration) (a Answer, err error) {
+// parseHTTPAnswer reads an answer; the zero Answer beside an error.
+func parseHTTPAnswer(data []byte, maxTTL time.Duration) (Answer, error) {
+	var a Answer
 	var h httpAnswer
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
@@ -279,7 +281,7 @@ func parseHTTPAnswer(data []byte, maxTTL time.Duration) (a Answer, err error) {
 		return a, fmt.Errorf(`its result is %q; "allow", "deny" or "ignore"`, shorten(h.Result))
 	}
 	if !(h.TTL >= 0 && h.TTL <= 1e9) {
-		return a, fmt.Errorf("its ttl is %v; seconds, from 0 on", h.TTL)
+		return Answer{}, fmt.Errorf("its ttl is %v; seconds, from 0 on", h.TTL)
 	}
 	a.TTL = min(time.Duration(h.TTL*float64(time.Second)), maxTTL)
 	a.Superuser = h.Superuser
@@ -287,7 +289,7 @@ func parseHTTPAnswer(data []byte, maxTTL time.Duration) (a Answer, err error) {
 		a.Until = *h.Until
 	}
 	if len(h.Rules) > maxRuleRows {
-		return a, fmt.Errorf("its answer has %d rules; at most %d", len(h.Rules), maxRuleRows)
+		return Answer{}, fmt.Errorf("its answer has %d rules; at most %d", len(h.Rules), maxRuleRows)
 	}
 	for i, hr := range h.Rules {
 		r, err := hr.rule()

@@ -187,11 +187,13 @@ func (s *sqlSource) Check(ctx context.Context, c *Client) (Answer, error) {
 	if a.Password, err = s.hash.password(stored.text, salt.text); err != nil {
 		return Answer{}, fmt.Errorf("user %q: %w", c.Username, err)
 	}
-	if a.Superuser, err = s.superuser(ctx, c); err != nil || a.Superuser {
-		return a, err
+	if a.Superuser, err = s.superuser(ctx, c); err == nil && !a.Superuser {
+		a.Rules, err = s.rulesOf(ctx, c)
 	}
-	a.Rules, err = s.rulesOf(ctx, c)
-	return a, err
+	if err != nil {
+		return Answer{}, err
+	}
+	return a, nil
 }
 
 // Refresh implements Refresher.

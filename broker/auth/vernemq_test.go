@@ -40,7 +40,7 @@ func TestVernemqValue(t *testing.T) {
 	for _, c := range []struct{ value, want string }{
 		{`{"passhash":"` + someHash + `","subscribe_acl":[{"pattern":"a/+/c"}]}`, `allow subscribe "a/+/c"`}, // VerneMQ's documentation
 		{`{"passhash":"` + someHash + `","publish_acl":[{"pattern":"a/b/c","max_qos":1,"max_payload_size":128,"allowed_retain":false},{"pattern":"%m/%u/%c/#"}],"subscribe_acl":[{"pattern":"x","max_qos":0}]}`,
-			"allow publish \"a/b/c\", QoS at most 1, no retain\nallow publish \"mp/%u/%c/#\"\nallow subscribe \"x\", QoS at most 0"},
+			"allow publish \"a/b/c\", QoS at most 1, no retain, at most 128 bytes\nallow publish \"mp/%u/%c/#\"\nallow subscribe \"x\", QoS at most 0"},
 		{`{"passhash":"` + someHash + `","publish_acl":{},"subscribe_acl":null,"comment":"mine"}`, ""},
 		{`{"passhash":"` + someHash + `","publish_acl":[{"pattern":"a","max_qos":2.0,"allowed_retain":true}]}`, `allow publish "a"`},
 	} {
