@@ -14,7 +14,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 SBOM        = $(GO) tool -modfile=.ci/tools/go.mod cyclonedx-gomod
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: all build demo test test-race test-386 test-arm soak suites fuzz cross reproducible release deb test-deb image test-board test-board-small bench bench-cluster lint clean
+.PHONY: all build demo test test-race test-386 test-arm soak suites fuzz cross reproducible release deb test-deb image test-image test-board test-board-small bench bench-cluster lint clean
 all: build
 
 build:
@@ -90,6 +90,7 @@ deb: build cross
 # What the packages promise from installation to purge, in a Debian of their own; root only. lintian has its say as well.
 test-deb: deb
 	.ci/deb-test
+	.ci/provision-test
 	lintian dist/*.deb
 
 # The agent in QEMU guests on Debian's kernels, arm64 and armhf; test-board-small: arm64 alone. docs/board-tests.md
@@ -98,8 +99,13 @@ test-board:
 test-board-small:
 	.ci/test-board small
 
-image:
-	@echo "make $@: not built yet; images come in a later issue" >&2; exit 2
+# A card's image: make image BOARD=rpi4 CONFIG=agent.toml. docs/IMAGE.md
+image: deb
+	.ci/image "$(BOARD)" "$(CONFIG)"
+
+# Makes one for each board, looks into it, and boots that of the Raspberry Pi 3 in QEMU.
+test-image: deb
+	.ci/test-image
 
 # All benchmarks; bench-cluster: the broker's as real programs, against its peers, in twelve minutes.
 bench:
@@ -111,10 +117,14 @@ bench-cluster:
 	.ci/need bench
 	.ci/bench cluster
 
+# What runs on somebody's board, and what makes it.
+SHELL_OF_THE_CARD = boards/provision.sh boards/image/root/usr/lib/holdfast/* .ci/image .ci/image-base .ci/test-image .ci/provision-test
 lint:
 	@u=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$u" ] || { echo "gofmt -l:"; echo "$$u"; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags guest ./boards/guest
+	$(GO) vet -tags image ./boards/image
+	shellcheck $(SHELL_OF_THE_CARD)
 	CGO_ENABLED=0 GOARCH=386 $(GO) vet $$($(GO) list ./... | grep -v holdfast/broker)
 	$(GO) run $(STATICCHECK) ./...
 	$(GO) test -count=1 -run TestHouse .
