@@ -25,8 +25,7 @@ const (
 	waitingMost  = 1 << 15   // logins that wait for their hash at once
 )
 
-// Passwords verifies passwords: those that were right lately at once, the others as many at a time as there are cores
-// to spare. What it remembers is HMAC-SHA256 of stored hash and password under a random key of this process.
+// Passwords verifies passwords: those that were right lately at once, the others as many at a time as there are cores. What it remembers is HMAC-SHA256 of stored hash and password under a random key of this process.
 type Passwords struct {
 	key   [32]byte
 	now   func() time.Duration
@@ -50,10 +49,9 @@ type hashing struct {
 	err  error
 }
 
-// NewPasswords makes one; at most half of the cores compute hashes, at least one does: the others have messages to
-// store.
+// NewPasswords makes one. As many hashes are computed at once as there are cores (docs/decisions/0032-access.md).
 func NewPasswords(random io.Reader, now func() time.Duration) *Passwords {
-	p := &Passwords{now: now, slots: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)), right: map[digest]time.Duration{}, running: map[digest]*hashing{}}
+	p := &Passwords{now: now, slots: make(chan struct{}, runtime.GOMAXPROCS(0)), right: map[digest]time.Duration{}, running: map[digest]*hashing{}}
 	if _, err := io.ReadFull(random, p.key[:]); err != nil {
 		panic("no randomness: " + err.Error()) // nothing that follows would be safe
 	}

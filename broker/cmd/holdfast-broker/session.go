@@ -224,6 +224,9 @@ func (a *app) printSession(d *broker.SessionDetail) error {
 }
 
 func subWords(s broker.SessionSub) (out string) {
+	if s.Suspended {
+		out += ", suspended: it has lost its right"
+	}
 	if s.NoLocal {
 		out += ", No Local"
 	}
