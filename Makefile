@@ -61,6 +61,12 @@ FUZZTIME ?= 30s
 fuzz:
 	.ci/fuzz $(FUZZTIME)
 
+.PHONY: program
+# What one platform has, into a folder: make program OUT=dist/x/linux_arm64 GOENV=GOARCH=arm64
+program:
+	env GOOS=linux $(GOENV) $(BUILD) -o $(OUT)/holdfast ./agent/cmd/holdfast
+	case "$(GOENV)" in *GOARM*) ;; *) env GOOS=linux $(GOENV) $(BUILD) -o $(OUT)/holdfast-broker ./broker/cmd/holdfast-broker;; esac
+
 # Every platform of the contract, with a bill of materials (CycloneDX) beside each program, and checksums.
 cross:
 	rm -rf dist/linux_*

@@ -1,0 +1,313 @@
+//go:build guest
+
+package guest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestService is the agent's package in a Debian with systemd: what a board sees of it from the installation to purge.
+// On amd64 it is a slice for every CI run, on arm64 all of it, on armhf what a Pi Zero's program could do otherwise.
+func TestService(t *testing.T) {
+	for _, c := range []struct {
+		board Board
+		parts string
+	}{
+		{PC, "security adapter device-stuck"},
+		{VirtARM64, "security adapter device-stuck pipeline-stuck reboot stop packages"},
+		{VirtARMHF, "adapter reboot"},
+	} {
+		t.Run(c.board.Debian, func(t *testing.T) {
+			x := newGateway(t, c.board)
+			x.installs(t)
+			if err := x.Plug("A1B2C3"); err != nil {
+				t.Fatal(err)
+			}
+			w := &wire{next: 1}
+			for part := range strings.FieldsSeq(c.parts) {
+				if !t.Run(part, func(t *testing.T) { parts[part](t, x, w) }) {
+					t.FailNow() // the next one counts on it
+				}
+			}
+			t.Run("ledger", func(t *testing.T) { x.complete(t) })
+		})
+	}
+}
+
+var parts = map[string]func(*testing.T, *gateway, *wire){
+	"security":       testSecurity,
+	"adapter":        testAdapter,
+	"device-stuck":   testDeviceStuck,
+	"pipeline-stuck": testPipelineStuck,
+	"reboot":         testReboot,
+	"stop":           testStop,
+	"packages":       testPackages,
+}
+
+const password = "not-for-the-card"
+
+// installs: the package alone starts nothing, because it knows no broker; with settings the service is ready as soon as
+// systemctl returns, runs as its own user, and its password is a credential that is in no file it could name.
+func (x *gateway) installs(t *testing.T) {
+	t.Helper()
+	x.sh(t, `mkdir -p /etc/systemd/system/holdfast.service.d && umask 077 && echo %s >/etc/mqtt-password &&
+		printf '[Service]\nLoadCredential=mqtt:/etc/mqtt-password\nWatchdogSec=20s\n' >/etc/systemd/system/holdfast.service.d/test.conf`, password)
+	began := time.Now()
+	said := x.install(t, x.settings(`username = "gw"
+password_file = "/run/credentials/holdfast.service/mqtt"`, `
+[[device]]
+name = "helper"
+driver = "exec"
+command = ["/bin/sh", "-c", "echo '{\"here\": 1}'; exec sleep infinity"]
+`))
+	if !strings.Contains(said, "was not (re)started with these settings") {
+		t.Errorf("the installation says nothing of what is missing:\n%s", said)
+	}
+	t.Logf("installed and ready after %v", time.Since(began).Round(100*time.Millisecond))
+	for name, want := range map[string]string{"ActiveState": "active", "Type": "notify", "User": "holdfast", "NRestarts": "0"} {
+		if got := x.property(t, "holdfast", name); got != want {
+			t.Errorf("%s=%s, want %s", name, got, want)
+		}
+	}
+	if mods := x.sh(t, "lsmod"); strings.Contains(mods, "usbserial") {
+		t.Error("usbserial is loaded before there is an adapter: this test would not see a device policy that forbids one that comes later")
+	}
+	within(t, "the password is the credential's", func() error {
+		if !x.gate.heardFrom(password) {
+			return fmt.Errorf("it was not sent")
+		}
+		return nil
+	})
+}
+
+// testSecurity: figures of systemd itself, and that what the units ask for is there.
+func testSecurity(t *testing.T, x *gateway, _ *wire) {
+	t.Log(lastLine(x.sh(t, "systemd-analyze security --no-pager --threshold=20 holdfast.service")))
+	t.Logf("agent: memory %s of at most %s, %s tasks of at most %s", x.property(t, "holdfast", "MemoryCurrent"), x.property(t, "holdfast", "MemoryMax"),
+		x.property(t, "holdfast", "TasksCurrent"), x.property(t, "holdfast", "TasksMax"))
+	x.put(t, deb(t, "holdfast-broker", x.debian.Board.Debian), "/run/broker.deb")
+	x.sh(t, "dpkg -i /run/broker.deb 2>&1")
+	within(t, "the broker's unit is active with its default settings", func() error {
+		_, err := x.Sh("systemctl is-active holdfast-broker")
+		return err
+	})
+	t.Log(lastLine(x.sh(t, "systemd-analyze security --no-pager --threshold=15 holdfast-broker.service")))
+	t.Logf("broker: memory %s", x.property(t, "holdfast-broker", "MemoryCurrent"))
+	// One that hangs is killed, and comes back.
+	x.sh(t, `mkdir -p /run/systemd/system/holdfast-broker.service.d && printf '[Service]\nWatchdogSec=10s\n' >/run/systemd/system/holdfast-broker.service.d/test.conf &&
+		systemctl daemon-reload && systemctl restart holdfast-broker`)
+	pid := x.property(t, "holdfast-broker", "MainPID")
+	x.sh(t, "kill -STOP %s", pid)
+	within(t, "the broker's watchdog restarts it", func() error {
+		if out, err := x.Sh("systemctl show -P NRestarts holdfast-broker; systemctl is-active holdfast-broker"); err != nil || strings.TrimSpace(out) != "1\nactive" {
+			return fmt.Errorf("%s %v", out, err)
+		}
+		return nil
+	})
+	x.sh(t, "dpkg -P holdfast-broker 2>&1; rm -r /run/systemd/system/holdfast-broker.service.d; systemctl daemon-reload")
+}
+
+func lastLine(s string) string { return s[strings.LastIndex(s, "\n")+1:] }
+
+// testAdapter: one that comes after the agent is read under the unit's sandbox, its loss is told, and it is found again.
+func testAdapter(t *testing.T, x *gateway, w *wire) {
+	*w = *x.plugIn(t, w.next)
+	x.begins(t, w)
+	x.feed(t, w, 20)
+	mark := x.heard.now()
+	w.Close()
+	_, mark = x.heard.wait(t, mark, "word of the unplugged adapter", lost)
+	*w = *x.plugIn(t, w.next)
+	x.begins(t, w)
+	x.feed(t, w, 20)
+	if got := x.property(t, "holdfast", "NRestarts"); got != "0" {
+		t.Errorf("%s restarts: an unplugged adapter is no reason for one", got)
+	}
+}
+
+// testDeviceStuck: a device whose program hangs is not the death of the agent, whose watchdog is 20 s here.
+func testDeviceStuck(t *testing.T, x *gateway, w *wire) {
+	pid := x.property(t, "holdfast", "MainPID")
+	x.sh(t, "kill -STOP $(pgrep -u holdfast -x sleep)")
+	since := x.sh(t, "cut -d. -f1 /proc/uptime")
+	began, _ := strconv.Atoi(since)
+	within(t, "twice the watchdog's time has passed", func() error {
+		x.feed(t, w, 1)
+		if now, err := strconv.Atoi(x.sh(t, "cut -d. -f1 /proc/uptime")); err != nil || now < began+40 {
+			return fmt.Errorf("%d s of 40: %v", now-began, err)
+		}
+		return nil
+	})
+	if now := x.property(t, "holdfast", "MainPID"); now != pid {
+		t.Errorf("the agent was restarted: process %s, then %s", pid, now)
+	}
+	x.sh(t, "kill -CONT $(pgrep -u holdfast -x sleep)")
+}
+
+// testPipelineStuck: when the journal does not take a reading for 30 s, the agent stops feeding the watchdog, is killed and
+// started again, and has lost nothing that it had taken. strace delays the writes to that one file; all else goes on.
+func testPipelineStuck(t *testing.T, x *gateway, w *wire) {
+	pid := x.property(t, "holdfast", "MainPID")
+	journal := x.sh(t, "ls /run/holdfast/journal-*")
+	x.feed(t, w, 5)
+	x.sh(t, "systemd-run --quiet --unit=hang strace -f -q -p %s -P %s -e trace=write,pwrite64,writev -e inject=write,pwrite64,writev:delay_enter=600s -o /dev/null", pid, journal)
+	within(t, "strace has it", func() error {
+		if out, err := x.Sh("grep TracerPid /proc/" + pid + "/status"); err != nil || strings.HasSuffix(strings.TrimSpace(out), "\t0") {
+			return fmt.Errorf("%s %v", out, err)
+		}
+		return nil
+	})
+	from := w.next
+	if _, err := w.line(); err != nil {
+		t.Fatal(err)
+	}
+	within(t, "the watchdog ends it", func() error {
+		if now := x.property(t, "holdfast", "MainPID"); now == pid || now == "0" {
+			return fmt.Errorf("process %s", now)
+		}
+		return nil
+	})
+	log := x.sh(t, "journalctl --no-pager -b -u holdfast")
+	for _, want := range []string{"stands still", "Watchdog timeout"} {
+		if !strings.Contains(log, want) {
+			t.Errorf("the journal does not say %q:\n%s", want, log)
+		}
+	}
+	if got := x.property(t, "holdfast", "NRestarts"); got != "1" {
+		t.Errorf("%s restarts, want 1", got)
+	}
+	x.begins(t, w)
+	x.feed(t, w, 10)
+	// The line that it hung on was read from the wire and had not been taken: it alone may be gone.
+	x.arrive(t, from+1, w.next-1)
+}
+
+// keeps has the agent take lines while the broker cannot be reached; it returns the first of them.
+func (x *gateway) keeps(t *testing.T, w *wire) int {
+	t.Helper()
+	x.gate.close()
+	from := w.next
+	for range 5 {
+		if _, err := w.line(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	within(t, "the agent has taken them", func() error { return x.taken(w.next - 1) })
+	return from
+}
+
+// testReboot: everything comes up by itself, and the numbers go on.
+func testReboot(t *testing.T, x *gateway, w *wire) {
+	x.feed(t, w, 5)
+	kept := x.keeps(t, w)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	began := time.Now()
+	if err := x.Reboot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := x.Settled(ctx); err != nil {
+		t.Fatal(err)
+	}
+	within(t, "the service is active", func() error { _, err := x.Sh("systemctl is-active holdfast"); return err })
+	t.Logf("down and up again in %v", time.Since(began).Round(100*time.Millisecond))
+	x.gate.let()
+	x.arrive(t, kept, w.next-1)
+	x.begins(t, w)
+	x.feed(t, w, 5)
+}
+
+// testStop: the journal outlives a stop, and what was taken before it arrives after the next start.
+func testStop(t *testing.T, x *gateway, w *wire) {
+	kept := x.keeps(t, w)
+	x.sh(t, "systemctl stop holdfast && ls /run/holdfast/journal-*")
+	x.sh(t, "systemctl start holdfast")
+	x.gate.let()
+	x.arrive(t, kept, w.next-1)
+	x.begins(t, w)
+	x.feed(t, w, 5)
+}
+
+// testPackages: upgrade, downgrade and removal under way, and what stays of it.
+func testPackages(t *testing.T, x *gateway, w *wire) {
+	old := deb(t, "holdfast", x.debian.Board.Debian)
+	identity := x.sh(t, "holdfast identity --json")
+	for _, step := range []struct{ what, file string }{{"upgrade", newer(t, old)}, {"downgrade", old}} {
+		pid := x.property(t, "holdfast", "MainPID")
+		said := x.dpkg(t, step.file)
+		if now := x.property(t, "holdfast", "MainPID"); now == pid || x.property(t, "holdfast", "ActiveState") != "active" {
+			t.Fatalf("%s: process %s, then %s:\n%s", step.what, pid, now, said)
+		}
+		x.begins(t, w)
+		x.feed(t, w, 5)
+	}
+	kept := x.keeps(t, w)
+	x.sh(t, "dpkg -r holdfast 2>&1 && ! systemctl is-active holdfast && test -e /var/lib/holdfast/identity.pem && test -e %s", settingsFile)
+	x.dpkg(t, old)
+	if got := x.sh(t, "holdfast identity --json"); got != identity {
+		t.Errorf("another identity after it was installed again:\n%s\n%s", identity, got)
+	}
+	if got := x.property(t, "holdfast", "ActiveState"); got != "active" {
+		t.Fatalf("installed again with good settings it is %s", got)
+	}
+	x.gate.let()
+	x.arrive(t, kept, w.next-1)
+	x.begins(t, w)
+	x.feed(t, w, 5)
+	x.complete(t)
+	w.Close()
+	x.sh(t, "dpkg -P holdfast 2>&1; systemctl daemon-reload")
+	for _, gone := range []string{"/var/lib/holdfast", "/etc/holdfast", "/run/holdfast", "/usr/bin/holdfast", "/lib/systemd/system/holdfast.service"} {
+		x.sh(t, "test ! -e %s", gone)
+	}
+}
+
+// account of the gateway in the broker's ledger.
+type ledgerAccount struct {
+	Complete bool
+	Epochs   []struct {
+		Epoch, State, Cause string
+		Uncertain           bool
+		Devices             []struct {
+			Device                                string
+			Complete                              bool
+			Received, Missing, Dropped, Conflicts uint64
+			Pending                               uint64
+		}
+	}
+}
+
+func (x *gateway) ledger(t *testing.T) ledgerAccount {
+	t.Helper()
+	text := x.host.run(t, "ledger", gatewayID, "--json")
+	var all []ledgerAccount
+	if err := json.Unmarshal(text, &all); err != nil || len(all) != 1 {
+		t.Fatalf("ledger: %v, of %d gateways\n%s", err, len(all), text)
+	}
+	return all[0]
+}
+
+// complete: the ledger of the broker misses nothing, and nothing was given up.
+func (x *gateway) complete(t *testing.T) {
+	t.Helper()
+	within(t, "the ledger is complete", func() error {
+		a := x.ledger(t)
+		if !a.Complete {
+			return fmt.Errorf("it is not: %+v", a)
+		}
+		return nil
+	})
+	for _, e := range x.ledger(t).Epochs {
+		for _, d := range e.Devices {
+			if d.Missing+d.Dropped+d.Conflicts > 0 {
+				t.Errorf("epoch %s, %+v", e.Epoch, d)
+			}
+		}
+	}
+}
