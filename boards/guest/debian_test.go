@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,11 +25,12 @@ type gateway struct {
 	*Guest
 	*host
 	*gate
-	store   Store
-	debian  Debian
-	options Options
-	status  string
-	usb     string // socket of the adapter's wire
+	store    Store
+	debian   Debian
+	options  Options
+	status   string
+	draining sync.WaitGroup
+	usb      string // socket of the adapter's wire
 }
 
 const (
@@ -72,6 +74,7 @@ func newGateway(t *testing.T, b Board) *gateway {
 			x.tell(t)
 		}
 		x.Stop()
+		x.draining.Wait()
 	})
 	t.Logf("%s serves after %v", b.Name, time.Since(began).Round(100*time.Millisecond))
 	return x
@@ -250,6 +253,8 @@ func (x *gateway) plugIn(t *testing.T, next int) *wire {
 		w.Conn, err = net.Dial("unix", x.usb)
 		return err
 	})
+	// A terminal echoes until the agent has made it a port. Read it, or QEMU waits with the whole machine.
+	x.draining.Go(func() { _, _ = io.Copy(io.Discard, w) }) // until either side ends
 	return w
 }
 

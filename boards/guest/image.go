@@ -12,6 +12,7 @@ type Image struct {
 	Board    Board
 	Init     string   // file: cmd/guest-init, built for the board
 	Programs []string // files that the guest has in /bin
+	Card     bool     // it has the first disk, an ext4, as /card
 }
 
 // write makes the initramfs at path.
@@ -20,7 +21,11 @@ func (i Image) write(s Store, path string) (err error) {
 	if err != nil {
 		return err
 	}
-	for _, name := range i.Board.Modules {
+	needed := i.Board.Modules
+	if i.Card {
+		needed = append([]string{"virtio_pci", "virtio_blk", "crc32c_generic", "ext4"}, needed...)
+	}
+	for _, name := range needed {
 		if err := m.need(name); err != nil {
 			return err
 		}

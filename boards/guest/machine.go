@@ -88,9 +88,12 @@ func arguments(s Store, image Image, o Options) ([]string, error) {
 	if err := image.write(s, initrd); err != nil {
 		return nil, err
 	}
+	words := "console=" + b.Console + " panic=-1 loglevel=4 maxcpus=1" // QEMU's Raspberry Pi has four, which are one here
+	if image.Card {
+		words += " card=/dev/vda"
+	}
 	args := []string{
-		"-no-reboot", "-kernel", kernel, "-initrd", initrd,
-		"-append", "console=" + b.Console + " panic=-1 loglevel=4 maxcpus=1", // QEMU's Raspberry Pi has four, which are one here
+		"-no-reboot", "-kernel", kernel, "-initrd", initrd, "-append", words,
 		"-netdev", "user,id=net,hostfwd=tcp:" + o.Control + "-:7,hostfwd=tcp:" + o.Status + "-:9180", "-device", b.NetCard + ",netdev=net",
 	}
 	if b.DTB != "" {

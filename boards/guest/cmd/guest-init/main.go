@@ -7,7 +7,8 @@
 // It promises that whatever a program writes can be read afterwards, that the console says what
 // went wrong before anybody could ask, and that the root file system is left as it was found.
 //
-// It will not look after anything else: there is no login, and nothing of its own survives a reboot.
+// It will not look after anything else: there is no login, and nothing of its own survives a reboot; what
+// shall is kept on a disk (card= on the kernel's command line), mounted as /card.
 package main
 
 import (
@@ -24,8 +25,11 @@ func main() {
 	case len(os.Args) == 2 && os.Args[1] == "serve":
 		fmt.Println("guest-init:", attend())
 		os.Exit(1)
+	case len(os.Args) > 1 && os.Args[1] == "nosync":
+		fmt.Fprintln(os.Stderr, "guest-init:", noSync(os.Args[2:]))
+		os.Exit(3)
 	case os.Getpid() != 1:
-		fmt.Fprintln(os.Stderr, "guest-init: only as the first program of a guest, or there with the argument serve")
+		fmt.Fprintln(os.Stderr, "guest-init: only as the first program of a guest, or there with serve, or nosync PROGRAM")
 		os.Exit(2)
 	}
 	fmt.Println("guest-init:", run())
@@ -44,6 +48,11 @@ func run() error {
 	if root := parameter("root"); root != "" {
 		return handOver(root)
 	}
+	if card := parameter("card"); card != "" {
+		if err := mountCard(card, "/card"); err != nil {
+			return err
+		}
+	}
 	links, err := followSerialPorts()
 	if err != nil {
 		return err
@@ -54,6 +63,20 @@ func run() error {
 	}
 	fmt.Println("guest-init: serving")
 	return serve(":7")
+}
+
+// mountCard mounts a disk whose content outlives the guest. Its file system puts itself in order, nobody else does.
+func mountCard(device, at string) error {
+	if err := os.MkdirAll(at, 0o755); err != nil {
+		return err
+	}
+	if err := waitFor(device); err != nil {
+		return err
+	}
+	if err := unix.Mount(device, at, "ext4", 0, "errors=remount-ro"); err != nil {
+		return fmt.Errorf("mount %s: %w", device, err)
+	}
+	return nil
 }
 
 func mount() error {
