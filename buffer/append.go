@@ -148,8 +148,11 @@ func (b *Buffer) Append(ctx context.Context, num Number, meta Meta, blob []byte)
 	b.take(m, meta.Raws)
 	wait := b.cfg.CommitInterval == 0 || !journaled
 	gen := b.gen
-	if wait || b.commitDue(m) {
+	switch {
+	case wait || b.commitDue(m):
 		b.want = true
+		b.wake()
+	case time.Duration(m.due) < b.nextTurn: // it sleeps longer than this message may wait
 		b.wake()
 	}
 	if !wait {

@@ -66,7 +66,9 @@ func (b *Buffer) untilDue() time.Duration {
 	if b.lastCardErr != nil {
 		wait = max(wait, time.Second) // the card fails: do not spin
 	}
-	return max(wait, time.Millisecond)
+	wait = max(wait, time.Millisecond)
+	b.nextTurn = now + wait
+	return wait
 }
 
 // turn does what is to be done now.

@@ -53,6 +53,7 @@ type Buffer struct {
 	visible   uint64     // Read stops here
 	unsafe    uint64     // below it nothing in the tail is without a sync
 	gen       *generation
+	nextTurn  time.Duration // boot time until which the keeper sleeps, if nobody wakes it
 
 	segments       []*segment
 	repairing      bool   // what is set aside is not given up for room
