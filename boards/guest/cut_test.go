@@ -23,6 +23,7 @@ import (
 // with QEMU. What the agent had said to be acknowledged or on the card must arrive; nobody mends anything in between.
 // HOLDFAST_SEED repeats a run.
 func TestPowerCut(t *testing.T) {
+	t.Parallel()
 	cuts := 5
 	if os.Getenv("HOLDFAST_SOAK") == "1" {
 		cuts = 50
@@ -46,6 +47,7 @@ func TestPowerCut(t *testing.T) {
 // TestPowerCutSees: the same with an agent whose syncs are answered and not done (guest-init nosync). It loses, so the test
 // above sees it when something is lost.
 func TestPowerCutSees(t *testing.T) {
+	t.Parallel()
 	c := newCard(t, VirtARM64, true)
 	c.cycle(t, 0, cutKeeping)
 	lost := c.end(t)

@@ -155,6 +155,7 @@ name = "scale"
 driver = "serial-line"
 port = %q
 pattern = '^n=(?P<n>\d+)$'
+stale_after = "1h"
 %s`, gatewayID, port, uplink, byIDPath, more)
 }
 

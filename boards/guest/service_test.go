@@ -13,7 +13,7 @@ import (
 )
 
 // TestService is the agent's package in a Debian with systemd: what a board sees of it from the installation to purge.
-// On amd64 it is a slice for every CI run, on arm64 all of it, on armhf what a Pi Zero's program could do otherwise.
+// On amd64 it is a quick look, on arm64 all of it, on armhf what a Pi Zero's program could do otherwise.
 func TestService(t *testing.T) {
 	for _, c := range []struct {
 		board Board
@@ -24,6 +24,7 @@ func TestService(t *testing.T) {
 		{VirtARMHF, "adapter reboot"},
 	} {
 		t.Run(c.board.Debian, func(t *testing.T) {
+			t.Parallel()
 			x := newGateway(t, c.board)
 			x.installs(t)
 			if err := x.Plug("A1B2C3"); err != nil {
