@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,41 +17,56 @@ import (
 )
 
 // largest samples what lies under a directory until stop is closed, and returns the most
-// that was seen with the list of it.
+// that was seen with the list of it. What two looks in a row have both seen was there
+// between them, at the same time: a single one, on a busy machine, also counts a file that
+// went before the next one came.
 func largest(dir string, stop <-chan struct{}) func() (int64, string) {
 	var most int64
 	var list string
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for {
+		for before := look(dir); ; {
 			select {
 			case <-stop:
 				return
 			default:
 			}
+			now := look(dir)
 			var sum int64
 			var names []string
-			_ = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-				if err != nil {
-					return nil
-				}
-				if strings.HasSuffix(path, keepSuffix) { // of the tests' own kill
-					return fs.SkipDir
-				}
-				if info, err := e.Info(); err == nil {
-					n := info.Sys().(*syscall.Stat_t).Blocks * 512
+			for _, path := range slices.Sorted(maps.Keys(now)) {
+				if was, there := before[path]; there {
+					n := min(was, now[path])
 					sum += n
 					names = append(names, fmt.Sprintf("%8d %s", n, strings.TrimPrefix(path, dir)))
 				}
-				return nil
-			})
+			}
+			before = now
 			if sum > most {
 				most, list = sum, strings.Join(names, "\n")
 			}
 		}
 	}()
 	return func() (int64, string) { <-done; return most, list }
+}
+
+// look is what each file and folder occupies, as du counts it.
+func look(dir string) map[string]int64 {
+	all := map[string]int64{}
+	_ = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return nil
+		}
+		if strings.HasSuffix(path, keepSuffix) { // of the tests' own kill
+			return fs.SkipDir
+		}
+		if info, err := e.Info(); err == nil {
+			all[path] = info.Sys().(*syscall.Stat_t).Blocks * 512
+		}
+		return nil
+	})
+	return all
 }
 
 // What lies under the data directory never exceeds max_bytes, looked at all the time.
