@@ -108,10 +108,10 @@ func (c *conn) enter(ctx context.Context, k *mqtt.Connect) error {
 			return c.refuse(mqtt.NotAuthorized, "the will: "+v.Short())
 		}
 	}
+	c.endAt(grant)
 	if a.generation.Load() != generation { // who went through the connections meanwhile did not see this one's
 		_ = a.renew(ctx, c, "") // what it could not be told stays as it was said a moment ago
 	}
-	c.endAt(grant)
 	return nil
 }
 
