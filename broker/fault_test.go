@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -41,7 +42,8 @@ func deliverWithin() time.Duration { return readyWithin() }
 // all nodes are ready again and tell the same about each other.
 //
 // HOLDFAST_SOAK=1 runs all seeds with longer schedules, and goes on where it was interrupted:
-// bin/faults-PROGRAM lists what that build of the program has passed. HOLDFAST_SEED=n runs one seed alone.
+// bin/faults-PROGRAM lists what that build of the program has passed, and bin/faults-seed-N has the nodes' logs of a seed that
+// failed. HOLDFAST_SEED=n runs one seed alone.
 func TestFaults(t *testing.T) {
 	program := buildBroker(t)
 	soak := os.Getenv("HOLDFAST_SOAK") == "1"
@@ -216,6 +218,14 @@ func (r *faultRun) run() {
 		t.Error(struck)
 	}
 	<-time.After(500 * time.Millisecond)
+	if err != nil || struck != nil { // what did not come back cannot have delivered: that would look like loss
+		r.sayWhere()
+		close(stopWriting)
+		close(stopReading)
+		writing.Wait()
+		reading.Wait()
+		return
+	}
 	close(stopWriting)
 	writing.Wait()
 	delivered, err := within(deliverWithin(), r.complete)
@@ -233,6 +243,17 @@ func (r *faultRun) run() {
 		ending.Go(n.kill)
 	}
 	ending.Wait()
+}
+
+// sayWhere makes the nodes that are not ready write to their logs what each of their goroutines does.
+func (r *faultRun) sayWhere() {
+	for _, n := range r.nodes {
+		if n.ready() != nil {
+			if ended := n.signal(syscall.SIGABRT, true); ended != nil {
+				<-ended
+			}
+		}
+	}
 }
 
 // subscribe makes the sessions.
@@ -465,7 +486,16 @@ func (r *faultRun) explain() {
 	for _, f := range r.steps {
 		r.t.Logf("  %s", f)
 	}
+	dir := filepath.Join("..", "bin", fmt.Sprintf("faults-seed-%d", r.seed))
 	for _, n := range r.nodes {
 		r.t.Logf("%s, the end of its log:\n%s", n.name, n.tailOf(40))
+		if os.Getenv("HOLDFAST_SOAK") != "1" {
+			continue
+		}
+		log, err := os.ReadFile(n.log)
+		if err == nil {
+			err = errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, n.name+".log"), log, 0o644))
+		}
+		r.t.Logf("all of it: %s %v", dir, err)
 	}
 }
