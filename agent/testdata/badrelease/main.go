@@ -33,6 +33,9 @@ func main() {
 		status["uplink"], status["buffer"] = map[string]any{"connected": true}, map[string]any{"messages": 7}
 	}
 	socket := os.Getenv("HOLDFAST_TEST_SOCKET")
+	if socket == "" {
+		socket = "/run/holdfast/agent.sock"
+	}
 	_ = os.Remove(socket)
 	l, err := net.Listen("unix", socket)
 	if err != nil {
