@@ -1,0 +1,319 @@
+//go:build guest
+
+package guest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"aead.dev/minisign"
+
+	"holdfast/systemd/freeport"
+)
+
+// TestUpdateCut updates the agent under systemd: a release that holds, one that goes back, and the plug pulled at
+// random moments of both. The disk loses what was not flushed: nbdkit's cache, killed with QEMU. After each cut an
+// agent must be ready by itself, and an update must work. HOLDFAST_SEED repeats a run.
+func TestUpdateCut(t *testing.T) {
+	for _, b := range []Board{PC, VirtARM64} {
+		t.Run(b.Debian, func(t *testing.T) {
+			cuts := 3
+			if os.Getenv("HOLDFAST_SOAK") == "1" {
+				cuts = 20
+			}
+			seed := uint64(time.Now().UnixNano())
+			if s := os.Getenv("HOLDFAST_SEED"); s != "" {
+				if _, err := fmt.Sscan(s, &seed); err != nil {
+					t.Fatalf("HOLDFAST_SEED: %v", err)
+				}
+			}
+			t.Logf("seed %d", seed)
+			rng := rand.New(rand.NewPCG(seed, 2))
+			u := newUpdating(t, b)
+			u.sh(t, 0, "holdfast update "+u.good)
+			u.runs(t, "v1.1.0")
+			t.Log("updated under systemd")
+			u.sh(t, 1, "holdfast update "+u.bad)
+			u.runs(t, "v1.1.0")
+			t.Log("went back under systemd: ", strings.TrimSpace(u.sh(t, 1, "holdfast update --status | tail -1")))
+			u.sh(t, 0, "holdfast update --back")
+			u.runs(t, "v1.0.0")
+			for i := range cuts {
+				release, longest := u.good, 8000
+				if i%3 == 2 {
+					release, longest = u.bad, 16000
+				}
+				if _, err := u.Run("/run/update.log", "/usr/bin/holdfast", "update", release); err != nil {
+					t.Fatal(err)
+				}
+				after := time.Duration(rng.IntN(longest)) * time.Millisecond
+				<-time.After(after) // any moment of it
+				u.cut()
+				u.boot(t)
+				version := u.runs(t, "v1.0.0", "v1.1.0")
+				t.Logf("cut %d, %v after the update began: %s runs", i+1, after, version)
+				u.decided(t)
+				if u.runs(t, "v1.0.0", "v1.1.0") == "v1.1.0" {
+					u.sh(t, 0, "holdfast update --back")
+					u.runs(t, "v1.0.0")
+				}
+			}
+			u.sh(t, 0, "holdfast update "+u.good)
+			u.runs(t, "v1.1.0")
+			u.complete(t)
+		})
+	}
+}
+
+// updating is a Debian with the agent as a service, and two releases on its disk.
+type updating struct {
+	*Guest
+	host      *host
+	debian    Debian
+	store     Store
+	dir       string
+	nbd       *exec.Cmd
+	good, bad string // files in the guest
+}
+
+func newUpdating(t *testing.T, b Board) *updating {
+	t.Helper()
+	store := Store(os.Getenv("HOLDFAST_GUEST"))
+	if store == "" {
+		t.Fatal("HOLDFAST_GUEST is not set: .ci/test-board runs this")
+	}
+	dir, err := os.MkdirTemp("", "guest") // short: sockets lie in it
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	u := &updating{host: startHost(t), store: store, dir: dir, good: "/root/good.release", bad: "/root/bad.release"}
+	raw := filepath.Join(dir, "disk.raw")
+	if text, err := exec.Command("cp", "--sparse=always", store.root(b.Debian), raw).CombinedOutput(); err != nil {
+		t.Fatalf("cp: %v\n%s", err, text)
+	}
+	u.debian = Debian{Board: b, Init: filepath.Join(dir, "init"), Disk: "nbd:unix:" + filepath.Join(dir, "nbd")}
+	build(t, u.debian.Init, b.GOARCH, "./boards/guest/cmd/guest-init")
+	t.Cleanup(func() {
+		if t.Failed() && u.Guest != nil {
+			log, err := u.Sh("journalctl -b --no-pager -u holdfast | tail -n 100; cat /run/update.log")
+			t.Logf("%v\n%s\n%s", err, log, u.Logs())
+		}
+		u.cut()
+	})
+	u.boot(t)
+	u.install(t)
+	return u
+}
+
+// boot switches the power on, and returns when systemd has started what it was to start.
+func (u *updating) boot(t *testing.T) {
+	t.Helper()
+	socket := filepath.Join(u.dir, "nbd")
+	_ = os.Remove(socket) // of the life before
+	u.nbd = exec.Command("nbdkit", "--foreground", "-U", socket, "--filter=cache", "file", filepath.Join(u.dir, "disk.raw"), "cache=writeback")
+	u.nbd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := u.nbd.Start(); err != nil {
+		t.Fatalf("%v (Debian package nbdkit)", err)
+	}
+	within(t, "nbdkit serves", func() error { _, err := os.Stat(socket); return err })
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	defer cancel()
+	for _, name := range []string{"shell", "usb", "qmp"} {
+		_ = os.Remove(filepath.Join(u.dir, name)) // of the life before
+	}
+	var err error
+	began := time.Now()
+	if u.Guest, err = Boot(ctx, u.store, u.debian, Options{Dir: u.dir, Status: freeport.Addr(t)}); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("it answers %v after the power came", time.Since(began).Round(time.Second))
+}
+
+// cut is the loss of power: nothing that QEMU and the disk's cache hold is written any more.
+func (u *updating) cut() {
+	if u.nbd == nil {
+		return
+	}
+	if u.Guest != nil {
+		_ = u.cmd.Process.Signal(syscall.SIGSTOP) // so that the guest sees no error of its disk before it is gone
+	}
+	_ = u.nbd.Process.Kill()
+	_ = u.nbd.Wait() // killed
+	u.nbd = nil
+	if u.Guest != nil {
+		u.Stop()
+		u.Guest = nil
+	}
+}
+
+// install puts the agent in its place as its package does, and starts it.
+func (u *updating) install(t *testing.T) {
+	t.Helper()
+	programs := t.TempDir()
+	_, port, _ := strings.Cut(u.host.mqtt, ":")
+	write := func(to string, data []byte) {
+		t.Helper()
+		if err := u.Write(to, data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	goos, arch := "linux", u.debian.Board.GOARCH
+	agent := func(version string) []byte {
+		file := filepath.Join(programs, version)
+		return u.program(t, file, "./agent/cmd/holdfast", "-X holdfast/systemd/program.version="+version)
+	}
+	public, secret, err := minisign.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := u.program(t, filepath.Join(programs, "bad"), "./agent/testdata/badrelease",
+		"-X main.mode=unready -X main.version=v1.9.0 -X main.goos="+goos+" -X main.arch="+arch)
+	write(u.good, releaseOf(t, secret, "v1.1.0", goos+"_"+arch, agent("v1.1.0")))
+	write(u.bad, releaseOf(t, secret, "v1.9.0", goos+"_"+arch, bad))
+	write("/usr/bin/holdfast", agent("v1.0.0"))
+	pub, _ := public.MarshalText()
+	write("/etc/holdfast/release.pub", pub)
+	for from, to := range map[string]string{"holdfast.service": "/etc/systemd/system/holdfast.service", "holdfast.sysusers": "/usr/lib/sysusers.d/holdfast.conf"} {
+		b, err := os.ReadFile(filepath.Join("../../systemd", from))
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(to, b)
+	}
+	write("/etc/holdfast/agent.toml", fmt.Appendf(nil, `
+[gateway]
+id = "gw-update"
+[buffer]
+max_bytes = "16MiB"
+[uplink]
+servers = ["mqtt://10.0.2.2:%s"]
+[update]
+confirm_within = "12s"
+settle = "1s"
+[[device]]
+name = "room"
+driver = "sim"
+`, port))
+	u.sh(t, 0, `systemd-sysusers && chmod 755 /usr/bin/holdfast && chmod 644 /etc/holdfast/* && chmod 755 /etc/holdfast && systemctl daemon-reload &&
+		systemctl enable --quiet --now holdfast && sync`)
+	identity := u.sh(t, 0, "holdfast identity --json")
+	key := filepath.Join(t.TempDir(), "identity.json")
+	if err := os.WriteFile(key, []byte(identity), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	u.host.run(t, "device", "add", "gw-update", "--key", key)
+	u.runs(t, "v1.0.0")
+	within(t, "it is connected", func() error {
+		if s, err := u.status(); err != nil || !s.Uplink.Connected || s.Uplink.Acked == 0 {
+			return fmt.Errorf("%+v %w", s, err)
+		}
+		return nil
+	})
+}
+
+func (u *updating) program(t *testing.T, out, pkg, flags string) []byte {
+	t.Helper()
+	cmd := exec.Command("go", "build", "-ldflags", "-s -w "+flags, "-o", out, pkg)
+	cmd.Dir = "../.."
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+u.debian.Board.GOARCH)
+	if text, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build %s: %v\n%s", pkg, err, text)
+	}
+	b, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// sh runs a script, which must end with this exit code (-1: any), and returns what it wrote.
+func (u *updating) sh(t *testing.T, want int, script string) string {
+	t.Helper()
+	out, stderr, exit, err := u.Exec("/bin/sh", "-c", script)
+	if err != nil || want >= 0 && exit != want {
+		t.Fatalf("%s: exit %d, want %d, %v\n%s%s", script, exit, want, err, out, stderr)
+	}
+	return string(out)
+}
+
+type updateAccount struct {
+	Version string
+	Ready   bool
+	Uplink  struct {
+		Connected bool
+		Acked     uint64
+	}
+	Buffer struct{ Messages uint64 }
+}
+
+func (u *updating) status() (s updateAccount, err error) {
+	out, stderr, _, err := u.Exec("/usr/bin/holdfast", "status", "--json")
+	if err != nil {
+		return s, err
+	}
+	if err := json.Unmarshal(out, &s); err != nil {
+		return s, fmt.Errorf("%w: %s", err, stderr)
+	}
+	return s, nil
+}
+
+// runs waits until one of these versions is ready, as a service, and returns which.
+func (u *updating) runs(t *testing.T, versions ...string) (version string) {
+	t.Helper()
+	within(t, fmt.Sprint(versions, " is ready"), func() error {
+		s, err := u.status()
+		if err != nil {
+			return err
+		}
+		active, err := u.Sh("systemctl is-active holdfast")
+		if err != nil || strings.TrimSpace(active) != "active" {
+			return fmt.Errorf("%s %w", active, err)
+		}
+		for _, v := range versions {
+			if version = s.Version; s.Ready && version == v {
+				return nil
+			}
+		}
+		return fmt.Errorf("%+v", s)
+	})
+	return version
+}
+
+// decided waits until nothing is on trial: what was staged when the power went is tried at the next starts.
+func (u *updating) decided(t *testing.T) {
+	t.Helper()
+	within(t, "the trial is decided", func() error {
+		out, _, _, err := u.Exec("/usr/bin/holdfast", "update", "--status", "--json")
+		var s struct{ Trial *struct{ Tries int } }
+		if err = errors.Join(err, json.Unmarshal(out, &s)); err != nil {
+			return err
+		}
+		if s.Trial != nil {
+			return fmt.Errorf("on trial: %+v", *s.Trial)
+		}
+		return nil
+	})
+}
+
+// complete: all that was kept has come, and by the broker's ledger nothing is missing.
+func (u *updating) complete(t *testing.T) {
+	t.Helper()
+	within(t, "the ledger is complete", func() error {
+		out, err := exec.Command(filepath.Join(u.host.dir, "holdfast-broker"), "ledger", "--check", "--config", u.host.config).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	})
+}
