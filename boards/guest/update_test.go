@@ -21,9 +21,46 @@ import (
 	"holdfast/systemd/freeport"
 )
 
-// TestUpdateCut updates the agent under systemd: a release that holds, one that goes back, and the plug pulled at
-// random moments of both. The disk loses what was not flushed: nbdkit's cache, killed with QEMU. After each cut an
-// agent must be ready by itself, and an update must work. HOLDFAST_SEED repeats a run.
+// TestUpdateService updates the agent under systemd: a release that holds, one that goes back, back by command.
+func TestUpdateService(t *testing.T) {
+	for _, b := range []Board{PC, VirtARM64} {
+		t.Run(b.Debian, func(t *testing.T) {
+			u := newUpdating(t, b)
+			u.debian.Disk = filepath.Join(u.dir, "disk.qcow2")
+			ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
+			defer cancel()
+			var err error
+			if u.Guest, err = Fresh(ctx, u.store, b, u.debian.Init, Options{Dir: u.dir, Status: freeport.Addr(t)}); err != nil {
+				t.Fatal(err)
+			}
+			u.install(t)
+			u.updates(t)
+			u.complete(t)
+		})
+	}
+}
+
+// updates is an update that holds, one that does not, and the way back.
+func (u *updating) updates(t *testing.T) {
+	t.Helper()
+	began := time.Now()
+	t.Log(lastOf(u.sh(t, 0, "holdfast update "+u.good)), " after ", time.Since(began).Round(time.Second))
+	u.runs(t, "v1.1.0")
+	began = time.Now()
+	t.Log(lastOf(u.sh(t, 1, "holdfast update "+u.bad)), " after ", time.Since(began).Round(time.Second))
+	u.runs(t, "v1.1.0")
+	u.sh(t, 0, "holdfast update --back")
+	u.runs(t, "v1.0.0")
+}
+
+func lastOf(s string) string {
+	s = strings.TrimSpace(s)
+	return s[strings.LastIndex(s, "\n")+1:]
+}
+
+// TestUpdateCut pulls the plug at random moments of an update that holds and of one that does not. The disk loses
+// what was not flushed: nbdkit's cache, killed with QEMU. After each cut an agent must be ready by itself, and in the
+// end an update must work. HOLDFAST_SEED repeats a run.
 func TestUpdateCut(t *testing.T) {
 	for _, b := range []Board{PC, VirtARM64} {
 		t.Run(b.Debian, func(t *testing.T) {
@@ -38,40 +75,45 @@ func TestUpdateCut(t *testing.T) {
 				}
 			}
 			t.Logf("seed %d", seed)
-			rng := rand.New(rand.NewPCG(seed, 2))
 			u := newUpdating(t, b)
-			u.sh(t, 0, "holdfast update "+u.good)
-			u.runs(t, "v1.1.0")
-			t.Log("updated under systemd")
-			u.sh(t, 1, "holdfast update "+u.bad)
-			u.runs(t, "v1.1.0")
-			t.Log("went back under systemd: ", strings.TrimSpace(u.sh(t, 1, "holdfast update --status | tail -1")))
-			u.sh(t, 0, "holdfast update --back")
-			u.runs(t, "v1.0.0")
-			for i := range cuts {
-				release, longest := u.good, 8000
-				if i%3 == 2 {
-					release, longest = u.bad, 16000
+			u.makeDisk(t)
+			u.boot(t)
+			within(t, "systemd has started all", func() error {
+				out, err := u.Sh("test -w /usr && systemctl is-active multi-user.target")
+				if err != nil {
+					return fmt.Errorf("%s %w", out, err)
 				}
-				if _, err := u.Run("/run/update.log", "/usr/bin/holdfast", "update", release); err != nil {
-					t.Fatal(err)
-				}
-				after := time.Duration(rng.IntN(longest)) * time.Millisecond
-				<-time.After(after) // any moment of it
-				u.cut()
-				u.boot(t)
-				version := u.runs(t, "v1.0.0", "v1.1.0")
-				t.Logf("cut %d, %v after the update began: %s runs", i+1, after, version)
-				u.decided(t)
-				if u.runs(t, "v1.0.0", "v1.1.0") == "v1.1.0" {
-					u.sh(t, 0, "holdfast update --back")
-					u.runs(t, "v1.0.0")
-				}
-			}
+				return nil
+			})
+			u.install(t)
+			u.cuts(t, cuts, rand.New(rand.NewPCG(seed, 2)))
 			u.sh(t, 0, "holdfast update "+u.good)
 			u.runs(t, "v1.1.0")
 			u.complete(t)
 		})
+	}
+}
+
+func (u *updating) cuts(t *testing.T, n int, rng *rand.Rand) {
+	t.Helper()
+	for i := range n {
+		release, longest := u.good, 8000
+		if i%3 == 2 {
+			release, longest = u.bad, 16000
+		}
+		if _, err := u.Run("/run/update.log", "/usr/bin/holdfast", "update", release); err != nil {
+			t.Fatal(err)
+		}
+		after := time.Duration(rng.IntN(longest)) * time.Millisecond
+		<-time.After(after) // any moment of it
+		u.cut()
+		u.boot(t)
+		t.Logf("cut %d, %v after the update began: %s runs", i+1, after, u.runs(t, "v1.0.0", "v1.1.0"))
+		u.decided(t)
+		if u.runs(t, "v1.0.0", "v1.1.0") == "v1.1.0" {
+			u.sh(t, 0, "holdfast update --back")
+			u.runs(t, "v1.0.0")
+		}
 	}
 }
 
@@ -98,11 +140,7 @@ func newUpdating(t *testing.T, b Board) *updating {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	u := &updating{host: startHost(t), store: store, dir: dir, good: "/root/good.release", bad: "/root/bad.release"}
-	raw := filepath.Join(dir, "disk.raw")
-	if text, err := exec.Command("cp", "--sparse=always", store.root(b.Debian), raw).CombinedOutput(); err != nil {
-		t.Fatalf("cp: %v\n%s", err, text)
-	}
-	u.debian = Debian{Board: b, Init: filepath.Join(dir, "init"), Disk: "nbd:unix:" + filepath.Join(dir, "nbd")}
+	u.debian = Debian{Board: b, Init: filepath.Join(dir, "init")}
 	build(t, u.debian.Init, b.GOARCH, "./boards/guest/cmd/guest-init")
 	t.Cleanup(func() {
 		if t.Failed() && u.Guest != nil {
@@ -111,9 +149,16 @@ func newUpdating(t *testing.T, b Board) *updating {
 		}
 		u.cut()
 	})
-	u.boot(t)
-	u.install(t)
 	return u
+}
+
+// makeDisk makes the disk that loses what was not flushed.
+func (u *updating) makeDisk(t *testing.T) {
+	t.Helper()
+	u.debian.Disk = "nbd:unix:" + filepath.Join(u.dir, "nbd")
+	if text, err := exec.Command("cp", "--sparse=always", u.store.root(u.debian.Board.Debian), filepath.Join(u.dir, "disk.raw")).CombinedOutput(); err != nil {
+		t.Fatalf("cp: %v\n%s", err, text)
+	}
 }
 
 // boot switches the power on, and returns when systemd has started what it was to start.
@@ -142,15 +187,14 @@ func (u *updating) boot(t *testing.T) {
 
 // cut is the loss of power: nothing that QEMU and the disk's cache hold is written any more.
 func (u *updating) cut() {
-	if u.nbd == nil {
-		return
-	}
 	if u.Guest != nil {
 		_ = u.cmd.Process.Signal(syscall.SIGSTOP) // so that the guest sees no error of its disk before it is gone
 	}
-	_ = u.nbd.Process.Kill()
-	_ = u.nbd.Wait() // killed
-	u.nbd = nil
+	if u.nbd != nil {
+		_ = u.nbd.Process.Kill()
+		_ = u.nbd.Wait() // killed
+		u.nbd = nil
+	}
 	if u.Guest != nil {
 		u.Stop()
 		u.Guest = nil
