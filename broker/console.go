@@ -78,12 +78,31 @@ func (c *Console) AddDevice(ctx context.Context, r admin.AddDevice) (any, error)
 	if err != nil {
 		return nil, &admin.Error{Status: http.StatusBadRequest, Message: err.Error(), Hint: "give the output of `holdfast identity --json`, a PEM public key or a JWK"}
 	}
+	if r.Pending {
+		if r.Restore || len(r.Epochs) > 0 {
+			return nil, &admin.Error{Status: http.StatusBadRequest, Message: "pending and restore or epochs: which?", Hint: "a key that waits has no epochs, and one that was revoked is there already"}
+		}
+		k, err := c.b.registry.AddPending(ctx, r.Gateway, key)
+		if err != nil {
+			return nil, explain(err)
+		}
+		return k, nil
+	}
 	if r.Restore {
 		if _, err := c.b.registry.Restore(ctx, r.Gateway, key.Kid()); err != nil {
 			return nil, explain(err)
 		}
 	}
 	k, err := c.b.registry.Add(ctx, r.Gateway, key, r.Epochs...)
+	if err != nil {
+		return nil, explain(err)
+	}
+	return k, nil
+}
+
+// ApproveDevice implements admin.Devices.
+func (c *Console) ApproveDevice(ctx context.Context, gateway, kid string) (any, error) {
+	k, err := c.b.registry.Approve(ctx, gateway, kid)
 	if err != nil {
 		return nil, explain(err)
 	}
@@ -116,6 +135,7 @@ func explain(err error) error {
 		hint   string
 	}{
 		{ErrUnknownGateway, http.StatusNotFound, "holdfast-broker device list shows those that are"},
+		{ErrNoPending, http.StatusNotFound, "holdfast-broker device show GATEWAY names its keys and their states"},
 		{ErrGatewayName, http.StatusBadRequest, "it is the id under [gateway] in the agent's settings"},
 		{ErrKeyTaken, http.StatusConflict, "two gateways must not share a key: make a new one (holdfast identity rotate), or revoke it there"},
 		{wire.ErrRevokedKey, http.StatusConflict, "make a new key on the gateway (holdfast identity rotate); if the revocation was a mistake, add --restore"},

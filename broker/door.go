@@ -75,6 +75,8 @@ var refusals = [...]refusal{
 		"make a new key on the gateway (`holdfast identity rotate`) and register it; if the revocation was a mistake: `holdfast-broker device add GATEWAY --key FILE --restore`"},
 	{ErrRetiredKey, "retired_key", codeNotAuthorized, "signing key is retired and does not sign this epoch",
 		"if the epoch is genuine (a backlog that is older than the new key): `holdfast-broker device add GATEWAY --key FILE --epoch EPOCH`"},
+	{ErrPendingKey, "pending_key", codeNotAuthorized, "signing key waits to be approved",
+		"compare it with `holdfast identity` on the gateway, then `holdfast-broker device approve GATEWAY`; its backlog then drains"},
 	{ErrEpochKey, "foreign_epoch", codeNotAuthorized, "epoch was signed by another key",
 		"an epoch belongs to one key: a card may have been cloned; look at `holdfast-broker device show GATEWAY`"},
 	{ErrKeyTaken, "key_taken", codeNotAuthorized, "key belongs to another gateway",

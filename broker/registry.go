@@ -19,7 +19,7 @@ import (
 
 // The states of a gateway's key.
 const (
-	KeyPending = "pending" // added while another is active; takes over with the first epoch it signs
+	KeyPending = "pending" // waits: to be approved, or, added while another is active, for the first epoch that it signs
 	KeyActive  = "active"  // verifies, and may open epochs
 	KeyRetired = "retired" // verifies the epochs listed for it, and no new one
 	KeyRevoked = "revoked" // verifies nothing
@@ -47,6 +47,8 @@ type GatewayKey struct {
 	Added   time.Time       `json:"added"`
 	Changed time.Time       `json:"changed"` // when State last changed
 	Epochs  []string        `json:"epochs"`  // that it signed, in the order in which they were seen
+
+	Unapproved bool `json:"unapproved,omitempty"` // pending, and it verifies nothing until it is approved
 }
 
 // Gateway is what the registry knows of one gateway.
@@ -80,6 +82,8 @@ type keyRecord struct {
 	Changed time.Time `json:"changed"`
 	Epochs  []string  `json:"epochs"`
 	key     wire.PublicKey
+
+	Unapproved bool `json:"unapproved,omitempty"`
 }
 
 // gatewayRecord is the value in the store, under registryPrefix + gateway.
@@ -196,6 +200,8 @@ func (r *Registry) Key(gateway, kid string) (wire.PublicKey, error) {
 		return wire.PublicKey{}, wire.ErrUnknownKey
 	case k.State == KeyRevoked:
 		return wire.PublicKey{}, wire.ErrRevokedKey
+	case k.Unapproved:
+		return wire.PublicKey{}, ErrPendingKey
 	}
 	return k.key, nil
 }
@@ -207,7 +213,7 @@ func (r *Registry) Admitted(gateway, kid, epoch string) bool {
 		return false
 	}
 	k := find(*e.keys.Load(), kid)
-	return k != nil && k.State != KeyRevoked && k.signed(epoch)
+	return k != nil && k.State != KeyRevoked && !k.Unapproved && k.signed(epoch)
 }
 
 // Admit says whether a key may sign an epoch of its gateway, after a signature by it
@@ -227,6 +233,8 @@ func (r *Registry) Admit(ctx context.Context, gateway, kid, epoch string) error 
 		return wire.ErrUnknownKey
 	case k.State == KeyRevoked:
 		return wire.ErrRevokedKey
+	case k.Unapproved:
+		return ErrPendingKey
 	case k.signed(epoch):
 		return nil
 	case owner(keys, epoch) != nil:
@@ -261,6 +269,8 @@ func (r *Registry) Rotate(ctx context.Context, gateway, oldKid string, key wire.
 		return wire.ErrUnknownKey
 	case old.State == KeyRevoked:
 		return wire.ErrRevokedKey
+	case old.Unapproved:
+		return ErrPendingKey
 	case old.State == KeyRetired:
 		return fmt.Errorf("%w: it cannot endorse another one", ErrRetiredKey)
 	case owner(keys, epoch) != nil && owner(keys, epoch).Kid != key.Kid():
@@ -276,6 +286,7 @@ func (r *Registry) Rotate(ctx context.Context, gateway, oldKid string, key wire.
 		return wire.ErrRevokedKey
 	}
 	k.set(KeyActive, r.now())
+	k.Unapproved = false // its gateway's own key vouches for it
 	k.note(epoch)
 	return r.save(ctx, gateway, e, keys)
 }
@@ -308,8 +319,12 @@ func (r *Registry) Precedes(ctx context.Context, gateway, kid, epoch, prev strin
 }
 
 // Add registers a key. The same key again changes nothing but adds the epochs, which
-// a retired key may verify from then on.
+// a retired key may verify from then on; one that waited to be approved is.
 func (r *Registry) Add(ctx context.Context, gateway string, key wire.PublicKey, epochs ...string) (GatewayKey, error) {
+	return r.add(ctx, gateway, key, false, epochs...)
+}
+
+func (r *Registry) add(ctx context.Context, gateway string, key wire.PublicKey, waits bool, epochs ...string) (GatewayKey, error) {
 	if !validGateway(gateway) {
 		return GatewayKey{}, fmt.Errorf("%w: %q", ErrGatewayName, gateway)
 	}
@@ -331,16 +346,20 @@ func (r *Registry) Add(ctx context.Context, gateway string, key wire.PublicKey, 
 	if k != nil && k.State == KeyRevoked {
 		return k.show(), fmt.Errorf("%w: %s", wire.ErrRevokedKey, k.Kid)
 	}
-	if k != nil && len(epochs) == 0 {
+	if k != nil && len(epochs) == 0 && (waits || !k.Unapproved) {
 		return k.show(), nil
+	}
+	if k != nil && !waits && k.Unapproved {
+		k.approve(keys, r)
 	}
 	if k == nil {
 		state := KeyActive
-		if slices.ContainsFunc(keys, func(k keyRecord) bool { return k.State == KeyActive }) {
+		if waits || slices.ContainsFunc(keys, func(k keyRecord) bool { return k.State == KeyActive }) {
 			state = KeyPending
 		}
 		keys = append(keys, r.record(key, state))
 		k = &keys[len(keys)-1]
+		k.Unapproved = waits
 	}
 	for _, epoch := range epochs {
 		if of := owner(keys, epoch); of != nil && of.Kid != k.Kid {
@@ -404,6 +423,7 @@ func (r *Registry) Restore(ctx context.Context, gateway, kid string) (GatewayKey
 		state = KeyRetired
 	}
 	k.set(state, r.now())
+	k.Unapproved = false
 	return k.show(), r.save(ctx, gateway, e, keys)
 }
 
@@ -470,7 +490,7 @@ func (e *gatewayEntry) show(name string) Gateway {
 }
 
 func (k *keyRecord) show() GatewayKey {
-	return GatewayKey{Kid: k.Kid, Alg: k.key.Alg(), JWK: k.key.JWK(), State: k.State, Added: k.Added, Changed: k.Changed, Epochs: slices.Clone(k.Epochs)}
+	return GatewayKey{Kid: k.Kid, Alg: k.key.Alg(), JWK: k.key.JWK(), State: k.State, Added: k.Added, Changed: k.Changed, Epochs: slices.Clone(k.Epochs), Unapproved: k.Unapproved}
 }
 
 func (k *keyRecord) set(state string, now time.Time) {

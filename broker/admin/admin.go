@@ -4,15 +4,17 @@
 // # What it is
 //
 // A [Server] that answers on two listeners: TCP on loopback, where everything under
-// /v1/ wants the token, and a unix socket that only its owner can open, where nothing
-// does. A [Client] for both, which the command line uses. It knows nothing of the
-// broker: what it shows comes through the small interfaces of [Options].
+// /v1/ wants a token, and a unix socket that only its owner can open, where nothing
+// does. A token has a [Role], and each request of the table in routes.go the least role
+// that it needs. A [Client] for both, which the command line uses. It knows nothing of
+// the broker: what it shows comes through the small interfaces of [Options].
 //
 // # What it promises
 //
 // Answers are JSON; a mistake is {"error", "hint"} with a status that fits. Requests
 // are bounded in size and time, the number of tails is bounded, and a client that
-// stalls costs its own connection only. The token is never logged.
+// stalls costs its own connection only. A token is never logged. What changes anything is
+// in the audit log before it is done, or it is not done.
 //
 // # What it will not do
 //
@@ -45,6 +47,8 @@ type Devices interface {
 	ListDevices() any
 	ShowDevice(gateway string) (any, error)
 	AddDevice(ctx context.Context, r AddDevice) (any, error)
+	// ApproveDevice lets a key verify that was added to wait for it; kid "": the only one that waits.
+	ApproveDevice(ctx context.Context, gateway, kid string) (any, error)
 	RevokeDevice(ctx context.Context, gateway, kid string) (any, error) // kid "": all keys
 }
 
@@ -54,6 +58,7 @@ type AddDevice struct {
 	Key     string   `json:"key"`               // PEM, JWK, or the output of `holdfast identity --json`
 	Epochs  []string `json:"epochs,omitempty"`  // that the key may verify though it is retired
 	Restore bool     `json:"restore,omitempty"` // take a revocation back
+	Pending bool     `json:"pending,omitempty"` // it verifies nothing until somebody approves it
 }
 
 // Ledger is the account of what gateways numbered.
@@ -75,7 +80,7 @@ type Backup interface {
 	Backup(ctx context.Context, w io.Writer) error
 }
 
-// Options is what a Server shows. All but Backup and Log must be there.
+// Options is what a Server shows. All but Backup, Audit and Log must be there.
 type Options struct {
 	Health   Health
 	Devices  Devices
@@ -83,7 +88,9 @@ type Options struct {
 	Tail     Tail
 	Sessions Sessions
 	Cluster  Cluster
-	Backup   Backup // nil: it makes none
+	Tokens   Tokens
+	Backup   Backup    // nil: it makes none
+	Audit    *AuditLog // nil: changes are not written down
 	Metrics  http.Handler
 	Log      *slog.Logger
 }
@@ -128,29 +135,6 @@ func New(o Options) *Server {
 	return &Server{o: o, tails: make(chan struct{}, maxTails)}
 }
 
-// Handler is the API, without a guard.
-func (s *Server) Handler() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", healthz)
-	mux.HandleFunc("GET /readyz", s.readyz)
-	mux.Handle("GET /metrics", s.o.Metrics)
-	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.o.Health.Status(), nil) })
-	mux.HandleFunc("GET /v1/devices", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.o.Devices.ListDevices(), nil) })
-	mux.HandleFunc("GET /v1/devices/{gateway}", s.showDevice)
-	mux.HandleFunc("POST /v1/devices", s.addDevice)
-	mux.HandleFunc("DELETE /v1/devices/{gateway}", s.revokeDevice)
-	mux.HandleFunc("GET /v1/ledger", s.ledger)
-	mux.HandleFunc("GET /v1/tail", s.tail)
-	mux.HandleFunc("GET /v1/backup", s.backup)
-	s.sessionRoutes(mux)
-	s.clusterRoutes(mux)
-	mux.HandleFunc("GET /{$}", page)
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		fail(w, &Error{http.StatusNotFound, fmt.Sprintf("there is no %s %s", r.Method, r.URL.Path), "see /v1/status, /v1/devices, /v1/ledger, /v1/tail, /v1/sessions, /v1/explain, /v1/cluster, /v1/backup, /healthz, /readyz, /metrics"})
-	})
-	return mux
-}
-
 // healthz says that the program answers; no more is asked of it.
 func healthz(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "ok\n") }
 
@@ -160,6 +144,12 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 		return
 	}
 	text(w, http.StatusOK, "ready\n")
+}
+
+func (s *Server) status(w http.ResponseWriter, _ *http.Request) { answer(w, s.o.Health.Status(), nil) }
+
+func (s *Server) listDevices(w http.ResponseWriter, _ *http.Request) {
+	answer(w, s.o.Devices.ListDevices(), nil)
 }
 
 func (s *Server) showDevice(w http.ResponseWriter, r *http.Request) {
@@ -173,7 +163,29 @@ func (s *Server) addDevice(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
+	if in.Restore && !whoOf(r).Role.allows(RoleAdmin) {
+		fail(w, &Error{http.StatusForbidden, "to take a revocation back needs the role admin", "who may revoke may also take it back"})
+		return
+	}
+	detail(r, "gateway", in.Gateway) // not the key: that of HMAC is a secret
+	if in.Restore {
+		detail(r, "restore", true)
+	}
+	if len(in.Epochs) > 0 {
+		detail(r, "epochs", in.Epochs)
+	}
+	if in.Pending {
+		detail(r, "pending", true)
+	}
 	v, err := s.o.Devices.AddDevice(r.Context(), in)
+	if k, is := v.(interface{ KeyID() string }); is && err == nil {
+		detail(r, "kid", k.KeyID())
+	}
+	answer(w, v, err)
+}
+
+func (s *Server) approveDevice(w http.ResponseWriter, r *http.Request) {
+	v, err := s.o.Devices.ApproveDevice(r.Context(), r.PathValue("gateway"), r.URL.Query().Get("kid"))
 	answer(w, v, err)
 }
 
@@ -245,6 +257,7 @@ func fail(w http.ResponseWriter, err error) {
 	if !errors.As(err, &e) {
 		e = &Error{Status: http.StatusInternalServerError, Message: err.Error()}
 	}
+	failed(w, e)
 	write(w, e.Status, e)
 }
 

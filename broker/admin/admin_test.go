@@ -24,6 +24,7 @@ type fake struct {
 	notReady []string
 	added    AddDevice
 	revoked  string
+	approved string
 	err      error
 	lines    chan any
 	tailing  chan string
@@ -38,6 +39,10 @@ func (f *fake) ShowDevice(gateway string) (any, error) {
 func (f *fake) AddDevice(_ context.Context, r AddDevice) (any, error) {
 	f.added = r
 	return "added", f.err
+}
+func (f *fake) ApproveDevice(_ context.Context, gateway, kid string) (any, error) {
+	f.approved = gateway + " " + kid
+	return "approved", f.err
 }
 func (f *fake) RevokeDevice(_ context.Context, gateway, kid string) (any, error) {
 	f.revoked = gateway + " " + kid
@@ -64,6 +69,13 @@ func (f *fake) Tail(ctx context.Context, filter string, emit func(any) error) er
 			}
 		}
 	}
+}
+
+// asAdmin asks as an administrator.
+func asAdmin(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.ServeHTTP(w, as(r, Who{Name: "test", Role: RoleAdmin}))
+	})
 }
 
 const testToken = "0123456789abcdef0123456789abcdef"
@@ -287,7 +299,7 @@ func TestTailHasNoReadDeadline(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Handler: s.Handler(), ReadTimeout: 50 * time.Millisecond}
+	srv := &http.Server{Handler: asAdmin(s.Handler()), ReadTimeout: 50 * time.Millisecond}
 	served := make(chan struct{})
 	go func() { defer close(served); _ = srv.Serve(l) }()
 	conn, err := net.Dial("tcp", l.Addr().String())

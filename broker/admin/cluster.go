@@ -56,62 +56,67 @@ func (p *Period) UnmarshalText(text []byte) error {
 	return err
 }
 
-func (s *Server) clusterRoutes(mux *http.ServeMux) {
-	mux.HandleFunc("GET /v1/cluster", func(w http.ResponseWriter, r *http.Request) {
-		v, err := s.o.Cluster.ShowCluster(r.Context())
-		answer(w, v, err)
-	})
-	mux.HandleFunc("POST /v1/cluster/members", func(w http.ResponseWriter, r *http.Request) {
-		var in JoinCluster
-		err := readBody(r, &in, `send {"address": "10.0.0.4:6222"}`)
-		if err == nil && in.Address == "" {
-			err = &Error{http.StatusBadRequest, "no address", `send {"address": "10.0.0.4:6222"}: the node's cluster listener`}
+func (s *Server) showCluster(w http.ResponseWriter, r *http.Request) {
+	v, err := s.o.Cluster.ShowCluster(r.Context())
+	answer(w, v, err)
+}
+
+func (s *Server) join(w http.ResponseWriter, r *http.Request) {
+	var in JoinCluster
+	err := readBody(r, &in, `send {"address": "10.0.0.4:6222"}`)
+	if err == nil && in.Address == "" {
+		err = &Error{http.StatusBadRequest, "no address", `send {"address": "10.0.0.4:6222"}: the node's cluster listener`}
+	}
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	detail(r, "address", in.Address)
+	v, err := s.o.Cluster.JoinCluster(r.Context(), in)
+	answer(w, v, err)
+}
+
+func (s *Server) leave(w http.ResponseWriter, r *http.Request) {
+	q, err := readQuery(r, "force", "undo", "rate", "wait", "server")
+	force := q.flag("force", &err)
+	undo := q.flag("undo", &err)
+	drain := DrainNode{Server: q.v.Get("server")}
+	if q.v.Get("rate") != "" {
+		drain.Rate = q.number("rate", 0, 1<<30, &err)
+	}
+	if wait := q.v.Get("wait"); wait != "" && err == nil {
+		drain.Wait = new(Period)
+		if bad := drain.Wait.UnmarshalText([]byte(wait)); bad != nil {
+			err = &Error{http.StatusBadRequest, "wait=" + wait, "write a duration, such as 10s"}
 		}
-		if err != nil {
-			fail(w, err)
-			return
-		}
-		v, err := s.o.Cluster.JoinCluster(r.Context(), in)
-		answer(w, v, err)
-	})
-	mux.HandleFunc("DELETE /v1/cluster/members/{node}", func(w http.ResponseWriter, r *http.Request) {
-		q, err := readQuery(r, "force", "undo", "rate", "wait", "server")
-		force := q.flag("force", &err)
-		undo := q.flag("undo", &err)
-		drain := DrainNode{Server: q.v.Get("server")}
-		if q.v.Get("rate") != "" {
-			drain.Rate = q.number("rate", 0, 1<<30, &err)
-		}
-		if wait := q.v.Get("wait"); wait != "" && err == nil {
-			drain.Wait = new(Period)
-			if bad := drain.Wait.UnmarshalText([]byte(wait)); bad != nil {
-				err = &Error{http.StatusBadRequest, "wait=" + wait, "write a duration, such as 10s"}
-			}
-		}
-		if err != nil {
-			fail(w, err)
-			return
-		}
-		v, err := s.o.Cluster.LeaveCluster(r.Context(), nodeOf(r), LeaveCluster{Force: force != nil && *force, Undo: undo != nil && *undo, Drain: &drain})
-		answer(w, v, err)
-	})
-	mux.HandleFunc("POST /v1/cluster/members/{node}/drain", func(w http.ResponseWriter, r *http.Request) {
-		var in DrainNode
-		if err := readBody(r, &in, `send {"rate": 200, "wait": "10s"}; {} takes the defaults`); err != nil {
-			fail(w, err)
-			return
-		}
-		v, err := s.o.Cluster.DrainNode(r.Context(), nodeOf(r), in)
-		answer(w, v, err)
-	})
-	mux.HandleFunc("GET /v1/cluster/members/{node}/drain", func(w http.ResponseWriter, r *http.Request) {
-		v, err := s.o.Cluster.ShowDrain(r.Context(), nodeOf(r))
-		answer(w, v, err)
-	})
-	mux.HandleFunc("DELETE /v1/cluster/members/{node}/drain", func(w http.ResponseWriter, r *http.Request) {
-		v, err := s.o.Cluster.UndrainNode(r.Context(), nodeOf(r))
-		answer(w, v, err)
-	})
+	}
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	v, err := s.o.Cluster.LeaveCluster(r.Context(), nodeOf(r), LeaveCluster{Force: force != nil && *force, Undo: undo != nil && *undo, Drain: &drain})
+	answer(w, v, err)
+}
+
+func (s *Server) drain(w http.ResponseWriter, r *http.Request) {
+	var in DrainNode
+	if err := readBody(r, &in, `send {"rate": 200, "wait": "10s"}; {} takes the defaults`); err != nil {
+		fail(w, err)
+		return
+	}
+	detail(r, "drain", in)
+	v, err := s.o.Cluster.DrainNode(r.Context(), nodeOf(r), in)
+	answer(w, v, err)
+}
+
+func (s *Server) showDrain(w http.ResponseWriter, r *http.Request) {
+	v, err := s.o.Cluster.ShowDrain(r.Context(), nodeOf(r))
+	answer(w, v, err)
+}
+
+func (s *Server) undrain(w http.ResponseWriter, r *http.Request) {
+	v, err := s.o.Cluster.UndrainNode(r.Context(), nodeOf(r))
+	answer(w, v, err)
 }
 
 // ThisNode stands for the node that is asked, where a path names a node.

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -22,11 +23,15 @@ type Host struct {
 	log    *slog.Logger
 	absent func() string
 	node   atomic.Pointer[present]
+
+	strangers atomic.Uint64
+	said      atomic.Int64 // minute in which the log had the last one
 }
 
 // present is a node that is up.
 type present struct {
 	handler http.Handler
+	tokens  Tokens
 	ctx     context.Context // ends with it
 }
 
@@ -42,7 +47,9 @@ func NewHost(token string, absent func() string, log *slog.Logger) (*Host, error
 }
 
 // Show lets a node answer until ctx ends; what it answers then is cut off.
-func (h *Host) Show(ctx context.Context, s *Server) { h.node.Store(&present{s.Handler(), ctx}) }
+func (h *Host) Show(ctx context.Context, s *Server) {
+	h.node.Store(&present{s.Handler(), s.o.Tokens, ctx})
+}
 
 // ServeHTTP is the API, without a guard.
 func (h *Host) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -82,7 +89,7 @@ func (h *Host) Serve(ctx context.Context, tcp, unix net.Listener) error {
 		all = append(all, one{tcp, h.guard(h)})
 	}
 	if unix != nil {
-		all = append(all, one{unix, h})
+		all = append(all, one{unix, local(h)})
 	}
 	done := make(chan error, len(all))
 	var servers []*http.Server
@@ -91,7 +98,10 @@ func (h *Host) Serve(ctx context.Context, tcp, unix net.Listener) error {
 			Handler:           http.MaxBytesHandler(limitRequests(a.handler), maxBody),
 			ReadHeaderTimeout: readTimeout, ReadTimeout: readTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 			BaseContext: func(net.Listener) context.Context { return ctx }, // a tail ends with the server
-			ErrorLog:    slog.NewLogLogger(h.log.Handler(), slog.LevelDebug),
+			ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+				return context.WithValue(ctx, peerKey{}, peerOf(c))
+			},
+			ErrorLog: slog.NewLogLogger(h.log.Handler(), slog.LevelDebug),
 		}
 		servers = append(servers, srv)
 		go func() { done <- srv.Serve(a.l) }()
@@ -132,19 +142,52 @@ func limitRequests(h http.Handler) http.Handler {
 	})
 }
 
-// guard lets only loopback names through, and to /v1/ only who knows the token.
+// guard lets only loopback names through, and to /v1/ only who knows a token.
 func (h *Host) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		who, known := h.authenticate(r)
 		switch {
 		case !loopback(r.Host):
 			fail(w, &Error{http.StatusMisdirectedRequest, fmt.Sprintf("this is not %q", r.Host), "use http://127.0.0.1:…, on the node itself or through SSH"})
-		case strings.HasPrefix(r.URL.Path, "/v1/") && !h.authorized(r):
+		case strings.HasPrefix(r.URL.Path, "/v1/") && !known:
+			h.stranger(r)
 			w.Header().Set("WWW-Authenticate", `Bearer realm="holdfast-broker"`)
-			fail(w, &Error{http.StatusUnauthorized, "no valid token", "send \"Authorization: Bearer …\" with the content of admin.token in the broker's data_dir (--token-file, HOLDFAST_TOKEN)"})
+			fail(w, &Error{http.StatusUnauthorized, "no valid token", "send \"Authorization: Bearer …\" with a token of holdfast-broker token add, or the content of admin.token in the broker's data_dir (--token-file, HOLDFAST_TOKEN)"})
 		default:
-			next.ServeHTTP(w, r)
+			next.ServeHTTP(w, as(r, who))
 		}
 	})
+}
+
+// local is for the socket, which only the broker's user and root can open: whoever asks there is an administrator.
+func local(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		peer, _ := r.Context().Value(peerKey{}).(string)
+		next.ServeHTTP(w, as(r, Who{Name: peer, Role: RoleAdmin, From: "socket"}))
+	})
+}
+
+type peerKey struct{}
+
+// peerOf names the process at the other end of a socket: by its user id (unix(7), SO_PEERCRED).
+func peerOf(c net.Conn) string {
+	u, is := c.(*net.UnixConn)
+	if !is {
+		return ""
+	}
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return "unknown user"
+	}
+	var cred *syscall.Ucred
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		cred, failed = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
+	})
+	if err != nil || failed != nil {
+		return "unknown user"
+	}
+	return fmt.Sprintf("uid %d", cred.Uid)
 }
 
 func loopback(host string) bool {
@@ -155,8 +198,31 @@ func loopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-func (h *Host) authorized(r *http.Request) bool {
+// authenticate finds whose token a request carries.
+func (h *Host) authenticate(r *http.Request) (Who, bool) {
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return Who{}, false
+	}
 	got := sha256.Sum256([]byte(strings.TrimSpace(token)))
-	return strings.EqualFold(scheme, "Bearer") && subtle.ConstantTimeCompare(got[:], h.token[:]) == 1
+	if subtle.ConstantTimeCompare(got[:], h.token[:]) == 1 {
+		return Who{TokenFile, RoleAdmin, r.RemoteAddr}, true
+	}
+	node := h.node.Load()
+	if node == nil || node.ctx.Err() != nil || node.tokens == nil {
+		return Who{}, false
+	}
+	t, ok := node.tokens.FindToken(got) // found by its hash: how long that takes says nothing of the token
+	return Who{"token " + t.Name, t.Role, r.RemoteAddr}, ok
 }
+
+// stranger counts a request without a valid token; the log has it once a minute.
+func (h *Host) stranger(r *http.Request) {
+	n, minute := h.strangers.Add(1), time.Now().Unix()/60
+	if h.said.Swap(minute) != minute {
+		h.log.Warn("a request to the admin API had no valid token", "addr", r.RemoteAddr, "path", r.URL.Path, "so_far", n)
+	}
+}
+
+// Strangers is how many requests came without a valid token.
+func (h *Host) Strangers() uint64 { return h.strangers.Load() }

@@ -61,7 +61,7 @@ func (o *ops) UndrainNode(_ context.Context, node string) (any, error) {
 func opsHandler(t *testing.T) (*ops, http.Handler) {
 	t.Helper()
 	o := &ops{}
-	return o, New(Options{Health: &fake{}, Sessions: o, Cluster: o, Metrics: http.NotFoundHandler()}).Handler()
+	return o, asAdmin(New(Options{Health: &fake{}, Sessions: o, Cluster: o, Metrics: http.NotFoundHandler()}).Handler())
 }
 
 func ask(h http.Handler, method, target, body string) *httptest.ResponseRecorder {

@@ -68,28 +68,26 @@ func Segment(name string) string {
 	return url.PathEscape(name)
 }
 
-func (s *Server) sessionRoutes(mux *http.ServeMux) {
-	mux.HandleFunc("GET /v1/sessions", s.listSessions)
-	mux.HandleFunc("GET /v1/sessions/{id...}", func(w http.ResponseWriter, r *http.Request) {
-		v, err := s.o.Sessions.ShowSession(r.Context(), r.PathValue("id"))
-		answer(w, v, err)
+func (s *Server) showSession(w http.ResponseWriter, r *http.Request) {
+	v, err := s.o.Sessions.ShowSession(r.Context(), r.PathValue("id"))
+	answer(w, v, err)
+}
+
+func (s *Server) kickSession(w http.ResponseWriter, r *http.Request) {
+	q, err := readQuery(r, "forget")
+	forget := q.flag("forget", &err)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	v, err := s.o.Sessions.KickSession(r.Context(), r.PathValue("id"), forget != nil && *forget)
+	answer(w, v, err)
+}
+
+func (s *Server) trace(w http.ResponseWriter, r *http.Request) {
+	s.stream(w, r, func(ctx context.Context, emit func(any) error) error {
+		return s.o.Sessions.TraceClient(ctx, r.PathValue("id"), emit)
 	})
-	mux.HandleFunc("DELETE /v1/sessions/{id...}", func(w http.ResponseWriter, r *http.Request) {
-		q, err := readQuery(r, "forget")
-		forget := q.flag("forget", &err)
-		if err != nil {
-			fail(w, err)
-			return
-		}
-		v, err := s.o.Sessions.KickSession(r.Context(), r.PathValue("id"), forget != nil && *forget)
-		answer(w, v, err)
-	})
-	mux.HandleFunc("GET /v1/trace/{id...}", func(w http.ResponseWriter, r *http.Request) {
-		s.stream(w, r, func(ctx context.Context, emit func(any) error) error {
-			return s.o.Sessions.TraceClient(ctx, r.PathValue("id"), emit)
-		})
-	})
-	mux.HandleFunc("GET /v1/explain", s.explain)
 }
 
 func (s *Server) listSessions(w http.ResponseWriter, r *http.Request) {

@@ -38,6 +38,7 @@ before it acknowledges them, and keeps a ledger of what every gateway numbered.`
 	flags.StringVar(&a.tokenFile, "token-file", "", "`file` with the admin API's token (or the token itself in HOLDFAST_TOKEN)")
 	root.AddCommand(a.runCommand(), a.checkCommand(), a.deviceCommand(), a.ledgerCommand(), a.tailCommand())
 	root.AddCommand(a.sessionCommand(), a.clientCommand(), a.explainCommand(), a.clusterCommand(), a.backupCommand(), a.restoreCommand(), a.userCommand())
+	root.AddCommand(a.tokenCommand(), a.auditCommand())
 	return root
 }
 

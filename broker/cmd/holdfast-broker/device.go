@@ -25,7 +25,7 @@ func (a *app) deviceCommand() *cobra.Command {
 rotation retires the old one, which then verifies only the epochs it signed; a revoked
 key verifies nothing.`,
 	}
-	c.AddCommand(a.deviceAdd(), a.deviceList(), a.deviceShow(), a.deviceRevoke())
+	c.AddCommand(a.deviceAdd(), a.deviceApprove(), a.deviceList(), a.deviceShow(), a.deviceRevoke())
 	return c
 }
 
@@ -55,13 +55,14 @@ opens an epoch with it; then the earlier one is retired.`,
 				if a.JSON {
 					return a.PrintJSON(k)
 				}
-				fmt.Fprintf(a.Stdout, "gateway %s: key %s (%s) is %s\n", in.Gateway, k.Kid, k.Alg, k.State)
+				fmt.Fprintf(a.Stdout, "gateway %s: key %s (%s) is %s\n", in.Gateway, k.Kid, k.Alg, stateOf(k))
 				return nil
 			})
 		},
 	}
 	c.Flags().StringVar(&file, "key", "", "`file` with the key, - for standard input")
 	c.Flags().StringArrayVar(&in.Epochs, "epoch", nil, "an `epoch` that the key may verify though it is retired (repeatable)")
+	c.Flags().BoolVar(&in.Pending, "pending", false, "it verifies nothing until device approve")
 	c.Flags().BoolVar(&in.Restore, "restore", false, "take a revocation back that was a mistake")
 	return c
 }
@@ -127,12 +128,50 @@ func (a *app) deviceShow() *cobra.Command {
 				}
 				for _, k := range g.Keys {
 					fmt.Fprintf(a.Stdout, "key %s\n  algorithm %s\n  state     %s since %s\n  added     %s\n  jwk       %s\n  epochs    %s\n",
-						k.Kid, k.Alg, k.State, stamp(k.Changed), stamp(k.Added), k.JWK, words(k.Epochs))
+						k.Kid, k.Alg, stateOf(k), stamp(k.Changed), stamp(k.Added), k.JWK, words(k.Epochs))
 				}
 				return nil
 			})
 		},
 	}
+}
+
+func (a *app) deviceApprove() *cobra.Command {
+	var kid string
+	c := &cobra.Command{
+		Use:   "approve GATEWAY",
+		Short: "Let a gateway's key verify that waits for it",
+		Long: `Approves a key that was enrolled, or added with --pending. Compare it first with what
+"holdfast identity" says on the gateway. What the gateway has kept meanwhile then drains.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, list []string) error {
+			return a.ask(func(c *admin.Client) error {
+				path := "/v1/devices/" + url.PathEscape(list[0]) + "/approve"
+				if kid != "" {
+					path += "?kid=" + url.QueryEscape(kid)
+				}
+				var k broker.GatewayKey
+				if err := c.Post(cmd.Context(), path, struct{}{}, &k); err != nil {
+					return err
+				}
+				if a.JSON {
+					return a.PrintJSON(k)
+				}
+				fmt.Fprintf(a.Stdout, "gateway %s: key %s is %s\n", list[0], k.Kid, k.State)
+				return nil
+			})
+		},
+	}
+	c.Flags().StringVar(&kid, "kid", "", "the key with this `id`, if several wait")
+	return c
+}
+
+// stateOf is a key's state in words.
+func stateOf(k broker.GatewayKey) string {
+	if k.Unapproved {
+		return k.State + " (to be approved)"
+	}
+	return k.State
 }
 
 func (a *app) deviceRevoke() *cobra.Command {
@@ -180,7 +219,7 @@ func (a *app) printGateways(all []broker.Gateway) error {
 	fmt.Fprintln(w, "GATEWAY\tKEY\tALGORITHM\tSTATE\tSINCE\tEPOCHS")
 	for _, g := range all {
 		for _, k := range g.Keys {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\n", g.Gateway, k.Kid, k.Alg, k.State, stamp(k.Changed), len(k.Epochs))
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\n", g.Gateway, k.Kid, k.Alg, stateOf(k), stamp(k.Changed), len(k.Epochs))
 		}
 	}
 	return errors.Join(w.Flush())

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -65,6 +66,9 @@ func (a *app) run(ctx context.Context, log *slog.Logger) (err error) {
 	d := &daemon{cfg: cfg, version: version.Version, log: log}
 	d.waits("the program starts")
 	serve, err := d.listenAdmin()
+	if d.audit != nil {
+		defer func() { err = errors.Join(err, d.audit.Close()) }()
+	}
 	if err != nil {
 		return err
 	}
@@ -77,6 +81,7 @@ type daemon struct {
 	version string
 	log     *slog.Logger
 	host    *admin.Host
+	audit   *admin.AuditLog
 
 	broker atomic.Pointer[broker.Broker] // nil: it does not serve yet
 	doing  atomic.Pointer[string]        // what it waits for then
@@ -92,6 +97,9 @@ func (d *daemon) waits(why string) {
 func (d *daemon) listenAdmin() (serve func(context.Context) error, err error) {
 	token, err := admin.Token(d.cfg.Node.DataDir, rand.Reader)
 	if err != nil {
+		return nil, err
+	}
+	if d.audit, err = admin.OpenAudit(d.cfg.Node.DataDir, d.cfg.Node.Name, time.Now, d.log); err != nil {
 		return nil, err
 	}
 	if d.host, err = admin.NewHost(token, func() string { return *d.doing.Load() }, d.log); err != nil {
@@ -182,7 +190,7 @@ func (d *daemon) life(ctx context.Context) error {
 	alive, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	d.host.Show(alive, admin.New(admin.Options{Health: console, Devices: console, Ledger: console, Tail: console, Sessions: console, Cluster: console,
-		Backup: console, Metrics: broker.MetricsHandler(b), Log: d.log}))
+		Tokens: console, Backup: console, Audit: d.audit, Metrics: broker.MetricsHandler(b), Log: d.log}))
 	d.broker.Store(b)
 	defer d.broker.Store(nil)
 	return b.Run(ctx)

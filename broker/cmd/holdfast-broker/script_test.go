@@ -25,6 +25,7 @@ import (
 
 	"holdfast/broker"
 	"holdfast/broker/admin"
+	"holdfast/systemd/freeport"
 	"holdfast/uplink/wire"
 )
 
@@ -45,13 +46,15 @@ func TestScripts(t *testing.T) {
 			env.Defer(func() { env.Values[brokerKey].(*node).kill() })
 			env.Setenv("HOLDFAST_ADMIN", "")
 			env.Setenv("HOLDFAST_TOKEN", "")
+			api := freeport.Addrs(t, 1)[0]
+			env.Setenv("ADMIN", "http://"+api)
 			return os.WriteFile(filepath.Join(env.WorkDir, "broker.toml"), []byte(`
 [node]
 name = "n1"
 data_dir = "d"
 [listen]
 mqtt = "127.0.0.1:0"
-admin = "127.0.0.1:0"
+admin = "`+api+`"
 `), 0o600)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
