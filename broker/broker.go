@@ -135,9 +135,13 @@ type Broker struct {
 	loud     atomic.Int64 // second in which damage was last logged
 	addrs    atomic.Pointer[[]net.Addr]
 	doorway  atomic.Pointer[[]doorway]
-	patience time.Duration              // of a CONNECT
-	breath   breath                     // house only
-	cert     atomic.Pointer[serverCert] // nil without TLS
+	patience time.Duration // of a CONNECT
+	breath   breath        // house only
+	limits   *limits
+	logins   *logins
+	penalty  waiters
+	book     atomic.Pointer[addressBook]
+	files    atomic.Pointer[tlsFiles] // nil without TLS
 }
 
 // depart ends Run, because this node has left the cluster for good; err is what is wrong besides.
@@ -161,6 +165,7 @@ func New(cfg Config, o Options) (*Broker, error) {
 		sessions: newSessions(), groups: map[string]*group{}, leaves: make(chan error, 1), again: make(chan error, 1), conns: connSet{m: map[*conn]struct{}{}}}
 	b.defaults()
 	b.holds.b = b
+	b.limits, b.logins, b.penalty.most = newLimits(b), newLogins(b), maxPenalties
 	b.shares = newShares(b)
 	b.discards, b.tracer, b.drainer = newDiscards(b.wall), newTracer(b.cfg.Node.Name, b.wall), newDrainer(b)
 	b.cluster, b.version = soloCluster{b}, o.Version
@@ -226,11 +231,11 @@ func (b *Broker) defaults() {
 // alone: there are no other nodes.
 func (b *Broker) alone() bool { return b.cfg.Cluster == nil }
 
-// Reload reads the TLS certificate again. If its files cannot be used the old one stays, and the
+// Reload reads the TLS certificate and the clients' CAs again. If their files cannot be used the old one stays, and the
 // error says why. Nothing else of the settings changes while the broker runs.
 func (b *Broker) Reload() error {
-	if c := b.cert.Load(); c != nil {
-		return c.reload()
+	if f := b.files.Load(); f != nil {
+		return f.reload()
 	}
 	return nil
 }

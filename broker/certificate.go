@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -69,11 +68,7 @@ func (c *serverCert) reload() error {
 	}
 	c.current.Store(&pair)
 	until := pair.Leaf.NotAfter
-	if c.wall().After(until) {
-		c.log.Warn("the TLS certificate has expired: clients will refuse it; renew it, the broker reads the new files by itself", "file", c.certFile, "until", until)
-	} else {
-		c.log.Info("TLS certificate read", "file", c.certFile, "names", strings.Join(pair.Leaf.DNSNames, " "), "until", until)
-	}
+	c.log.Info("TLS certificate read", "file", c.certFile, "names", strings.Join(pair.Leaf.DNSNames, " "), "until", until)
 	return nil
 }
 
@@ -86,21 +81,6 @@ func (c *serverCert) refresh() error {
 		return nil
 	}
 	return c.reload()
-}
-
-// watch refreshes until ctx ends.
-func (c *serverCert) watch(ctx context.Context, every time.Duration) {
-	for pause(ctx, every) {
-		if err := c.refresh(); err != nil {
-			c.log.Error("the new TLS certificate cannot be used: the old one stays; mend the files, they are looked at again", "err", err)
-		}
-	}
-}
-
-func (c *serverCert) config() *tls.Config {
-	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-		return c.current.Load(), nil
-	}}
 }
 
 // pairError says which of the two files is to be mended.

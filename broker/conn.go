@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,10 +19,10 @@ import (
 
 // Limits of a connection.
 const (
-	maxPacket      = 1 << 20          // bytes; announced in CONNACK
-	receiveMax     = 1024             // unacknowledged publishes of one client; announced in CONNACK
+	maxPacket      = 1 << 20          // bytes; default, and the most that can be configured
+	receiveMax     = 1024             // default: unacknowledged publishes of one client
 	aliasMax       = 64               // topic aliases of one client; announced in CONNACK
-	connectTimeout = 10 * time.Second // from accept to CONNECT
+	connectTimeout = 10 * time.Second // default, for what comes before MQTT, and as long for the CONNECT
 	writeTimeout   = 60 * time.Second // a client that takes nothing for so long is gone; its session stays
 	goodbyeTimeout = time.Second      // for the last bytes of a connection that ends
 	maxOwed        = 1 << 20          // bytes of answers that a client has not read; more end its connection
@@ -53,6 +54,8 @@ type conn struct {
 	traced    atomic.Bool // somebody watches
 	client    atomic.Bool // its CONNECT was accepted
 	sentAway  atomic.Bool // by a drain
+	in        *entrance   // nil: in tests
+	pace      *pace       // nil: it may be as fast as it likes
 
 	grant    atomic.Pointer[auth.Grant] // what the client may do; nil: nobody has said so, or there is no [[auth]]
 	judged   *auth.Grant                // that the session's subscriptions were opened with
@@ -80,8 +83,8 @@ type conn struct {
 // serve runs a connection to its end. The frames from here to the read of a quiet client stay on
 // its stack for as long as it is connected: what needs room is in functions that have returned by
 // then (docs/decisions/0014-listeners.md).
-func (b *Broker) serve(ctx context.Context, nc net.Conn) {
-	c := newConn(b, nc)
+func (b *Broker) serve(ctx context.Context, nc net.Conn, from *entrance) {
+	c := newConn(b, nc, from)
 	if c == nil {
 		return
 	}
@@ -92,8 +95,8 @@ func (b *Broker) serve(ctx context.Context, nc net.Conn) {
 // newConn enters a connection, or closes it and returns nil because the broker stops.
 //
 //go:noinline
-func newConn(b *Broker, nc net.Conn) *conn {
-	c := &conn{b: b, nc: nc, addr: nc.RemoteAddr().String(), done: make(chan struct{}), since: micros(b.wall()), problems: true}
+func newConn(b *Broker, nc net.Conn, from *entrance) *conn {
+	c := &conn{b: b, nc: nc, in: from, pace: b.limits.newPace(), addr: nc.RemoteAddr().String(), done: make(chan struct{}), since: micros(b.wall()), problems: true}
 	if b.conns.add(c) {
 		return c
 	}
@@ -110,8 +113,9 @@ func (c *conn) finish(err error) {
 		_ = c.guard(func() error { c.leave(err); return nil })
 	}
 	c.unwatch(err)
+	c.b.limits.ended(c, err)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, errStopping) {
-		c.b.log.Info("connection ended", "client", c.id, "addr", c.addr, "err", err)
+		c.b.sayEnded(c, err)
 	}
 }
 
@@ -149,11 +153,12 @@ var errDisconnect = fmt.Errorf("client disconnected: %w", io.EOF)
 
 // run reads packets until the connection ends.
 func (c *conn) run(ctx context.Context) error {
-	in := input{nc: c.nc}
-	_ = c.nc.SetReadDeadline(time.Now().Add(connectTimeout))
+	in := input{nc: c.nc, most: int(c.b.limits.ConnectBytes)}
+	_ = c.nc.SetReadDeadline(time.Now().Add(c.b.limits.ConnectTimeout))
 	if err := c.open(ctx, &in); err != nil {
 		return err
 	}
+	in.most = int(c.b.limits.PacketBytes)
 	for {
 		if err := c.arm(ctx); err != nil {
 			return err
@@ -171,7 +176,7 @@ func (c *conn) run(ctx context.Context) error {
 //go:noinline
 func (c *conn) arm(ctx context.Context) error {
 	if c.version != mqtt.V5 {
-		if err := c.waitFor(ctx, func() bool { return c.pending < receiveMax }); err != nil {
+		if err := c.waitFor(ctx, func() bool { return c.pending < c.b.limits.Inflight }); err != nil {
 			return err
 		}
 	}
@@ -203,6 +208,9 @@ func (c *conn) step(ctx context.Context, first byte, body []byte, err error) err
 		c.arrived(first, body)
 		err = c.handle(ctx, first, body)
 	}
+	if err == nil {
+		err = c.paced(ctx, first, packetSize(len(body)))
+	}
 	if err == nil && c.owes() > maxOwed {
 		err = &mqtt.Error{Code: mqtt.QuotaExceeded, Text: "it asks and does not read the answers"}
 	}
@@ -228,6 +236,7 @@ func (c *conn) open(ctx context.Context, in *input) error {
 	if first != mqtt.CONNECT<<4 { // [MQTT-3.1.0-1]
 		return &mqtt.Error{Code: mqtt.ProtocolError, Text: "the first packet is not CONNECT"}
 	}
+	c.in.connected()
 	c.arrived(first, body)
 	return c.connect(ctx, body)
 }
@@ -509,6 +518,7 @@ type input struct {
 	buf        []byte
 	from, to   int
 	size, idle int
+	most       int // bytes of a packet; 0: maxPacket
 }
 
 // next returns the next packet.
@@ -535,7 +545,7 @@ func (in *input) next() (first byte, body []byte, err error) {
 //
 //go:noinline
 func (in *input) packet() (first byte, body []byte, need int, err error) {
-	first, at, end, err := mqtt.Frame(in.buf[in.from:in.to], maxPacket)
+	first, at, end, err := mqtt.Frame(in.buf[in.from:in.to], cmp.Or(in.most, maxPacket))
 	if err == nil && in.to > in.from {
 		err = mqtt.CheckFlags(first)
 	}

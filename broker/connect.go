@@ -41,6 +41,9 @@ func (c *conn) connect(ctx context.Context, body []byte) error {
 	}
 	c.id = k.ClientID
 	c.watch(body)
+	if err := c.unwelcome(); err != nil {
+		return err
+	}
 	if k.AuthMethod != "" {
 		return c.refuse(mqtt.BadAuthMethod, "no enhanced authentication here")
 	}
@@ -53,7 +56,11 @@ func (c *conn) connect(ctx context.Context, body []byte) error {
 	if err := c.enter(ctx, &k); err != nil {
 		return err
 	}
-	c.will = k.Will
+	if c.will = k.Will; k.Will != nil {
+		if text := c.b.limits.topic(c, k.Will.Topic); text != "" {
+			return c.refuse(mqtt.TopicNameInvalid, "will: "+text)
+		}
+	}
 	if k.KeepAlive > 0 {
 		c.keepAlive = time.Duration(k.KeepAlive) * time.Second * 3 / 2 // [MQTT-3.1.2-22]
 	} else {
@@ -71,8 +78,8 @@ func (c *conn) connect(ctx context.Context, body []byte) error {
 	c.b.stats.Connects.Add(1)
 	c.b.retrace(c.id)                          // a trace that began while the session was being opened
 	present = present && k.Version != mqtt.V31 // 3.1 section 3.2: the byte is reserved
-	ack := mqtt.Connack{Version: c.version, SessionPresent: present, ReceiveMax: receiveMax, TopicAliasMax: aliasMax,
-		MaxPacket: maxPacket, AssignedID: assigned}.Append(nil)
+	ack := mqtt.Connack{Version: c.version, SessionPresent: present, ReceiveMax: uint16(c.b.limits.Inflight), TopicAliasMax: aliasMax,
+		MaxPacket: uint32(c.b.limits.PacketBytes), AssignedID: assigned}.Append(nil)
 	c.mu.Lock()
 	c.session = s
 	fits := c.fits(ack)
@@ -151,7 +158,7 @@ func (c *conn) refuseTo(code byte, reason, server string) error {
 
 // Bounds of what one client may ask for.
 const (
-	maxSubs     = 4096      // subscriptions
+	maxSubs     = 4096      // subscriptions, by default
 	maxSubBytes = 256 << 10 // of their filters together: they are one record in the state store
 	maxStored   = 1 << 16   // retained messages still to be sent, when it subscribes again
 )
@@ -163,7 +170,7 @@ func (c *conn) subscribe(ctx context.Context, p *mqtt.Subscribe) error {
 	codes := make([]byte, len(p.Filters))
 	rights, why := c.grant.Load(), ""
 	var send []item
-	room := s.room()
+	room := s.room(b.limits.Subscriptions)
 	if slices.ContainsFunc(p.Filters, func(f mqtt.Filter) bool { return f.RetainHandling < 2 && !strings.HasPrefix(f.Filter, "$share/") }) {
 		b.readOnNow(ctx)
 	}
@@ -171,6 +178,9 @@ func (c *conn) subscribe(ctx context.Context, p *mqtt.Subscribe) error {
 		share, plain, _ := mqtt.ParseFilter(f.Filter)
 		if share != "" && f.NoLocal { // [MQTT-3.8.3-4]
 			return &mqtt.Error{Code: mqtt.ProtocolError, Text: "No Local on a shared subscription"}
+		}
+		if codes[i] = b.limits.filter(c, f.Filter); codes[i] != 0 {
+			continue
 		}
 		may := c.maySubscribe(plain)
 		if !may.Allowed {
@@ -180,6 +190,7 @@ func (c *conn) subscribe(ctx context.Context, p *mqtt.Subscribe) error {
 		f.QoS = min(f.QoS, may.MaxQoS)
 		if !room.takes(s, f.Filter) {
 			codes[i] = mqtt.QuotaExceeded
+			b.limits.hit(limitSubscriptions, c.id, c.addr, "one more subscription is refused")
 			continue
 		}
 		codes[i] = f.QoS
@@ -226,10 +237,10 @@ func (c *conn) subscribe(ctx context.Context, p *mqtt.Subscribe) error {
 // subRoom is how many subscriptions a session may still add.
 type subRoom struct{ subs, bytes int }
 
-func (s *session) room() subRoom {
+func (s *session) room(most int) subRoom {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := subRoom{maxSubs - len(s.subs) - len(s.shares), maxSubBytes}
+	r := subRoom{most - len(s.subs) - len(s.shares), maxSubBytes}
 	for f := range s.subs {
 		r.bytes -= len(f)
 	}

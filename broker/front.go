@@ -19,10 +19,6 @@ import (
 	"github.com/mochi-mqtt/server/v2/listeners"
 )
 
-// shakeTimeout is how long a client may take for what comes before its CONNECT: PROXY header, TLS
-// handshake, WebSocket upgrade.
-const shakeTimeout = 10 * time.Second
-
 // front is the listeners: mochi's, over sockets that this broker opened and that outlive errors.
 // It takes a connection through PROXY header, TLS and WebSocket, whichever its listener has, and
 // hands on what speaks MQTT.
@@ -30,9 +26,11 @@ type front struct {
 	log     *limitedLog
 	counts  *FrontCounts
 	trusted []netip.Prefix
-	cert    *serverCert // nil without TLS
-	max     int64       // connections
+	files   *tlsFiles // nil without TLS
+	max     int64     // connections
 	timeout time.Duration
+	mono    func() time.Duration
+	book    *addressBook
 
 	gates []*gate
 	addrs []net.Addr
@@ -67,6 +65,8 @@ const (
 	refusedTLS
 	refusedWebSocket
 	refusedSlow
+	refusedClientCert
+	refusedLimit
 )
 
 // frontRefusals are the names in metrics and logs, and what an operator can do.
@@ -77,10 +77,14 @@ var frontRefusals = [...]struct{ name, remedy string }{
 	{"tls", "the client speaks no TLS, none of 1.2 or 1.3, or does not accept the certificate"},
 	{"websocket", "the client must ask for " + wsPath + " with subprotocol mqtt; a web page of another origin must stand in ws_origins under [listen]"},
 	{"slow", "it opened a connection and did not finish what comes before MQTT: a port scan, a broken network, or somebody who wants to hold connections"},
+	{"client_certificate", "the listener wants a certificate that the CAs of client_ca_file under [listen] have signed, for clients, and that is valid now"},
+	{"limit", "a limit of connections from its address, see limit_reached_total; over TLS it can be told nothing"},
 }
 
 func newFront(cfg ListenConfig, b *Broker) *front {
-	return &front{log: newLimitedLog(b.log, b.wall), counts: &b.stats.Front, max: maxConnections(cfg), timeout: shakeTimeout, shaking: map[net.Conn]struct{}{}}
+	f := &front{log: newLimitedLog(b.log, b.wall), counts: &b.stats.Front, max: maxConnections(cfg), timeout: b.limits.ConnectTimeout, mono: b.mono, shaking: map[net.Conn]struct{}{}}
+	f.book = newAddressBook(b.limits, f.max)
+	return f
 }
 
 // listen opens the configured listeners, all or none. ready is what /readyz says.
@@ -102,13 +106,13 @@ func (f *front) listen(ctx context.Context, cfg ListenConfig, ready func() bool,
 			continue
 		}
 		g := &gate{clientListener: o, proxied: slices.Contains(cfg.ProxyProtocol, o.name)}
-		if o.tls && f.cert == nil {
-			if f.cert, err = loadCertificate(cfg.CertFile, cfg.KeyFile, b.wall, b.log); err != nil {
+		if o.tls && f.files == nil {
+			if f.files, err = loadTLS(cfg, b.wall, b.log); err != nil {
 				return fmt.Errorf("listen.%s: %w", o.name, err)
 			}
 		}
 		if o.tls {
-			g.tls = f.cert.config()
+			g.tls = f.files.config(cfg.clientCert(o.name))
 		}
 		if o.ws {
 			g.ws = newWSGate(cfg.WSOrigins, ready)
@@ -157,21 +161,22 @@ func maxConnections(cfg ListenConfig) int64 {
 
 // serve gives every connection to mqtt, in a goroutine of its own, until close. What is on the
 // stack of that goroutine below mqtt stays there for as long as the client: it is little.
-func (f *front) serve(ctx context.Context, mqtt func(context.Context, net.Conn)) {
+func (f *front) serve(ctx context.Context, mqtt func(context.Context, net.Conn, *entrance)) {
 	var serving sync.WaitGroup
 	for _, g := range f.gates {
 		serving.Go(func() {
 			g.Serve(func(_ string, nc net.Conn) error {
-				if c := f.admit(g, nc); c != nil {
-					mqtt(ctx, c)
+				if c, in := f.admit(ctx, g, nc); c != nil {
+					mqtt(ctx, c, in)
+					in.leave()
 				}
 				f.open.Add(-1)
 				return nil
 			})
 		})
 	}
-	if f.cert != nil {
-		serving.Go(func() { f.cert.watch(ctx, certEvery) })
+	if f.files != nil {
+		serving.Go(func() { f.files.watch(ctx, certEvery, f.mono, f.log.to) })
 	}
 	serving.Wait()
 	f.shaken.Wait()
@@ -180,31 +185,34 @@ func (f *front) serve(ctx context.Context, mqtt func(context.Context, net.Conn))
 // admit takes a connection to where MQTT begins, or closes it and returns nil.
 //
 //go:noinline
-func (f *front) admit(g *gate, nc net.Conn) net.Conn {
+func (f *front) admit(ctx context.Context, g *gate, nc net.Conn) (net.Conn, *entrance) {
 	if f.open.Add(1) > f.max {
 		f.refuse(g, nc, refusedFull, fmt.Errorf("there are %d connections", f.max))
-		return nil
-	}
-	if g.tls == nil && g.ws == nil && !g.proxied {
-		return nc
+		return nil, nil
 	}
 	if !f.begin(nc) {
 		_ = nc.Close()
-		return nil
+		return nil, nil
 	}
 	defer f.end(nc)
+	in := f.book.arrive(nc, g.name)
 	_ = nc.SetDeadline(time.Now().Add(f.timeout))
-	c, why, err := f.shake(g, nc)
+	c, why, err := f.shake(ctx, g, nc, in)
 	if err != nil {
-		f.refuse(g, nc, why, err)
-		return nil
+		in.leave()
+		if in.evicted.Load() { // that has been said
+			_ = nc.Close()
+		} else {
+			f.refuse(g, nc, why, err)
+		}
+		return nil, nil
 	}
 	_ = nc.SetDeadline(time.Time{})
-	return c
+	return c, in
 }
 
 // shake goes from the socket to where MQTT begins.
-func (f *front) shake(g *gate, nc net.Conn) (c net.Conn, why int, err error) {
+func (f *front) shake(ctx context.Context, g *gate, nc net.Conn, in *entrance) (c net.Conn, why int, err error) {
 	c = nc
 	if g.proxied {
 		if !f.trusts(nc.RemoteAddr()) {
@@ -218,10 +226,17 @@ func (f *front) shake(g *gate, nc net.Conn) (c net.Conn, why int, err error) {
 			c = &proxied{nc, net.TCPAddrFromAddrPort(client)}
 		}
 	}
+	if wait := f.book.locate(in, c.RemoteAddr()); wait > 0 && !pause(ctx, wait) {
+		return nil, refusedSlow, errStopping
+	}
+	if r := in.refusal; r != nil && g.tls != nil { // to tell it would cost a handshake
+		f.book.l.hit(r.limit, "", c.RemoteAddr().String(), r.text)
+		return nil, refusedLimit, errors.New(r.text)
+	}
 	if g.tls != nil {
 		t := tls.Server(c, g.tls)
 		if err := t.Handshake(); err != nil {
-			return nil, refusedTLS, err
+			return nil, tlsRefusal(err), err
 		}
 		c = t
 	}

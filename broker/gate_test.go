@@ -287,17 +287,17 @@ func TestCertificateReload(t *testing.T) {
 	old := speak(t, b, 1, "", "old", &tls.Config{InsecureSkipVerify: true})
 	nextCert, nextKey, _ := certificate(t)
 	move(nextCert, cfg.Listen.CertFile) // and not its key
-	if err := b.cert.Load().refresh(); err == nil || !strings.Contains(err.Error(), "is not the key of") {
+	if err := b.files.Load().refresh(); err == nil || !strings.Contains(err.Error(), "is not the key of") {
 		t.Errorf("a certificate without its key: %v", err)
 	}
-	if err := b.cert.Load().refresh(); err != nil {
+	if err := b.files.Load().refresh(); err != nil {
 		t.Errorf("the same again: %v", err)
 	}
 	if serial() != first {
 		t.Error("the old certificate did not stay")
 	}
 	move(nextKey, cfg.Listen.KeyFile)
-	if err := b.cert.Load().refresh(); err != nil {
+	if err := b.files.Load().refresh(); err != nil {
 		t.Error(err)
 	}
 	second := serial()

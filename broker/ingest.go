@@ -82,8 +82,8 @@ func (c *conn) begin() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.pending++
-	if c.pending+c.unreleased > receiveMax && c.version == mqtt.V5 { // QoS 2 counts until PUBCOMP (4.9)
-		return &mqtt.Error{Code: mqtt.ReceiveMaximumExceeded, Text: fmt.Sprintf("more than %d publishes without acknowledgement", receiveMax)}
+	if c.pending+c.unreleased > c.b.limits.Inflight && c.version == mqtt.V5 { // QoS 2 counts until PUBCOMP (4.9)
+		return &mqtt.Error{Code: mqtt.ReceiveMaximumExceeded, Text: fmt.Sprintf("more than %d publishes without acknowledgement", c.b.limits.Inflight)}
 	}
 	return nil
 }
@@ -109,6 +109,10 @@ func (c *conn) repeated(p *mqtt.Publish) bool {
 func (b *Broker) admit(c *conn, p *mqtt.Publish) (*Record, *mqtt.Error) {
 	if strings.HasPrefix(p.Topic, "$SYS/") || p.Topic == "$SYS" {
 		return nil, b.refused(c, p.Topic, mqtt.TopicNameInvalid, "$SYS is the broker's own")
+	}
+	if e := b.limits.publish(c, p); e != nil {
+		b.stats.Rejected.Add(1)
+		return nil, b.refused(c, p.Topic, e.Code, e.Text)
 	}
 	m := wire.Message{Topic: p.Topic, ContentType: p.ContentType, JWS: p.JWS, Payload: p.Payload}
 	if p.JWSCount > 1 {

@@ -24,6 +24,10 @@ type ListenConfig struct {
 	CertFile string `toml:"cert_file"` // for mqtts and wss
 	KeyFile  string `toml:"key_file"`  // for mqtts and wss
 
+	ClientCAFile       string   `toml:"client_ca_file"`       // PEM: who may have signed clients' certificates
+	ClientCertRequired []string `toml:"client_cert_required"` // TLS listeners where clients must show one
+	ClientCertOptional []string `toml:"client_cert_optional"` // TLS listeners where one that is shown must be good
+
 	WSOrigins      []string `toml:"ws_origins"`      // web pages that may connect, besides those of the same host
 	ProxyProtocol  []string `toml:"proxy_protocol"`  // listeners that require PROXY v1/v2
 	TrustedProxies []string `toml:"trusted_proxies"` // networks that may send it
@@ -77,6 +81,7 @@ func (c *Config) checkListen(doc *settings.Doc) {
 		doc.Problem("listen", `no listener is open; write mqtt = ":1883"`)
 	}
 	l.checkTLS(doc)
+	l.checkClientCerts(doc)
 	l.checkOrigins(doc)
 	l.checkProxies(doc)
 	if l.MaxConnections < 0 {

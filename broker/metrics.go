@@ -40,6 +40,7 @@ func counters(s *Stats) []figure {
 		{"sessions_moved", "Sessions that came from another node.", s.Moved.Load()},
 		{"shared_dealt_again", "Messages of shared subscriptions that were dealt again because the node that had them in hand was gone: members may get them twice.", s.SharedAgain.Load()},
 		{"panics", "Bugs that ended a connection.", s.Panics.Load()},
+		{"logins_failed", "CONNECTs whose user name or password was wrong.", s.LoginsFailed.Load()},
 		{"accept_errors", "Connections that the system could not hand over, for want of file descriptors for instance.", s.Front.AcceptErrors.Load()},
 	}
 }
@@ -142,6 +143,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	for i, r := range frontRefusals {
 		m.counter(figure{"connections_turned_away", "Connections that ended before they spoke MQTT, by reason.", b.stats.Front.Refused[i].Load()}, "reason", r.name)
 	}
+	c.limits(m)
 	messages, batches := b.discards.sums()
 	for r := range discardReasons {
 		m.counter(figure{"discarded_messages", "Messages that somebody who should have had them did not get, by reason.", messages[r]}, "reason", r.String())

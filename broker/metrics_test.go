@@ -81,6 +81,9 @@ func TestMetricsAreListed(t *testing.T) {
 	t.Parallel()
 	c := startNodes(t, 3)
 	c.cfgs[0].Auth = newTestUsers().links() // what is about them is not there without
+	l := &c.cfgs[0].Listen
+	l.MQTTS = "127.0.0.1:0"
+	l.CertFile, l.KeyFile, _ = certificate(t)
 	c.begin()
 	text := scrape(t, c.up[0].Broker)
 	help, kind, labels := map[string]string{}, map[string]string{}, map[string][]string{}

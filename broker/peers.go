@@ -292,7 +292,7 @@ func (b *Broker) clock() uint64 {
 
 // start begins to hear the other nodes and to be heard.
 func (p *peers) start() error {
-	if err := errors.Join(p.confirms.listen(p), p.listenTakes(), p.listenWitness(), p.listenEnds(), p.listenQuestions(), p.listenLoose(), p.listenTips(), p.listenShares()); err != nil {
+	if err := errors.Join(p.confirms.listen(p), p.listenTakes(), p.listenWitness(), p.listenEnds(), p.listenQuestions(), p.listenLoose(), p.listenTips(), p.listenShares(), p.listenLogins()); err != nil {
 		return err
 	}
 	for _, at := range p.all() {
@@ -305,6 +305,7 @@ func (p *peers) start() error {
 	p.b.background(p.watch)
 	p.b.background(newGuard(p.b, p.members).run)
 	p.b.background(p.b.scrub)
+	p.b.background(p.b.logins.run)
 	return nil
 }
 

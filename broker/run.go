@@ -151,5 +151,6 @@ func (b *Broker) opened(f *front) {
 	}
 	b.doorway.Store(&open)
 	b.addrs.Store(&f.addrs)
-	b.cert.Store(f.cert)
+	b.files.Store(f.files)
+	b.book.Store(f.book)
 }

@@ -69,6 +69,7 @@ const (
 	PayloadFormatInvalid   = 0x99
 	UseAnotherServer       = 0x9C
 	ServerMoved            = 0x9D
+	ConnectionRateExceeded = 0x9F
 )
 
 // Error is why a packet is refused, with the reason code that says it to the client.

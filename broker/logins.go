@@ -1,0 +1,280 @@
+package broker
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"holdfast/broker/mqtt"
+)
+
+// logins slows down who tries passwords. Only failures count, in three places: of one user from one address, of one user
+// from everywhere, of one address with whatever users. Who is over waits before a password of his is looked at again.
+//
+// Whoever has a right to come in does:
+//
+//   - what has got in from an address before (same user, same password) is never kept waiting there;
+//   - a user that has got in from an address before does not wait there for what others do, at that address or as that user;
+//   - an address that has not failed lately may always try: nobody can lock a user out from elsewhere;
+//   - an address may fail more often the more users have got in from it: behind a balancer or a NAT many are in error.
+//
+// The nodes of a cluster tell each other what failed (logins_share.go).
+type logins struct {
+	b   *Broker
+	key []byte // of what is remembered: it dies with the process
+
+	mu     sync.Mutex
+	failed map[loginKey]*failures
+	known  ring2[loginKey] // (address, user) that got in; of all nodes
+	proven ring2[loginKey] // (address, user, password) that got in here
+	users  map[loginKey]int
+	lost   uint64      // failures for which there was no room
+	news   []loginNews // for the other nodes
+	swept  time.Duration
+}
+
+// loginKey stands for whom a failure counts.
+type loginKey [16]byte
+
+// failures is what is remembered of one key.
+type failures struct {
+	kind  byte
+	n     int
+	last  time.Duration
+	until time.Duration // nobody tries before
+}
+
+const (
+	maxFailures  = 1 << 16 // keys
+	maxKnown     = 1 << 17 // of each half of a ring2
+	firstBackoff = time.Second
+	perUser      = 10 // further failures that an address has for each user that got in from there
+)
+
+// The kinds of a loginKey.
+const (
+	loginPair    = 'p'
+	loginUser    = 'u'
+	loginAddress = 'a'
+	loginProof   = 's'
+)
+
+func newLogins(b *Broker) *logins {
+	return &logins{b: b, key: b.random(32), failed: map[loginKey]*failures{}, users: map[loginKey]int{},
+		known: newRing2[loginKey](maxKnown), proven: newRing2[loginKey](maxKnown)}
+}
+
+// keyOf is the same on all nodes: what is in it is no secret.
+func keyOf(kind byte, addr netip.Addr, user string) loginKey {
+	h := sha256.New()
+	h.Write([]byte{kind})
+	if kind != loginUser {
+		a := addr.As16()
+		h.Write(a[:])
+	}
+	if kind != loginAddress {
+		h.Write([]byte(user))
+	}
+	return loginKey(h.Sum(nil)[:16])
+}
+
+// proofOf has a password in it, and so a key that nobody else has.
+func (l *logins) proofOf(addr netip.Addr, user string, password []byte) loginKey {
+	h := hmac.New(sha256.New, l.key)
+	pair := keyOf(loginProof, addr, user)
+	h.Write(pair[:])
+	h.Write(password)
+	return loginKey(h.Sum(nil)[:16])
+}
+
+// wait says how long a client has to wait before its password is looked at; 0: it may try.
+func (l *logins) wait(addr netip.Addr, user string, password []byte) time.Duration {
+	if l.b.limits.LoginFailures == 0 || !addr.IsValid() {
+		return 0
+	}
+	pair, now := keyOf(loginPair, addr, user), l.b.mono()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.proven.has(l.proofOf(addr, user, password)) {
+		return 0
+	}
+	wait := l.left(pair, now)
+	if l.known.has(pair) {
+		return wait
+	}
+	at := keyOf(loginAddress, addr, user)
+	if l.count(at, now) > 0 {
+		wait = max(wait, l.left(at, now), l.left(keyOf(loginUser, addr, user), now))
+	}
+	return wait
+}
+
+// left is how long a key's time is not over; l.mu is held.
+func (l *logins) left(k loginKey, now time.Duration) time.Duration {
+	if f := l.failed[k]; f != nil && now-f.last < l.b.limits.LoginForget {
+		return max(0, f.until-now)
+	}
+	return 0
+}
+
+// count is how often a key has failed lately; l.mu is held.
+func (l *logins) count(k loginKey, now time.Duration) int {
+	if f := l.failed[k]; f != nil && now-f.last < l.b.limits.LoginForget {
+		return f.n
+	}
+	return 0
+}
+
+// fail counts a wrong password. An error of a source is none.
+func (l *logins) fail(addr netip.Addr, user string) {
+	l.b.stats.LoginsFailed.Add(1)
+	if l.b.limits.LoginFailures == 0 || !addr.IsValid() {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, kind := range []byte{loginPair, loginUser, loginAddress} {
+		k := keyOf(kind, addr, user)
+		l.add(k, kind, 1)
+		l.tell(loginNews{Kind: kind, Key: k, Failed: 1})
+	}
+}
+
+// add counts failures of a key; l.mu is held.
+func (l *logins) add(k loginKey, kind byte, n int) {
+	now := l.b.mono()
+	f := l.failed[k]
+	if f == nil {
+		if len(l.failed) >= maxFailures {
+			l.sweep(now)
+		}
+		if len(l.failed) >= maxFailures {
+			l.lost++
+			return
+		}
+		f = &failures{kind: kind}
+		l.failed[k] = f
+	}
+	if now-f.last >= l.b.limits.LoginForget {
+		f.n = 0
+	}
+	f.n, f.last = f.n+n, now
+	if over := f.n - l.free(k, kind); over >= 0 {
+		f.until = now + l.backoff(over, kind)
+	}
+}
+
+// free is how many failures cost nothing; l.mu is held.
+func (l *logins) free(k loginKey, kind byte) int {
+	switch kind {
+	case loginPair:
+		return l.b.limits.LoginFailures
+	case loginUser:
+		return l.b.limits.LoginFailuresUser
+	}
+	return l.b.limits.LoginFailuresAddress + perUser*l.users[k]
+}
+
+// backoff doubles with each failure. An address is slowed to one try a second: behind it there may be many.
+func (l *logins) backoff(over int, kind byte) time.Duration {
+	if kind == loginAddress {
+		return firstBackoff
+	}
+	return min(l.b.limits.LoginBackoff, firstBackoff<<min(over, 20))
+}
+
+// succeed forgets what failed of this user from this address, and remembers that it got in.
+func (l *logins) succeed(addr netip.Addr, user string, password []byte) {
+	if l.b.limits.LoginFailures == 0 || !addr.IsValid() {
+		return
+	}
+	pair := keyOf(loginPair, addr, user)
+	at := keyOf(loginAddress, addr, user)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.proven.add(l.proofOf(addr, user, password))
+	if l.failed[pair] != nil || !l.known.has(pair) {
+		l.tell(loginNews{Kind: loginPair, Key: pair, At: at})
+	}
+	l.in(pair, at)
+}
+
+// in notes that a user got in; l.mu is held.
+func (l *logins) in(pair, at loginKey) {
+	delete(l.failed, pair)
+	if l.known.add(pair) && (l.users[at] > 0 || len(l.users) < maxFailures) {
+		l.users[at]++
+	}
+}
+
+// sweep forgets what is over; l.mu is held.
+func (l *logins) sweep(now time.Duration) {
+	if now-l.swept < time.Second {
+		return
+	}
+	l.swept = now
+	for k, f := range l.failed {
+		if now-f.last >= l.b.limits.LoginForget {
+			delete(l.failed, k)
+		}
+	}
+}
+
+// remembered is how many keys have failed lately, or a while ago.
+func (l *logins) remembered() (n int, lost uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.failed), l.lost
+}
+
+// guarded refuses a client that has to wait; nil: its password may be looked at. Its answer comes a little later, so that
+// it does not come again at once.
+func (c *conn) guarded(ctx context.Context, user string, password []byte) error {
+	wait := c.b.logins.wait(addressOf(c.nc.RemoteAddr()), user, password)
+	if wait <= 0 {
+		return nil
+	}
+	c.b.limits.hit(limitLogins, c.id, c.addr, fmt.Sprintf("too many failed logins: none is looked at for %s", wait.Round(time.Second)))
+	c.b.penalty.wait(ctx, refusalDelay)
+	return c.refuse(mqtt.ConnectionRateExceeded, fmt.Sprintf("too many failed logins; try again in %d s", int(wait/time.Second)+1))
+}
+
+// loginFailed counts that a client's user name or password was wrong; loginSucceeded that they were right.
+func (c *conn) loginFailed(user string) { c.b.logins.fail(addressOf(c.nc.RemoteAddr()), user) }
+
+func (c *conn) loginSucceeded(user string, password []byte) {
+	c.b.logins.succeed(addressOf(c.nc.RemoteAddr()), user, password)
+}
+
+// ring2 is a set with a bound: when its younger half is full, the older one is forgotten.
+type ring2[K comparable] struct {
+	young, old map[K]struct{}
+	most       int
+}
+
+func newRing2[K comparable](most int) ring2[K] {
+	return ring2[K]{young: map[K]struct{}{}, old: map[K]struct{}{}, most: most}
+}
+
+func (r *ring2[K]) has(k K) bool {
+	_, young := r.young[k]
+	_, old := r.old[k]
+	return young || old
+}
+
+// add makes k the youngest, and says whether it is new.
+func (r *ring2[K]) add(k K) bool {
+	had := r.has(k)
+	if _, young := r.young[k]; young {
+		return false
+	}
+	if len(r.young) >= r.most {
+		r.old, r.young = r.young, map[K]struct{}{}
+	}
+	r.young[k] = struct{}{}
+	return !had
+}

@@ -1,0 +1,67 @@
+package broker
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+func TestBucket(t *testing.T) {
+	b := newBucket(10, 5, 0)
+	for i, c := range []struct {
+		n    float64
+		now  time.Duration
+		wait time.Duration
+	}{
+		{5, 0, 0}, {1, 0, 100 * time.Millisecond}, {1, 0, 200 * time.Millisecond},
+		{1, time.Second, 0}, // it has been filled to 5, not to 8
+		{4, time.Second, 0}, {100, time.Second, 10 * time.Second},
+		{0, 500 * time.Millisecond, 10 * time.Second}, // a clock that goes back gives nothing
+		{0, 11 * time.Second, 0},
+	} {
+		if wait := b.take(c.n, c.now); wait != c.wait {
+			t.Errorf("%d: %v, want %v", i, wait, c.wait)
+		}
+	}
+}
+
+// TestPace: a client that publishes faster than it may is slowed, and nothing of what it sends is lost; another one is
+// not slowed.
+func TestPace(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t.TempDir())
+	cfg.Limits.MessagesPerSecond, cfg.Limits.BytesPerSecond = 100, 1<<20
+	b := start(t, cfg)
+	sub, _ := dialRaw(t, b.addr, "sub", v5)
+	sub.subscribe(1, "a")
+	for _, qos := range []byte{0, 1} {
+		pub, _ := dialRaw(t, b.addr, fmt.Sprint("pub", qos), v5)
+		const n = 150
+		for i := range n {
+			pub.write(pub.publishPacket("a", fmt.Sprint(i), qos<<1, uint16(i+1)*uint16(qos), nil))
+		}
+		for i := range n {
+			if m := sub.take(); m.payload != fmt.Sprint(i) {
+				t.Fatalf("%q after %d messages", m.payload, i)
+			}
+		}
+	}
+	if b.Stats().Limits[limitMessages].Load() == 0 {
+		t.Error("nobody was slowed")
+	}
+}
+
+// TestPaceEnds: a connection that is ended while its client rests ends.
+func TestPaceEnds(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t.TempDir())
+	cfg.Limits.BytesPerSecond = 1 // its CONNECT was free; what comes next lets it rest longer than any test
+	b := start(t, cfg)
+	c, _ := dialRaw(t, b.addr, "c", v5)
+	c.write(c.publishPacket("a", string(make([]byte, 1<<20-64)), 0, 0, nil))
+	eventually(t, "it rests", func() bool { return b.Stats().Limits[limitBytes].Load() > 0 })
+	if _, err := b.kickSession(t.Context(), "c", false); err != nil {
+		t.Fatal(err)
+	}
+	c.closed()
+}
