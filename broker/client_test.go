@@ -305,3 +305,10 @@ func (c *rawClient) disconnect() {
 	_, _ = c.nc.Write([]byte{mqtt.DISCONNECT << 4, 0})
 	c.nc.Close()
 }
+
+// rawOn is a client on a connection that is there and has said nothing yet.
+func rawOn(t testing.TB, nc net.Conn) *rawClient {
+	c := &rawClient{t: t, nc: nc, r: bufio.NewReaderSize(nc, 64<<10), version: mqtt.V5}
+	keep(t, c)
+	return c
+}

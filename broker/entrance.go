@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -64,7 +65,7 @@ const (
 )
 
 func newAddressBook(l *limits, maxConns int64) *addressBook {
-	b := &addressBook{l: l, halfMax: l.HalfOpen, m: map[netip.Addr]*addressUse{}, choose: rand.New(rand.NewPCG(1, 2)), maximum: maxAddresses}
+	b := &addressBook{l: l, halfMax: l.HalfOpen, m: map[netip.Addr]*addressUse{}, choose: rand.New(rand.NewPCG(binary.BigEndian.Uint64(l.b.random(8)), 0)), maximum: maxAddresses}
 	if b.halfMax == 0 {
 		b.halfMax = max(1, int(min(maxConns/2, 1<<30)))
 	}
@@ -106,10 +107,13 @@ func (b *addressBook) arrive(nc net.Conn, listener string) *entrance {
 	b.use(in.addr).half++
 	var out *entrance
 	if len(b.half) > b.halfMax {
-		out = b.victim(in)
+		if out = b.victim(in); out != nil {
+			out.evicted.Store(true)
+			out.whole() // it counts no more, however long it takes to end
+		}
 	}
 	b.mu.Unlock()
-	if out != nil && !out.evicted.Swap(true) {
+	if out != nil {
 		b.l.hit(limitHalfOpen, "", out.nc.RemoteAddr().String(), fmt.Sprintf("%d connections have sent no CONNECT yet: this one made room", b.halfMax))
 		_ = out.nc.Close()
 	}
@@ -121,7 +125,7 @@ func (b *addressBook) victim(newest *entrance) *entrance {
 	var out *entrance
 	for range evictFrom {
 		e := b.half[b.choose.IntN(len(b.half))]
-		if e == newest || e.evicted.Load() {
+		if e == newest {
 			continue
 		}
 		if out == nil || b.m[e.addr].half > b.m[out.addr].half {
@@ -177,14 +181,14 @@ func (b *addressBook) locate(in *entrance, client net.Addr) (wait time.Duration)
 		b.let(in.addr)
 		b.use(addr).half++
 	}
-	in.addr, in.found = addr, true
-	u := b.use(addr)
-	u.conns++
-	l := b.l
-	if n := l.ConnectionsPerAddress; n > 0 && u.conns > n {
+	u, l := b.use(addr), b.l
+	in.addr = addr
+	if n := l.ConnectionsPerAddress; n > 0 && u.conns >= n { // one that is refused counts for nobody
 		in.refusal = &limitRefusal{limitConnections, mqtt.QuotaExceeded, fmt.Sprintf("there are %d connections from this address", n)}
 		return 0
 	}
+	in.found = true
+	u.conns++
 	now := l.b.mono()
 	if l.ConnectRatePerAddress > 0 {
 		if wait = b.turn(u, now); wait > rateWait {

@@ -154,9 +154,10 @@ func TestTurnedAway(t *testing.T) {
 // TestUnexpectedProxyHeader: a proxy in front of a listener that does not know of it is named.
 func TestUnexpectedProxyHeader(t *testing.T) {
 	b, log := logged(t, testConfig(t.TempDir()))
-	for _, header := range []string{"PROXY TCP4 192.0.2.7 10.0.0.1 49153 1883\r\n", v2Header(0x21, 0x11, inet4...)} {
+	for i, header := range []string{"PROXY TCP4 192.0.2.7 10.0.0.1 49153 1883\r\n", v2Header(0x21, 0x11, inet4...)} {
 		was := strings.Count(log.String(), "add the listener to proxy_protocol")
-		nc, err := net.Dial("tcp", b.addr)
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(2+i))}} // said once a minute for each address
+		nc, err := d.Dial("tcp", b.addr)
 		if err != nil {
 			t.Fatal(err)
 		}

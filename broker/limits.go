@@ -7,8 +7,6 @@ import (
 	"net"
 	"os"
 	"strings"
-	"sync/atomic"
-	"time"
 
 	"holdfast/broker/mqtt"
 	"holdfast/systemd/settings"
@@ -44,9 +42,6 @@ type limits struct {
 	b    *Broker
 	log  *limitedLog
 	ends *limitedLog // of connections that never became clients
-
-	retainedAt atomic.Int64 // when they were last counted, monotonic
-	retained   atomic.Int64 // how many there were
 }
 
 func newLimits(b *Broker) *limits {
@@ -153,18 +148,13 @@ func (l *limits) filter(c *conn, filter string) byte {
 	return 0
 }
 
-// tooManyRetained: a topic that has none would be one too many. They are counted once a second.
+// tooManyRetained: a topic that has none would be one too many. Those on their way are not counted yet.
 func (l *limits) tooManyRetained(topic string) bool {
-	if l.b.retained.topics() < l.Retained { // those that were deleted and are remembered are among them
+	if l.b.retained.len() < l.Retained {
 		return false
 	}
-	if _, has := l.b.retained.get(topic); has {
-		return false
-	}
-	if at, now := l.retainedAt.Load(), int64(l.b.mono()); now-at > int64(time.Second) && l.retainedAt.CompareAndSwap(at, now) {
-		l.retained.Store(int64(l.b.retained.len()))
-	}
-	return l.retained.Load() >= int64(l.Retained)
+	_, has := l.b.retained.get(topic)
+	return !has
 }
 
 // maxPenalties is how many refused clients may be kept waiting for their answer at once; others get it at once.
@@ -184,11 +174,4 @@ func (b *Broker) sayEnded(c *conn, err error) {
 	b.limits.ends.warn(host+"\x00"+why, func(to *slog.Logger, repeated uint64) {
 		to.Info("connection ended", "client", c.id, "addr", c.addr, "err", err, "repeated", repeated)
 	})
-}
-
-// topics is how many topics have a retained message, or had one a while ago.
-func (rs *retained) topics() int {
-	rs.mu.RLock()
-	defer rs.mu.RUnlock()
-	return len(rs.m)
 }

@@ -17,6 +17,8 @@ const retainedKey = "retained/"
 type retained struct {
 	mu sync.RWMutex
 	m  map[string]retainedItem
+
+	live int // topics that have one
 }
 
 // retainedItem is a topic's newest message. One without a record says that it was deleted, and
@@ -63,13 +65,18 @@ func (rs *retained) matching(filter string) []item {
 func (rs *retained) len() int {
 	rs.mu.RLock()
 	defer rs.mu.RUnlock()
-	n := 0
-	for _, it := range rs.m {
-		if it.rec != nil {
-			n++
-		}
+	return rs.live
+}
+
+// put enters a topic's newest message; rs.mu is held, or nobody else is there yet.
+func (rs *retained) put(topic string, it retainedItem) {
+	if old := rs.m[topic]; old.rec != nil {
+		rs.live--
 	}
-	return n
+	if it.rec != nil {
+		rs.live++
+	}
+	rs.m[topic] = it
 }
 
 // forget lets go of deletions that nothing older can follow.
@@ -96,7 +103,7 @@ func (b *Broker) restoreRetained() error {
 			}
 		}
 		if old, had := b.retained.m[topic]; !had || old.newer(it.at, it.clock) {
-			b.retained.m[topic] = it
+			b.retained.put(topic, it)
 		}
 	}
 	return nil
@@ -137,7 +144,7 @@ func (b *Broker) retain(r *Record, at cursor, clock uint64) {
 		rs.mu.Unlock()
 		return
 	}
-	if rs.m[r.Topic] = next; next.rec == nil && b.alone() {
+	if rs.put(r.Topic, next); next.rec == nil && b.alone() {
 		delete(rs.m, r.Topic)
 	}
 	rs.mu.Unlock()
