@@ -82,6 +82,10 @@ func (c *conn) enter(ctx context.Context, k *mqtt.Connect) error {
 	if a == nil {
 		return nil
 	}
+	settled, err := c.guarded(ctx, k)
+	if err != nil {
+		return err
+	}
 	began, generation := c.b.mono(), a.generation.Load()
 	client := &auth.Client{ID: k.ClientID, Username: k.User, Addr: addrPort(c.nc.RemoteAddr()), Listener: c.b.listenerOf(c.nc), Certificate: certificateOf(c.nc)}
 	if k.HasPassword {
@@ -95,6 +99,7 @@ func (c *conn) enter(ctx context.Context, k *mqtt.Connect) error {
 	if ctx.Err() != nil {
 		return errStopping
 	}
+	settled(err)
 	if err != nil {
 		return a.refuse(ctx, c, client, began, err)
 	}

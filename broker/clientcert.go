@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -125,27 +124,4 @@ func (f *tlsFiles) config(policy string) *tls.Config {
 func badClientCert(err error) bool {
 	var verify *tls.CertificateVerificationError
 	return errors.As(err, &verify) || err != nil && err.Error() == "tls: client didn't provide a certificate"
-}
-
-// verifiedChain is the client's certificate and those above it, as they were verified; nil: it has shown none.
-func verifiedChain(nc net.Conn) []*x509.Certificate {
-	if ws, is := nc.(*wsConn); is {
-		nc = ws.Conn
-	}
-	t, is := nc.(*tls.Conn)
-	if !is {
-		return nil
-	}
-	if chains := t.ConnectionState().VerifiedChains; len(chains) > 0 {
-		return chains[0]
-	}
-	return nil
-}
-
-// certificate is the client's, verified; nil: it has shown none.
-func (c *conn) certificate() *x509.Certificate {
-	if chain := verifiedChain(c.nc); len(chain) > 0 {
-		return chain[0]
-	}
-	return nil
 }

@@ -152,7 +152,7 @@ func TestClientCertificates(t *testing.T) {
 		speak(t, b, 3, "", id, c)
 		s := b.sessions.get(id)
 		s.mu.Lock()
-		got := s.conn.certificate()
+		got := certificateOf(s.conn.nc)
 		s.mu.Unlock()
 		if (got == nil) != (want == "") || got != nil && got.Subject.CommonName != want {
 			t.Errorf("%s: %+v", id, got)

@@ -4,11 +4,13 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
 	"time"
 
+	"holdfast/broker/auth"
 	"holdfast/broker/mqtt"
 )
 
@@ -91,24 +93,34 @@ func (l *logins) proofOf(addr netip.Addr, user string, password []byte) loginKey
 	return loginKey(h.Sum(nil)[:16])
 }
 
-// wait says how long a client has to wait before its password is looked at; 0: it may try.
-func (l *logins) wait(addr netip.Addr, user string, password []byte) time.Duration {
+// login is one CONNECT with a password, without the password.
+type login struct{ pair, user, address, proof loginKey }
+
+// login is what a client says; nil: nobody guesses here.
+func (l *logins) login(addr netip.Addr, user string, password []byte) *login {
 	if l.b.limits.LoginFailures == 0 || !addr.IsValid() {
+		return nil
+	}
+	return &login{keyOf(loginPair, addr, user), keyOf(loginUser, addr, user), keyOf(loginAddress, addr, user), l.proofOf(addr, user, password)}
+}
+
+// wait says how long a client has to wait before its password is looked at; 0: it may try.
+func (l *logins) wait(in *login) time.Duration {
+	if in == nil {
 		return 0
 	}
-	pair, now := keyOf(loginPair, addr, user), l.b.mono()
+	now := l.b.mono()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.proven.has(l.proofOf(addr, user, password)) {
+	if l.proven.has(in.proof) {
 		return 0
 	}
-	wait := l.left(pair, now)
-	if l.known.has(pair) {
+	wait := l.left(in.pair, now)
+	if l.known.has(in.pair) {
 		return wait
 	}
-	at := keyOf(loginAddress, addr, user)
-	if l.count(at, now) > 0 {
-		wait = max(wait, l.left(at, now), l.left(keyOf(loginUser, addr, user), now))
+	if l.count(in.address, now) > 0 {
+		wait = max(wait, l.left(in.address, now), l.left(in.user, now))
 	}
 	return wait
 }
@@ -130,17 +142,19 @@ func (l *logins) count(k loginKey, now time.Duration) int {
 }
 
 // fail counts a wrong password. An error of a source is none.
-func (l *logins) fail(addr netip.Addr, user string) {
+func (l *logins) fail(in *login) {
 	l.b.stats.LoginsFailed.Add(1)
-	if l.b.limits.LoginFailures == 0 || !addr.IsValid() {
+	if in == nil {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, kind := range []byte{loginPair, loginUser, loginAddress} {
-		k := keyOf(kind, addr, user)
-		l.add(k, kind, 1)
-		l.tell(loginNews{Kind: kind, Key: k, Failed: 1})
+	for _, k := range []struct {
+		kind byte
+		key  loginKey
+	}{{loginPair, in.pair}, {loginUser, in.user}, {loginAddress, in.address}} {
+		l.add(k.key, k.kind, 1)
+		l.tell(loginNews{Kind: k.kind, Key: k.key, Failed: 1})
 	}
 }
 
@@ -188,19 +202,17 @@ func (l *logins) backoff(over int, kind byte) time.Duration {
 }
 
 // succeed forgets what failed of this user from this address, and remembers that it got in.
-func (l *logins) succeed(addr netip.Addr, user string, password []byte) {
-	if l.b.limits.LoginFailures == 0 || !addr.IsValid() {
+func (l *logins) succeed(in *login) {
+	if in == nil {
 		return
 	}
-	pair := keyOf(loginPair, addr, user)
-	at := keyOf(loginAddress, addr, user)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.proven.add(l.proofOf(addr, user, password))
-	if l.failed[pair] != nil || !l.known.has(pair) {
-		l.tell(loginNews{Kind: loginPair, Key: pair, At: at})
+	l.proven.add(in.proof)
+	if l.failed[in.pair] != nil || !l.known.has(in.pair) {
+		l.tell(loginNews{Kind: loginPair, Key: in.pair, At: in.address})
 	}
-	l.in(pair, at)
+	l.in(in.pair, in.address)
 }
 
 // in notes that a user got in; l.mu is held.
@@ -231,23 +243,27 @@ func (l *logins) remembered() (n int, lost uint64) {
 	return len(l.failed), l.lost
 }
 
-// guarded refuses a client that has to wait; nil: its password may be looked at. Its answer comes a little later, so that
-// it does not come again at once.
-func (c *conn) guarded(ctx context.Context, user string, password []byte) error {
-	wait := c.b.logins.wait(addressOf(c.nc.RemoteAddr()), user, password)
-	if wait <= 0 {
-		return nil
+// guarded refuses a client that has to wait; without an error its password may be looked at, and settled says what came of
+// it. The answer comes a little later, so that it does not come again at once. Who gives no password guesses none.
+func (c *conn) guarded(ctx context.Context, k *mqtt.Connect) (settled func(error), err error) {
+	if !k.HasPassword {
+		return func(error) {}, nil
 	}
-	c.b.limits.hit(limitLogins, c.id, c.addr, fmt.Sprintf("too many failed logins: none is looked at for %s", wait.Round(time.Second)))
-	c.b.penalty.wait(ctx, refusalDelay)
-	return c.refuse(mqtt.ConnectionRateExceeded, fmt.Sprintf("too many failed logins; try again in %d s", int(wait/time.Second)+1))
-}
-
-// loginFailed counts that a client's user name or password was wrong; loginSucceeded that they were right.
-func (c *conn) loginFailed(user string) { c.b.logins.fail(addressOf(c.nc.RemoteAddr()), user) }
-
-func (c *conn) loginSucceeded(user string, password []byte) {
-	c.b.logins.succeed(addressOf(c.nc.RemoteAddr()), user, password)
+	l := c.b.logins
+	in := l.login(addressOf(c.nc.RemoteAddr()), k.User, k.Password)
+	if wait := l.wait(in); wait > 0 {
+		c.b.limits.hit(limitLogins, c.id, c.addr, fmt.Sprintf("too many failed logins: none is looked at for %s", wait.Round(time.Second)))
+		c.b.penalty.wait(ctx, refusalDelay)
+		return nil, c.refuse(mqtt.ConnectionRateExceeded, fmt.Sprintf("too many failed logins; try again in %d s", int(wait/time.Second)+1))
+	}
+	return func(err error) {
+		switch {
+		case err == nil:
+			l.succeed(in)
+		case errors.Is(err, auth.ErrCredentials): // not a source that does not answer, or a hash that waits too long
+			l.fail(in)
+		}
+	}, nil
 }
 
 // ring2 is a set with a bound: when its younger half is full, the older one is forgotten.

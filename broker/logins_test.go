@@ -17,14 +17,15 @@ var (
 
 // try is a CONNECT: how long it has to wait, or what came of it.
 func (l *logins) try(addr netip.Addr, user, password string) (in bool, wait time.Duration) {
-	if wait = l.wait(addr, user, []byte(password)); wait > 0 {
+	login := l.login(addr, user, []byte(password))
+	if wait = l.wait(login); wait > 0 {
 		return false, wait
 	}
 	if password != string(right) {
-		l.fail(addr, user)
+		l.fail(login)
 		return false, 0
 	}
-	l.succeed(addr, user, []byte(password))
+	l.succeed(login)
 	return true, 0
 }
 
@@ -47,7 +48,7 @@ func TestWhoGuesses(t *testing.T) {
 	}
 	var waits []time.Duration
 	for range 9 {
-		wait := l.wait(home, "u", []byte("wrong"))
+		wait := l.wait(l.login(home, "u", []byte("wrong")))
 		waits = append(waits, wait)
 		now += wait
 		if n := l.guess(home, "u", 10); n != 1 {
@@ -89,8 +90,8 @@ func TestWhoHasARight(t *testing.T) {
 		l.guess(home, fmt.Sprint("u", i), 3)
 	}
 	must(home, "old", "somebody at the same address tries all users")
-	l.fail(home, "old")
-	if wait := l.wait(home, "old", []byte("new password")); wait > 0 {
+	l.fail(l.login(home, "old", nil))
+	if wait := l.wait(l.login(home, "old", []byte("new password"))); wait > 0 {
 		t.Errorf("a user that is known there waits %v for what others do", wait)
 	}
 	now += time.Second
@@ -99,7 +100,7 @@ func TestWhoHasARight(t *testing.T) {
 		l.guess(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), "victim", 5)
 	}
 	must(abroad, "victim", "a thousand addresses guess at one user; it comes from one that has not failed")
-	l.fail(abroad, "other")
+	l.fail(l.login(abroad, "other", nil))
 	must(abroad, "victim", "and again, when somebody there has failed")
 }
 
@@ -129,13 +130,13 @@ func TestLoginsAreBounded(t *testing.T) {
 	now := time.Hour
 	l := withLimits(defaultLimits(), &now).logins
 	for i := range 2 * maxFailures {
-		l.fail(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), fmt.Sprint("u", i))
+		l.fail(l.login(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), fmt.Sprint("u", i), nil))
 	}
 	if n, lost := l.remembered(); n > maxFailures || lost == 0 {
 		t.Errorf("%d are remembered, %d not", n, lost)
 	}
 	now += time.Hour
-	l.fail(home, "u")
+	l.fail(l.login(home, "u", nil))
 	if n, _ := l.remembered(); n != 3 {
 		t.Errorf("%d are remembered when all is over", n)
 	}
@@ -188,10 +189,10 @@ func TestLoginsAreShared(t *testing.T) {
 	}
 	tell(b, a)
 	for _, l := range all[:2] {
-		if l.wait(home, "known", []byte("another")) > 0 {
+		if l.wait(l.login(home, "known", []byte("another"))) > 0 {
 			t.Error(l.b.cfg.Node.Name, "a user that got in at one node is not known at the other")
 		}
-		if l.wait(home, "stranger", nil) == 0 {
+		if l.wait(l.login(home, "stranger", nil)) == 0 {
 			t.Error(l.b.cfg.Node.Name, "the address is free to go on")
 		}
 	}
@@ -200,7 +201,7 @@ func TestLoginsAreShared(t *testing.T) {
 	table := a.table()
 	a.mu.Unlock()
 	bus(loginMessage{From: "n1", For: "n3", News: table}, late, b)
-	if w, v := a.wait(home, "u", nil), late.wait(home, "u", nil); w != v || w == 0 {
+	if w, v := a.wait(a.login(home, "u", nil)), late.wait(late.login(home, "u", nil)); w != v || w == 0 {
 		t.Errorf("one that comes up lets it wait %v, the other %v", v, w)
 	}
 	if len(late.news) > 0 {
