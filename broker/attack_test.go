@@ -126,6 +126,8 @@ func TestNoSecretsInLogs(t *testing.T) {
 	t.Parallel()
 	log := &logBuffer{}
 	cfg, tc := everyListener(t)
+	u := newTestUsers() // nobody
+	cfg.Auth, cfg.Access.RefusedDelay = u.links(), time.Millisecond
 	b, err := New(cfg, Options{Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
 	if err != nil {
 		t.Fatal(err)

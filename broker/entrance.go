@@ -16,10 +16,9 @@ import (
 
 // entrance is how a connection came in, and what it costs the limits until it is gone.
 type entrance struct {
-	listener string // mqtt, mqtts, ws, wss
-	book     *addressBook
-	nc       net.Conn
-	evicted  atomic.Bool // it made room for another
+	book    *addressBook
+	nc      net.Conn
+	evicted atomic.Bool // it made room for another
 
 	// book.mu
 	addr  netip.Addr // as limits count it
@@ -99,8 +98,8 @@ func addressOf(a net.Addr) netip.Addr {
 
 // arrive enters a connection that was accepted. If too many have not said who they are, one of them makes room: of some
 // that chance has chosen, one of the address that has the most, so that who floods the broker drowns himself.
-func (b *addressBook) arrive(nc net.Conn, listener string) *entrance {
-	in := &entrance{listener: listener, book: b, nc: nc, addr: addressOf(nc.RemoteAddr())}
+func (b *addressBook) arrive(nc net.Conn) *entrance {
+	in := &entrance{book: b, nc: nc, addr: addressOf(nc.RemoteAddr())}
 	b.mu.Lock()
 	in.half = len(b.half)
 	b.half = append(b.half, in)
@@ -264,14 +263,6 @@ func (in *entrance) leave() {
 		b.use(in.addr).conns--
 		b.let(in.addr)
 	}
-}
-
-// name is the listener's; nil is none.
-func (in *entrance) name() string {
-	if in == nil {
-		return ""
-	}
-	return in.listener
 }
 
 // addresses is how many are known, and how many connections have sent no CONNECT yet.

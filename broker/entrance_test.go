@@ -33,7 +33,7 @@ func from(addr string) *addressed {
 
 // enter is arrive and locate.
 func (b *addressBook) enter(nc *addressed) (*entrance, time.Duration) {
-	in := b.arrive(nc, listenMQTT)
+	in := b.arrive(nc)
 	return in, b.locate(in, nc.addr)
 }
 

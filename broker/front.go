@@ -195,7 +195,7 @@ func (f *front) admit(ctx context.Context, g *gate, nc net.Conn) (net.Conn, *ent
 		return nil, nil
 	}
 	defer f.end(nc)
-	in := f.book.arrive(nc, g.name)
+	in := f.book.arrive(nc)
 	_ = nc.SetDeadline(time.Now().Add(f.timeout))
 	c, why, err := f.shake(ctx, g, nc, in)
 	if err != nil {
