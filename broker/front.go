@@ -226,8 +226,11 @@ func (f *front) shake(ctx context.Context, g *gate, nc net.Conn, in *entrance) (
 			c = &proxied{nc, net.TCPAddrFromAddrPort(client)}
 		}
 	}
-	if wait := f.book.locate(in, c.RemoteAddr()); wait > 0 && !pause(ctx, wait) {
-		return nil, refusedSlow, errStopping
+	if wait := f.book.locate(in, c.RemoteAddr()); wait > 0 {
+		if !pause(ctx, wait) {
+			return nil, refusedSlow, errStopping
+		}
+		_ = nc.SetDeadline(time.Now().Add(f.timeout)) // that was our time, not the client's
 	}
 	if r := in.refusal; r != nil && g.tls != nil { // to tell it would cost a handshake
 		f.book.l.hit(r.limit, "", c.RemoteAddr().String(), r.text)

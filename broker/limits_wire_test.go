@@ -180,7 +180,7 @@ func TestSilentConnections(t *testing.T) {
 	if _, err := slow.Write(connect[:5]); err != nil {
 		t.Fatal(err)
 	}
-	n := 400
+	n := full(10000, 400)
 	for i := range n {
 		nc, err := net.Dial("tcp", b.addr)
 		if err != nil {

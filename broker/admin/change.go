@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"maps"
 	"net/http"
 	"sync"
@@ -26,9 +27,22 @@ func detail(r *http.Request, key string, value any) {
 	if d == nil {
 		return
 	}
+	if text, err := json.Marshal(value); err != nil || len(text) > maxDetail {
+		value = cut(string(text))
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.m[key] = value
+}
+
+// maxDetail bounds what somebody can write into a line of the audit log; the longest line has a few of them, escaped.
+const maxDetail = 1 << 10
+
+func cut(s string) string {
+	if len(s) <= maxDetail {
+		return s
+	}
+	return s[:maxDetail] + "…"
 }
 
 func (d *details) all() map[string]any {
@@ -41,7 +55,7 @@ func entryOf(who Who, rt route, r *http.Request) AuditEntry {
 	var id [6]byte
 	_, _ = rand.Read(id[:]) // never fails
 	target := r.URL.RequestURI()
-	return AuditEntry{ID: hex.EncodeToString(id[:]), Who: who.Name, Role: who.Role, From: who.From, What: rt.pattern, Target: target[:min(len(target), 4096)]}
+	return AuditEntry{ID: hex.EncodeToString(id[:]), Who: who.Name, Role: who.Role, From: who.From, What: rt.pattern, Target: cut(target)}
 }
 
 // refusedChange writes down what somebody tried who may not.
@@ -74,7 +88,7 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request, who Who, rt rout
 	rt.serve(answered, r.WithContext(context.WithValue(r.Context(), detailsKey{}, d)))
 	e.Result, e.Status, e.Details = AuditDone, answered.status, d.all()
 	if e.Status >= http.StatusBadRequest {
-		e.Result, e.Error = AuditFailed, answered.failure
+		e.Result, e.Error = AuditFailed, cut(answered.failure)
 	}
 	if err := s.o.Audit.Write(e); err != nil {
 		s.o.Log.Error("how a change ended is not in the audit log", "who", who.Name, "what", rt.pattern, "status", e.Status, "err", err)

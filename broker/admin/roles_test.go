@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"go/ast"
@@ -201,6 +202,19 @@ func TestChangesAreWrittenDown(t *testing.T) {
 	ask("DELETE", "/v1/devices/gw-1", "")
 	ask("DELETE", "/v1/sessions/c1?forget=perhaps", "")
 	ask("GET", "/v1/sessions", "")
+	defer func() { // nobody writes a line that cannot be read back
+		long := strings.Repeat("\x00", 100<<10)
+		body, err := json.Marshal(AddDevice{Gateway: long, Epochs: []string{long, long}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ask("POST", "/v1/devices", string(body))
+		ask("DELETE", "/v1/sessions/"+strings.Repeat("%00", 60<<10), "")
+		lines, err := audit.Last(1)
+		if err != nil || len(lines) != 1 || !strings.HasPrefix(lines[0].Target, "/v1/sessions/") || lines[0].Result != AuditDone {
+			t.Errorf("%.300v, %v", lines, err)
+		}
+	}()
 	lines, err := audit.Last(100)
 	if err != nil {
 		t.Fatal(err)
