@@ -41,7 +41,7 @@ func (r *Registry) Approve(ctx context.Context, gateway, kid string) (GatewayKey
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	keys := cloneKeys(*e.keys.Load())
-	k, err := waiting(keys, kid)
+	k, err := toApprove(keys, kid)
 	if err != nil {
 		return GatewayKey{}, fmt.Errorf("%w of gateway %s", err, gateway)
 	}
@@ -49,8 +49,8 @@ func (r *Registry) Approve(ctx context.Context, gateway, kid string) (GatewayKey
 	return k.show(), r.save(ctx, gateway, e, keys)
 }
 
-// waiting finds the key to be approved.
-func waiting(keys []keyRecord, kid string) (*keyRecord, error) {
+// toApprove finds the key to be approved.
+func toApprove(keys []keyRecord, kid string) (*keyRecord, error) {
 	var found *keyRecord
 	for i := range keys {
 		k := &keys[i]
