@@ -20,7 +20,7 @@ func TestService(t *testing.T) {
 		parts string
 	}{
 		{PC, "security adapter device-stuck"},
-		{VirtARM64, "security adapter device-stuck pipeline-stuck reboot stop packages"},
+		{VirtARM64, "security adapter device-stuck reboot stop packages"},
 		{VirtARMHF, "adapter reboot"},
 	} {
 		t.Run(c.board.Debian, func(t *testing.T) {
@@ -42,13 +42,12 @@ func TestService(t *testing.T) {
 }
 
 var parts = map[string]func(*testing.T, *gateway, *wire){
-	"security":       testSecurity,
-	"adapter":        testAdapter,
-	"device-stuck":   testDeviceStuck,
-	"pipeline-stuck": testPipelineStuck,
-	"reboot":         testReboot,
-	"stop":           testStop,
-	"packages":       testPackages,
+	"security":     testSecurity,
+	"adapter":      testAdapter,
+	"device-stuck": testDeviceStuck,
+	"reboot":       testReboot,
+	"stop":         testStop,
+	"packages":     testPackages,
 }
 
 const password = "not-for-the-card"
@@ -149,44 +148,6 @@ func testDeviceStuck(t *testing.T, x *gateway, w *wire) {
 		t.Errorf("the agent was restarted: process %s, then %s", pid, now)
 	}
 	x.sh(t, "kill -CONT $(pgrep -u holdfast -x sleep)")
-}
-
-// testPipelineStuck: when the journal does not take a reading for 30 s, the agent stops feeding the watchdog, is killed and
-// started again, and has lost nothing that it had taken. strace delays the writes to that one file; all else goes on.
-func testPipelineStuck(t *testing.T, x *gateway, w *wire) {
-	pid := x.property(t, "holdfast", "MainPID")
-	journal := x.sh(t, "ls /run/holdfast/journal-*")
-	x.feed(t, w, 5)
-	x.sh(t, "systemd-run --quiet --unit=hang strace -f -q -p %s -P %s -e trace=write,pwrite64,writev -e inject=write,pwrite64,writev:delay_enter=600s -o /dev/null", pid, journal)
-	within(t, "strace has it", func() error {
-		if out, err := x.Sh("grep TracerPid /proc/" + pid + "/status"); err != nil || strings.HasSuffix(strings.TrimSpace(out), "\t0") {
-			return fmt.Errorf("%s %v", out, err)
-		}
-		return nil
-	})
-	from := w.next
-	if _, err := w.line(); err != nil {
-		t.Fatal(err)
-	}
-	within(t, "the watchdog ends it", func() error {
-		if now := x.property(t, "holdfast", "MainPID"); now == pid || now == "0" {
-			return fmt.Errorf("process %s", now)
-		}
-		return nil
-	})
-	log := x.sh(t, "journalctl --no-pager -b -u holdfast")
-	for _, want := range []string{"stands still", "Watchdog timeout"} {
-		if !strings.Contains(log, want) {
-			t.Errorf("the journal does not say %q:\n%s", want, log)
-		}
-	}
-	if got := x.property(t, "holdfast", "NRestarts"); got != "1" {
-		t.Errorf("%s restarts, want 1", got)
-	}
-	x.begins(t, w)
-	x.feed(t, w, 10)
-	// The line that it hung on was read from the wire and had not been taken: it alone may be gone.
-	x.arrive(t, from+1, w.next-1)
 }
 
 // keeps has the agent take lines while the broker cannot be reached; it returns the first of them.
