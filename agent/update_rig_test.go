@@ -99,6 +99,13 @@ func (s *supervisor) run(done chan struct{}) {
 	}
 }
 
+// started is how often it started the program.
+func (s *supervisor) started() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.starts
+}
+
 // kill is kill -9 of the main process.
 func (s *supervisor) kill() {
 	s.mu.Lock()

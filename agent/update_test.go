@@ -107,7 +107,6 @@ func (f *fleet) fetch(release []byte) {
 // command says why.
 func TestUpdateGoesBack(t *testing.T) {
 	t.Parallel()
-	broker := mosquitto(t)
 	for mode, why := range map[string]string{
 		"crash":       "started 3 times",
 		"hang":        "it does not answer",
@@ -121,7 +120,7 @@ func TestUpdateGoesBack(t *testing.T) {
 			if mode == "crash" {
 				settings = quick
 			}
-			f := newFleet(t, broker, settings)
+			f := newFleet(t, mosquitto(t), settings) // one of its own: on a shared one they would take each other's session
 			f.runs("v1.0.0")
 			f.connected()
 			f.expect(1, why, f.release("v1.9.0", buildBad(t, mode, f.platform)))
@@ -209,7 +208,7 @@ func TestUpdateLosesNothing(t *testing.T) {
 		}
 	}
 	broker.check()
-	t.Logf("%d lines, %d starts", total, f.sup.starts)
+	t.Logf("%d lines, %d starts", total, f.sup.started())
 }
 
 // stopsAt are the places where an update may be ended, as the program's source has them.
@@ -240,11 +239,10 @@ func stopsAt(t *testing.T) (steps []string) {
 // is tried again.
 func TestUpdateKilled(t *testing.T) {
 	t.Parallel()
-	broker := mosquitto(t)
 	for _, step := range stopsAt(t) {
 		t.Run(step, func(t *testing.T) {
 			t.Parallel()
-			f := newFleet(t, broker, quick)
+			f := newFleet(t, mosquitto(t), quick) // one of its own, as above
 			code, program, version := 0, built(t, buildNew), "v1.1.0"
 			if step == "judge-decided" {
 				f.settings(short)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 // Filled in by the linker.
@@ -24,7 +25,9 @@ func main() {
 		os.Exit(1)
 	case "hang":
 		signal.Ignore(syscall.SIGTERM)
-		select {}
+		for { // select {} would be a deadlock, which Go notices and ends
+			time.Sleep(time.Hour)
+		}
 	case "unready":
 		status["ready"], status["not_ready"] = false, []string{"it never will be"}
 	case "unconnected":
