@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -103,7 +104,7 @@ func (c *nodes) beginWaiting(i int, words ...string) *waiting {
 		if !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(string(p), word) }) {
 			once.Do(func() { close(w.says) })
 		}
-		if os.Getenv("HOLDFAST_TEST_LOG") != "" {
+		if os.Getenv("HOLDFAST_TEST_LOG") != "" || bytes.Contains(p, []byte("level=ERROR")) {
 			c.t.Logf("%s: %s", c.cfgs[i].Node.Name, p)
 		}
 		return len(p), nil
