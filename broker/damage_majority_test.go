@@ -28,6 +28,9 @@ func TestDamagedCopyThatIsNeeded(t *testing.T) {
 	pub, _ := dialRaw(t, c.up[2].addr, "writer", v5)
 	numbers(pub, 1, 20, 3000)
 	pub.disconnect()
+	for _, b := range c.up { // one that came a moment after the others had begun has to look first
+		eventually(t, "the node knows that its copy is whole", func() bool { return !b.disk.empty.Load() })
+	}
 	c.end()
 	for i := range c.up {
 		c.up[i] = nil
