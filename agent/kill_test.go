@@ -223,6 +223,9 @@ func killTest(t *testing.T, broker killBroker, line string, seed uint64) {
 	var plans []killPlan
 	for cycle := range full(200, 20) {
 		plan := killPlan{Config: cfg, Devices: names, Cycle: cycle, Taken: dir, Seed: rng.Uint64()}
+		if cycle%4 == 3 {
+			plan.AtLeast = 10 // on a slow machine, too, something is taken
+		}
 		plans = append(plans, plan)
 		runAndKill(t, plan, px, line, rng)
 	}

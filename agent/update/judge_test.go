@@ -109,9 +109,6 @@ func TestJudgeGoesBack(t *testing.T) {
 
 // TestJudgeKills: one that does not end is ended.
 func TestJudgeKills(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes as long as an agent may take to end")
-	}
 	t.Parallel()
 	tr := newTrial(t, true, "trap '' TERM; echo begun; while :; do sleep 0.05; done")
 	tr.at.Store(int64(tr.now.At + tr.in.Within))
