@@ -242,11 +242,11 @@ func TestUnsealableReadingIsToldAsBad(t *testing.T) {
 // TestLeftoverOfAnotherBoot: what another boot took carries that boot's clocks.
 func TestLeftoverOfAnotherBoot(t *testing.T) {
 	r := newRig(t, wire.JSON, usual)
+	r.store.takes["scale"] = 1 // before the lane runs: it may seal the leftover as soon as it has it
 	l := r.lane("scale")
 	wall := time.Date(2026, 5, 31, 8, 0, 0, 0, time.UTC)
 	old := devices.Reading{Device: "scale", Metric: "n", Value: devices.Number(0), At: 10 * time.Minute}
 	l.put(group{boot: "another", taken: moment{at: 10*time.Minute + time.Second, wall: wall}, readings: []devices.Reading{old}, raw: true})
-	r.store.takes["scale"] = 1
 	l.put(group{boot: r.clock.boot, taken: r.keeper.now(), readings: []devices.Reading{r.reading(1)}})
 	l.flush()
 	got := r.store.wait(2)
