@@ -201,7 +201,7 @@ type rig struct {
 	t     testing.TB
 	clock *fakeClock
 	store *fakeStore
-	logs  *bytes.Buffer
+	logs  *logbook
 }
 
 func newRig(t testing.TB, format wire.Format, batch Batch) *rig {
@@ -210,25 +210,27 @@ func newRig(t testing.TB, format wire.Format, batch Batch) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, clock: newFakeClock(), store: newFakeStore(t, key), logs: &bytes.Buffer{}}
+	r := &rig{t: t, clock: newFakeClock(), store: newFakeStore(t, key), logs: &logbook{}}
 	r.sealer = &sealer{
 		store: r.store, keeper: newTimekeeper(r.clock, time.Time{}), clock: r.clock, key: key, gateway: "gw",
-		format: format, log: slog.New(slog.NewTextHandler(&lockedWriter{w: r.logs}, nil)), signing: make(chan struct{}, 1),
+		format: format, log: slog.New(slog.NewTextHandler(r.logs, nil)), signing: make(chan struct{}, 1),
 	}
 	r.tuning.Store(&tuning{batch: batch, topic: "gw/{gateway}/{device}"})
 	return r
 }
 
-type lockedWriter struct {
-	mu sync.Mutex
-	w  *bytes.Buffer
+// logbook holds what was logged; it may be read while others write.
+type logbook struct {
+	mu   sync.Mutex
+	text bytes.Buffer
 }
 
-func (w *lockedWriter) Write(b []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.w.Write(b)
+func (l *logbook) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
 }
+func (l *logbook) String() string { l.mu.Lock(); defer l.mu.Unlock(); return l.text.String() }
 
 // lane starts a lane that ends with the test.
 func (r *rig) lane(device string) *lane {
