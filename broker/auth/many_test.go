@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"holdfast/broker/auth/servers"
 )
 
 // many is how many clients connect: HOLDFAST_SOAK=1 for the count of the figures in docs/AUTH-SOURCES.md.
@@ -100,25 +102,25 @@ func clientsOf(n int) (clients []*Client) {
 	return clients
 }
 
-func manyRedis(t *testing.T, addr string) {
+func manyRedis(t *testing.T, r *servers.RedisServer) {
 	n := many()
 	value := `{"passhash":"` + cryptOf(t, "public") + `","publish_acl":[{"pattern":"up/%c"}]}`
-	redisCLI(t, addr, "EVAL", `for i = 0, ARGV[1] - 1 do redis.call("SET", '["","d' .. i .. '","d' .. i .. '"]', ARGV[2]) end`, "0", fmt.Sprint(n), value)
-	manyConnects(t, "redis", fmt.Sprintf("servers = [%q]", addr), clientsOf(n))
+	r.CLI(t, "EVAL", `for i = 0, ARGV[1] - 1 do redis.call("SET", '["","d' .. i .. '","d' .. i .. '"]', ARGV[2]) end`, "0", fmt.Sprint(n), value)
+	manyConnects(t, "redis", fmt.Sprintf("servers = [%q]", r.Addr), clientsOf(n))
 }
 
-func manySQL(t *testing.T, d *database) {
+func manySQL(t *testing.T, d *servers.Database) {
 	n := many()
 	const hash = "efa1f375d76194fa51a3556a97e641e61685f914d446979da50a551a4333ffd7" // sha256 of "public"
 	numbers := fmt.Sprintf("(select seq as i from seq_0_to_%d) s", n-1)
-	if d.kind == "postgres" {
+	if d.Kind == "postgres" {
 		numbers = fmt.Sprintf("generate_series(0, %d) as s(i)", n-1)
 	}
-	d.sql(t, fmt.Sprintf("INSERT INTO mqtt_user (username, password) SELECT concat('d', i), '%s' FROM %s; DELETE FROM mqtt_acl; INSERT INTO mqtt_acl (id, allow, username, access, topic) VALUES (1, 1, '$all', 2, 'up/%%u')", hash, numbers))
-	if d.kind == "postgres" { // EMQX's schema has none here, its MySQL schema has one
-		d.sql(t, "CREATE INDEX ON mqtt_user (username); ANALYZE")
+	d.SQL(t, fmt.Sprintf("INSERT INTO mqtt_user (username, password) SELECT concat('d', i), '%s' FROM %s; DELETE FROM mqtt_acl; INSERT INTO mqtt_acl (id, allow, username, access, topic) VALUES (1, 1, '$all', 2, 'up/%%u')", hash, numbers))
+	if d.Kind == "postgres" { // EMQX's schema has none here, its MySQL schema has one
+		d.SQL(t, "CREATE INDEX ON mqtt_user (username); ANALYZE")
 	}
-	manyConnects(t, d.kind, d.text, clientsOf(n))
+	manyConnects(t, d.Kind, d.Settings, clientsOf(n))
 }
 
 func manyHTTP(t *testing.T, n int) (string, []*Client) {

@@ -45,11 +45,16 @@ type driverLog struct{ log *slog.Logger }
 func (l driverLog) Print(v ...any) { l.log.Debug("the database driver says", "text", fmt.Sprint(v...)) }
 
 // What the server says when the settings or the tables are not what they should be (MySQL, Server Error Message Reference).
-func mysqlRemedy(err error) string {
+func mysqlRemedy(err error, tlsOn bool) string {
 	var e *mysql.MySQLError
 	if errors.As(err, &e) {
 		switch e.Number {
+		case 3159: // ER_SECURE_TRANSPORT_REQUIRED
+			return "it takes connections over TLS only; write tls = true"
 		case 1044, 1045, 1698:
+			if !tlsOn { // what MariaDB says in that case, too
+				return "username, password_file and database must be those of a user that may read the tables, and if it takes connections over TLS only, write tls = true"
+			}
 			return "username, password_file and database must be those of a user that may read the tables"
 		case 1049:
 			return "there is no such database; set database"
@@ -62,6 +67,9 @@ func mysqlRemedy(err error) string {
 	}
 	if errors.Is(err, mysql.ErrPktTooLarge) {
 		return "a row of more than 1 MiB is no user and no rule"
+	}
+	if errors.Is(err, mysql.ErrNoTLS) {
+		return "the server does not speak TLS; switch it on there, or remove tls"
 	}
 	return networkRemedy(err)
 }

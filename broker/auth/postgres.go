@@ -47,11 +47,14 @@ func postgresConnector(c SQLConfig, password string, env Env) (driver.Connector,
 }
 
 // What the server says when the settings or the tables are not what they should be (PostgreSQL, Appendix A).
-func postgresRemedy(err error) string {
+func postgresRemedy(err error, tlsOn bool) string {
 	var e *pgconn.PgError
 	if errors.As(err, &e) {
 		switch e.Code {
 		case "28000", "28P01":
+			if !tlsOn && strings.Contains(e.Message, "no encryption") { // pg_hba.conf has lines of the kind hostssl alone
+				return "it takes connections over TLS only; write tls = true"
+			}
 			return "username, password_file and database must be those of a user that may read the tables (and pg_hba.conf must let it in)"
 		case "3D000":
 			return "there is no such database; set database"
@@ -61,6 +64,9 @@ func postgresRemedy(err error) string {
 			return "grant select on mqtt_user and mqtt_acl to the user"
 		}
 		return ""
+	}
+	if strings.Contains(err.Error(), "server refused TLS connection") { // the library has no error of its own for it
+		return "the server does not speak TLS; switch it on there, or remove tls"
 	}
 	return networkRemedy(err)
 }

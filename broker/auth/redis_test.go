@@ -6,34 +6,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
+	"holdfast/broker/auth/servers"
 	"holdfast/systemd/freeport"
 )
-
-// redisServer starts Debian's redis-server.
-func redisServer(t testing.TB, more ...string) (s *server, addr string) {
-	t.Helper()
-	addr = freeport.Addr(t)
-	_, port, _ := net.SplitHostPort(addr)
-	dir := serverDir(t)
-	args := append([]string{program(t, "redis-server", "redis-server"), "--bind", "127.0.0.1", "--port", port, "--save", "", "--dir", dir}, more...)
-	s = serve(t, 0, args...)
-	s.listens(addr)
-	return s, addr
-}
-
-// redisCLI is what VerneMQ's documentation tells its users to put keys in with.
-func redisCLI(t testing.TB, addr string, args ...string) string {
-	t.Helper()
-	_, port, _ := net.SplitHostPort(addr)
-	out, err := exec.Command(program(t, "redis-tools", "redis-cli"), append([]string{"-p", port}, args...)...).CombinedOutput()
-	if err != nil || strings.HasPrefix(string(out), "ERR") {
-		t.Fatalf("redis-cli %q: %v %s", args, err, out)
-	}
-	return string(out)
-}
 
 // cryptOf is the hash that Debian's own library makes of a password.
 func cryptOf(t testing.TB, password string) string {
@@ -46,11 +23,12 @@ func cryptOf(t testing.TB, password string) string {
 }
 
 func TestRedis(t *testing.T) {
-	r, addr := redisServer(t)
+	r := servers.Redis(t, nil)
+	addr := r.Addr
 	env, log := sourceEnv(t)
 	s := openSource(t, "redis", fmt.Sprintf("servers = [%q]", addr), env)
 	hash := cryptOf(t, "s3cret")
-	redisCLI(t, addr, "SET", `["","test-client","test-user"]`, `{"passhash":"`+hash+`","publish_acl":[{"pattern":"a/%c/#","max_qos":1,"allowed_retain":false}],"subscribe_acl":[{"pattern":"a/+/c"}]}`)
+	r.CLI(t, "SET", `["","test-client","test-user"]`, `{"passhash":"`+hash+`","publish_acl":[{"pattern":"a/%c/#","max_qos":1,"allowed_retain":false}],"subscribe_acl":[{"pattern":"a/+/c"}]}`)
 	alice := &Client{ID: "test-client", Username: "test-user", Password: []byte("s3cret")}
 
 	t.Run("known", func(t *testing.T) {
@@ -70,11 +48,11 @@ func TestRedis(t *testing.T) {
 		}
 	})
 	t.Run("other values", func(t *testing.T) {
-		redisCLI(t, addr, "RPUSH", `["","list","u"]`, "x")
-		redisCLI(t, addr, "SET", `["","text","u"]`, "x")
-		redisCLI(t, addr, "SET", `["","plain","u"]`, `{"passhash":"s3cret"}`)
-		redisCLI(t, addr, "SET", `["","empty","u"]`, "")
-		redisCLI(t, addr, "EVAL", `return redis.call("SET", KEYS[1], '{"passhash":"' .. string.rep("x", 30000000) .. '"}')`, "1", `["","huge","u"]`)
+		r.CLI(t, "RPUSH", `["","list","u"]`, "x")
+		r.CLI(t, "SET", `["","text","u"]`, "x")
+		r.CLI(t, "SET", `["","plain","u"]`, `{"passhash":"s3cret"}`)
+		r.CLI(t, "SET", `["","empty","u"]`, "")
+		r.CLI(t, "EVAL", `return redis.call("SET", KEYS[1], '{"passhash":"' .. string.rep("x", 30000000) .. '"}')`, "1", `["","huge","u"]`)
 		for id, want := range map[string]string{"list": "VerneMQ keeps text", "text": "is not JSON", "plain": "not a bcrypt hash", "huge": "at most"} {
 			_, _, err := check(t, s, &Client{ID: id, Username: "u", Password: []byte("p")})
 			if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "s3cret") {
@@ -86,7 +64,7 @@ func TestRedis(t *testing.T) {
 		}
 	})
 	t.Run("a limit of the payload", func(t *testing.T) {
-		redisCLI(t, addr, "SET", `["","small","u"]`, `{"passhash":"`+hash+`","publish_acl":[{"pattern":"a","max_payload_size":128},{"pattern":"b"}]}`)
+		r.CLI(t, "SET", `["","small","u"]`, `{"passhash":"`+hash+`","publish_acl":[{"pattern":"a","max_payload_size":128},{"pattern":"b"}]}`)
 		g, err := chainWith(t, "redis", fmt.Sprintf("servers = [%q]", addr)).Admit(t.Context(), &Client{ID: "small", Username: "u", Password: []byte("s3cret")})
 		if err != nil {
 			t.Fatal(err)
@@ -101,10 +79,10 @@ func TestRedis(t *testing.T) {
 			}
 		}
 	})
-	t.Run("many connects", func(t *testing.T) { manyRedis(t, addr) })
+	t.Run("many connects", func(t *testing.T) { manyRedis(t, r) })
 	t.Run("hangs, dies, comes back", func(t *testing.T) {
-		comesAndGoes(t, s, r, addr, alice, syscall.SIGKILL, func() {
-			redisCLI(t, addr, "SET", `["","test-client","test-user"]`, `{"passhash":"`+hash+`"}`)
+		comesAndGoes(t, s, r.Process, addr, alice, func() {
+			r.CLI(t, "SET", `["","test-client","test-user"]`, `{"passhash":"`+hash+`"}`)
 		})
 	})
 	if strings.Contains(log.String(), "s3cret") || strings.Contains(log.String(), hash) {
@@ -114,24 +92,23 @@ func TestRedis(t *testing.T) {
 
 // comesAndGoes: a server that hangs is an error when the client's time is over, one that is gone at once; when it is back, it is
 // asked as before.
-func comesAndGoes(t *testing.T, s Source, r *server, addr string, known *Client, death syscall.Signal, refill func()) {
+func comesAndGoes(t *testing.T, s Source, r *servers.Process, addr string, known *Client, refill func()) {
 	t.Helper()
 	short := func() (Answer, error) { return checkWithin(t, s, known, shortly) }
-	r.family(syscall.SIGSTOP)
+	r.Hang()
 	if a, err := short(); err == nil || a.Decision == Allow {
 		t.Errorf("it hangs: %+v %v", a, err)
 	}
-	r.family(syscall.SIGCONT)
+	r.GoOn()
 	answersAgain(t, s, known, "after it hung")
-	r.signal(death)
-	receive(t, r.end, "the end of "+r.name)
+	r.Die()
 	if a, err := short(); err == nil || a.Decision == Allow {
 		t.Errorf("it is dead: %+v %v", a, err)
 	} else if !strings.Contains(err.Error(), addr) {
 		t.Errorf("which server? %v", err)
 	}
-	r.start()
-	r.listens(addr)
+	r.Start()
+	r.Listens(addr)
 	refill()
 	answersAgain(t, s, known, "after it came back")
 }
@@ -150,7 +127,7 @@ func answersAgain(t *testing.T, s Source, c *Client, when string) {
 }
 
 func TestRedisPassword(t *testing.T) {
-	_, addr := redisServer(t, "--requirepass", "hunter2hunter2")
+	addr := servers.Redis(t, nil, "--requirepass", "hunter2hunter2").Addr
 	env, _ := sourceEnv(t)
 	file := filepath.Join(t.TempDir(), "password")
 	write(t, file, "wrong\n")
@@ -163,6 +140,10 @@ func TestRedisPassword(t *testing.T) {
 	if a, _, err := check(t, s, &Client{ID: "c", Username: "u"}); err != nil || a.Decision != NotMine {
 		t.Error(a, err)
 	}
+	s = openSource(t, "redis", fmt.Sprintf("servers = [%q]\ntls = true", addr), env)
+	if _, err := checkWithin(t, s, &Client{ID: "c", Username: "u"}, shortly); err == nil || !strings.Contains(err.Error(), "does it not speak TLS there") {
+		t.Error(err)
+	}
 	env.Path = func(string) string { return file }
 	none := openSource(t, "redis", fmt.Sprintf("servers = [%q]", addr), env)
 	if _, _, err := check(t, none, &Client{ID: "c", Username: "u"}); err == nil || !strings.Contains(err.Error(), "password_file must be") {
@@ -172,10 +153,11 @@ func TestRedisPassword(t *testing.T) {
 
 // TestRedisCluster: one node that has all slots, so every key is there; what matters is that the client speaks to a cluster.
 func TestRedisCluster(t *testing.T) {
-	_, addr := redisServer(t, "--cluster-enabled", "yes", "--cluster-node-timeout", "5000")
-	redisCLI(t, addr, "CLUSTER", "ADDSLOTSRANGE", "0", "16383")
-	eventually(t, "the cluster is up", func() bool { return strings.Contains(redisCLI(t, addr, "CLUSTER", "INFO"), "cluster_state:ok") })
-	redisCLI(t, addr, "SET", `["mp","c","u"]`, `{"passhash":"`+someHash+`","publish_acl":[{"pattern":"%m/x"}]}`)
+	r := servers.Redis(t, nil, "--cluster-enabled", "yes", "--cluster-node-timeout", "5000")
+	addr := r.Addr
+	r.CLI(t, "CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+	eventually(t, "the cluster is up", func() bool { return strings.Contains(r.CLI(t, "CLUSTER", "INFO"), "cluster_state:ok") })
+	r.CLI(t, "SET", `["mp","c","u"]`, `{"passhash":"`+someHash+`","publish_acl":[{"pattern":"%m/x"}]}`)
 	env, _ := sourceEnv(t)
 	s := openSource(t, "redis", fmt.Sprintf("servers = [%q]\ncluster = true\nmountpoint = \"mp\"", addr), env)
 	a, _, err := check(t, s, &Client{ID: "c", Username: "u"})
@@ -186,16 +168,15 @@ func TestRedisCluster(t *testing.T) {
 
 // TestRedisSentinel: the client finds the master through a sentinel.
 func TestRedisSentinel(t *testing.T) {
-	_, master := redisServer(t)
-	_, port, _ := net.SplitHostPort(master)
-	dir := serverDir(t)
+	master := servers.Redis(t, nil)
+	_, port, _ := net.SplitHostPort(master.Addr)
+	dir := servers.Dir(t)
 	conf := filepath.Join(dir, "sentinel.conf")
 	at := freeport.Addr(t)
 	_, own, _ := net.SplitHostPort(at)
-	write(t, conf, fmt.Sprintf("port %s\nbind 127.0.0.1\ndir %s\nsentinel monitor mymaster 127.0.0.1 %s 1\n", own, dir, port))
-	chown(t, conf)
-	serve(t, 0, program(t, "redis-server", "redis-server"), conf, "--sentinel").listens(at)
-	redisCLI(t, master, "SET", `["","c","u"]`, `{"passhash":"`+someHash+`"}`)
+	servers.File(t, conf, fmt.Appendf(nil, "port %s\nbind 127.0.0.1\ndir %s\nsentinel monitor mymaster 127.0.0.1 %s 1\n", own, dir, port))
+	servers.Run(t, servers.Program(t, "redis-server", "redis-server"), conf, "--sentinel").Listens(at)
+	master.CLI(t, "SET", `["","c","u"]`, `{"passhash":"`+someHash+`"}`)
 	env, _ := sourceEnv(t)
 	s := openSource(t, "redis", fmt.Sprintf("servers = [%q]\nsentinel = \"mymaster\"", at), env)
 	if a, _, err := check(t, s, &Client{ID: "c", Username: "u"}); err != nil || a.Decision != Allow {

@@ -51,7 +51,7 @@ type sqlKind struct {
 	numbered  bool // placeholders
 	prepare   bool // by us; else the driver does it, and does it again when a table was changed
 	connector func(c SQLConfig, password string, env Env) (driver.Connector, error)
-	remedy    func(err error) string // "" if the error does not say more than itself
+	remedy    func(err error, tlsOn bool) string // "" if the error does not say more than itself
 }
 
 // sqlSource reads users and rules from EMQX 4's tables.
@@ -270,7 +270,7 @@ func (s *sqlSource) query(ctx context.Context, st *statement, c *Client, read fu
 	if err == nil {
 		return nil
 	}
-	if remedy := s.kind.remedy(err); remedy != "" {
+	if remedy := s.kind.remedy(err, s.cfg.TLS); remedy != "" {
 		err = fmt.Errorf("%w: %s", err, remedy)
 	}
 	return fmt.Errorf("%s %s: %s: %w", s.kind.name, s.cfg.Server, st.name, err)

@@ -2,131 +2,27 @@ package auth
 
 import (
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
+	"holdfast/broker/auth/servers"
 	"holdfast/systemd/freeport"
 )
 
-// database is a server with EMQX's tables, and the client program of Debian's that fills it.
-type database struct {
-	*server
-	kind string
-	addr string
-	text string                                // of the settings that reach it
-	run  func(t testing.TB, sql string) string // as its administrator
-}
+func TestMySQL(t *testing.T)    { testSQL(t, servers.MariaDB(t, nil)) }
+func TestPostgres(t *testing.T) { testSQL(t, servers.PostgreSQL(t, nil)) }
 
-func TestMySQL(t *testing.T)    { testSQL(t, mariaDB(t)) }
-func TestPostgres(t *testing.T) { testSQL(t, postgres(t)) }
-
-// client runs a client program with SQL on its input.
-func client(t testing.TB, sql string, args ...string) string {
-	t.Helper()
-	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Stdin = strings.NewReader(sql)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s: %v\n%s\n%.300s", filepath.Base(args[0]), err, out, sql)
-	}
-	return string(out)
-}
-
-func schema(t testing.TB, name string) string {
-	t.Helper()
-	data, err := os.ReadFile("testdata/" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(data)
-}
-
-func mariaDB(t testing.TB) *database {
-	t.Helper()
-	daemon := program(t, "mariadb-server", "mariadbd", "/usr/sbin/mariadbd")
-	install := program(t, "mariadb-server", "mariadb-install-db")
-	mysql := program(t, "mariadb-client", "mariadb")
-	dir, port := serverDir(t), freeport.Port(t)
-	data, socket := filepath.Join(dir, "data"), filepath.Join(dir, "s")
-	common := []string{"--no-defaults", "--datadir=" + data, "--tmpdir=" + dir, "--innodb-log-file-size=4M", "--innodb-buffer-pool-size=16M", "--innodb-data-file-path=ibdata1:4M:autoextend"}
-	runAs(t, dir, append(append([]string{install}, common...), "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve")...)
-	d := &database{kind: "mysql", addr: fmt.Sprintf("127.0.0.1:%d", port)}
-	d.server = serve(t, 0, append(append([]string{daemon}, common...), "--bind-address=127.0.0.1", fmt.Sprintf("--port=%d", port), "--socket="+socket,
-		"--pid-file="+filepath.Join(dir, "pid"), "--skip-name-resolve", "--innodb-flush-log-at-trx-commit=0", "--max-allowed-packet=64M")...)
-	d.listens(d.addr)
-	d.run = func(t testing.TB, sql string) string {
-		return client(t, sql, mysql, "--no-defaults", "--socket="+socket, "--user=root", "--database=mysql", "--batch", "--skip-column-names", "--max-allowed-packet=64M")
-	}
-	d.run(t, "CREATE DATABASE mqtt; CREATE USER 'emqx'@'127.0.0.1' IDENTIFIED BY 'pu''blic'; GRANT SELECT ON mqtt.* TO 'emqx'@'127.0.0.1';")
-	d.run(t, "USE mqtt; "+schema(t, "emqx-mysql.sql"))
-	d.access(t)
-	return d
-}
-
-func (d *database) access(t testing.TB) {
-	file := filepath.Join(t.TempDir(), "password")
-	write(t, file, "pu'blic\n")
-	d.text = fmt.Sprintf("server = %q\nusername = \"emqx\"\npassword_file = %q\n", d.addr, file)
-}
-
-func postgres(t testing.TB) *database {
-	t.Helper()
-	bin := filepath.Dir(program(t, "postgresql", "/usr/lib/postgresql/*/bin/initdb"))
-	dir, port := serverDir(t), freeport.Port(t)
-	data := filepath.Join(dir, "data")
-	secret := filepath.Join(dir, "admin")
-	write(t, secret, "admin")
-	chown(t, secret)
-	runAs(t, dir, filepath.Join(bin, "initdb"), "--pgdata="+data, "--username=postgres", "--auth=scram-sha-256", "--pwfile="+secret, "--no-sync", "--encoding=UTF8", "--locale=C")
-	d := &database{kind: "postgres", addr: fmt.Sprintf("127.0.0.1:%d", port)}
-	d.server = serve(t, syscall.SIGQUIT, filepath.Join(bin, "postgres"), "-D", data, "-p", fmt.Sprint(port), "-h", "127.0.0.1", "-k", dir, "-F", "-c", "shared_buffers=16MB", "-c", "max_connections=60")
-	d.listens(d.addr)
-	d.run = func(t testing.TB, sql string) string {
-		db := "mqtt"
-		if rest, is := strings.CutPrefix(sql, "USE postgres; "); is {
-			db, sql = "postgres", rest
-		}
-		return client(t, sql, filepath.Join(bin, "psql"), "--no-psqlrc", "-v", "ON_ERROR_STOP=1", "-Atq", fmt.Sprintf("postgresql://postgres:admin@%s/%s", d.addr, db))
-	}
-	eventually(t, "PostgreSQL takes questions", func() bool {
-		return exec.Command(filepath.Join(bin, "pg_isready"), "-h", "127.0.0.1", "-p", fmt.Sprint(port)).Run() == nil
-	})
-	d.run(t, "USE postgres; CREATE ROLE emqx LOGIN PASSWORD 'pu''blic';")
-	d.run(t, "USE postgres; CREATE DATABASE mqtt;")
-	d.run(t, schema(t, "emqx-postgres.sql")+"GRANT SELECT ON ALL TABLES IN SCHEMA public TO emqx; ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO emqx;")
-	d.access(t)
-	return d
-}
-
-func (d *database) sql(t testing.TB, sql string) {
-	t.Helper()
-	if d.kind == "mysql" {
-		sql = "USE mqtt; " + sql
-	}
-	d.run(t, sql)
-}
-
-// bool is a truth value as the database's own column for it wants it.
-func (d *database) bool(b bool) string {
-	if d.kind == "mysql" {
-		return map[bool]string{true: "1", false: "0"}[b]
-	}
-	return fmt.Sprint(b)
-}
-
-func testSQL(t *testing.T, d *database) {
+func testSQL(t *testing.T, d *servers.Database) {
 	env, log := sourceEnv(t)
-	s := openSource(t, d.kind, d.text, env)
+	s := openSource(t, d.Kind, d.Settings, env)
 	// sha256 of "public": what EMQX's documentation has for its first user.
-	d.sql(t, fmt.Sprintf(`INSERT INTO mqtt_user (username, password, salt, is_superuser) VALUES
+	d.SQL(t, fmt.Sprintf(`INSERT INTO mqtt_user (username, password, salt, is_superuser) VALUES
 		('emqx', 'efa1f375d76194fa51a3556a97e641e61685f914d446979da50a551a4333ffd7', NULL, %s),
 		('dashboard', 'efa1f375d76194fa51a3556a97e641e61685f914d446979da50a551a4333ffd7', '', NULL),
 		('root', 'efa1f375d76194fa51a3556a97e641e61685f914d446979da50a551a4333ffd7', '', %s),
-		('nothing', NULL, NULL, NULL), ('broken', 'abc', NULL, NULL)`, d.bool(false), d.bool(true)))
+		('nothing', NULL, NULL, NULL), ('broken', 'abc', NULL, NULL)`, d.Bool(false), d.Bool(true)))
 	known := who("c1", "emqx", "192.0.2.1")
 	known.Password = []byte("public")
 
@@ -173,7 +69,7 @@ func testSQL(t *testing.T, d *database) {
 	})
 	t.Run("every way to store a password", func(t *testing.T) { everyScheme(t, d, env) })
 	t.Run("rules by client, address, user", func(t *testing.T) {
-		d.sql(t, `INSERT INTO mqtt_acl (id, allow, ipaddr, username, clientid, access, topic) VALUES
+		d.SQL(t, `INSERT INTO mqtt_acl (id, allow, ipaddr, username, clientid, access, topic) VALUES
 			(10, 1, NULL, NULL, 'gw-7', 3, 'gw/%c/#'), (11, 0, '192.0.2.0/24', NULL, 'gw-7', 2, 'gw/%c/cmd'), (12, 1, '192.0.3.0/24', NULL, 'gw-7', 2, 'gw/x'), (13, 1, NULL, 'emqx', 'other', 1, 'no')`)
 		c := who("gw-7", "emqx", "192.0.2.9")
 		a, _, err := check(t, s, c)
@@ -188,34 +84,30 @@ func testSQL(t *testing.T, d *database) {
 			{"(90, 1, NULL, 'emqx', NULL, 1, 'a/#/b')", "column topic"},
 			{"(90, 1, 'all', 'emqx', NULL, 1, 'a')", "not an address"},
 		} {
-			d.sql(t, "INSERT INTO mqtt_acl (id, allow, ipaddr, username, clientid, access, topic) VALUES "+x[0])
+			d.SQL(t, "INSERT INTO mqtt_acl (id, allow, ipaddr, username, clientid, access, topic) VALUES "+x[0])
 			if _, _, err := check(t, s, known); err == nil || !strings.Contains(err.Error(), x[1]) {
 				t.Errorf("%s: %v", x[0], err)
 			}
-			d.sql(t, "DELETE FROM mqtt_acl WHERE id = 90")
+			d.SQL(t, "DELETE FROM mqtt_acl WHERE id = 90")
 		}
 	})
 	t.Run("own queries", func(t *testing.T) { ownQueries(t, d, env) })
 	t.Run("wrong settings", func(t *testing.T) { wrongSQL(t, d, env) })
 	t.Run("the table changes", func(t *testing.T) {
-		d.sql(t, "ALTER TABLE mqtt_acl ADD note varchar(10)")
+		d.SQL(t, "ALTER TABLE mqtt_acl ADD note varchar(10)")
 		if a, _, err := check(t, s, known); err != nil || a.Decision != Allow {
 			t.Error(a, err)
 		}
-		d.sql(t, "ALTER TABLE mqtt_acl RENAME TO mqtt_old")
+		d.SQL(t, "ALTER TABLE mqtt_acl RENAME TO mqtt_old")
 		if _, _, err := check(t, s, known); err == nil || !strings.Contains(err.Error(), "write a query for yours") {
 			t.Error(err)
 		}
-		d.sql(t, "ALTER TABLE mqtt_old RENAME TO mqtt_acl")
+		d.SQL(t, "ALTER TABLE mqtt_old RENAME TO mqtt_acl")
 		answersAgain(t, s, known, "when the table is back")
 	})
 	t.Run("many connects", func(t *testing.T) { manySQL(t, d) })
 	t.Run("hangs, dies, comes back", func(t *testing.T) {
-		death := syscall.SIGKILL
-		if d.stop != 0 {
-			death = d.stop
-		}
-		comesAndGoes(t, s, d.server, d.addr, known, death, func() {})
+		comesAndGoes(t, s, d.Process, d.Addr, known, func() {})
 	})
 	if text := log.String(); strings.Contains(text, "pu'blic") || strings.Contains(text, "efa1f375") {
 		t.Errorf("a secret stands in the log: %s", text)
@@ -223,9 +115,9 @@ func testSQL(t *testing.T, d *database) {
 }
 
 // everyScheme: hashes that the database and Debian's libraries have made.
-func everyScheme(t *testing.T, d *database, env Env) {
+func everyScheme(t *testing.T, d *servers.Database, env Env) {
 	sha := func(what string) string { // the database's own functions
-		if d.kind == "mysql" {
+		if d.Kind == "mysql" {
 			return "sha2(concat(" + what + "), 256)"
 		}
 		return "encode(sha256(convert_to(concat(" + what + "), 'UTF8')), 'hex')"
@@ -242,8 +134,8 @@ func everyScheme(t *testing.T, d *database, env Env) {
 		{"salt,bcrypt", "'" + crypt + "'", "'" + crypt[:29] + "'"},
 		{"pbkdf2,sha256,1000,20", "'" + pbkdf2Of(t, "pässwort", "NaCl") + "'", "'NaCl'"},
 	} {
-		d.sql(t, fmt.Sprintf("DELETE FROM mqtt_user WHERE username = 'h'; INSERT INTO mqtt_user (username, password, salt) VALUES ('h', %s, %s)", x.hash, x.salt))
-		s := openSource(t, d.kind, d.text+fmt.Sprintf("password_hash = %q\n", x.scheme), env)
+		d.SQL(t, fmt.Sprintf("DELETE FROM mqtt_user WHERE username = 'h'; INSERT INTO mqtt_user (username, password, salt) VALUES ('h', %s, %s)", x.hash, x.salt))
+		s := openSource(t, d.Kind, d.Settings+fmt.Sprintf("password_hash = %q\n", x.scheme), env)
 		for password, want := range map[string]bool{"pässwort": true, "passwort": false, "": false} {
 			if a, proven, err := check(t, s, &Client{ID: "c", Username: "h", Password: []byte(password)}); err != nil || a.Decision != Allow || proven != want {
 				t.Errorf("%s: password %q: %v %v %v", x.scheme, password, a.Decision, proven, err)
@@ -262,18 +154,18 @@ func pbkdf2Of(t testing.TB, password, salt string) string {
 }
 
 // ownQueries: a table of one's own, rows in the order of the query, no superusers, values that are huge.
-func ownQueries(t *testing.T, d *database, env Env) {
-	d.sql(t, "CREATE TABLE devices (name varchar(100), secret varchar(100), net varchar(60)); INSERT INTO devices VALUES ('d1', 'plain', NULL)")
+func ownQueries(t *testing.T, d *servers.Database, env Env) {
+	d.SQL(t, "CREATE TABLE devices (name varchar(100), secret varchar(100), net varchar(60)); INSERT INTO devices VALUES ('d1', 'plain', NULL)")
 	huge := "repeat('x', 200000)"
 	queries := func(acl string) string {
-		return d.text + fmt.Sprintf("password_hash = \"plain\"\nrule_order = \"first-first\"\nsuper_query = \"\"\nauth_query = \"select secret from devices where name = '%%u' and '%%c' <> ''\"\nacl_query = %q\n", acl)
+		return d.Settings + fmt.Sprintf("password_hash = \"plain\"\nrule_order = \"first-first\"\nsuper_query = \"\"\nauth_query = \"select secret from devices where name = '%%u' and '%%c' <> ''\"\nacl_query = %q\n", acl)
 	}
 	one := "select 1 as allow, null as ipaddr, '%u' as username, null as clientid, 2 as access, "
-	if d.kind == "postgres" {
+	if d.Kind == "postgres" {
 		one = "select 1 as allow, null as ipaddr, '%u'::text as username, null as clientid, 2 as access, "
 	}
 	c := &Client{ID: "c", Username: "d1", Password: []byte("plain")}
-	s := openSource(t, d.kind, queries(one+"'a/%c' as topic union all select 0, '10.0.0.0/8', 'd1', null, 3, 'b'"), env)
+	s := openSource(t, d.Kind, queries(one+"'a/%c' as topic union all select 0, '10.0.0.0/8', 'd1', null, 3, 'b'"), env)
 	a, proven, err := check(t, s, c)
 	if err != nil || !proven || a.Superuser || len(a.Rules) != 1 || a.Rules[0].String() != `allow publish "a/%c"` {
 		t.Errorf("%+v %v %v", a, proven, err)
@@ -283,32 +175,32 @@ func ownQueries(t *testing.T, d *database, env Env) {
 		one + "'a' as topic from mqtt_acl a, mqtt_acl b, mqtt_acl c, mqtt_acl d, mqtt_acl e, mqtt_acl f": "more than 10000 rules",
 		"select 1, 2": "gives 2 columns; six",
 	} {
-		s := openSource(t, d.kind, queries(acl), env)
+		s := openSource(t, d.Kind, queries(acl), env)
 		if _, _, err := check(t, s, c); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.80s: %v", acl, err)
 		}
 	}
-	d.sql(t, "INSERT INTO devices VALUES ('d1', 'other', NULL)")
+	d.SQL(t, "INSERT INTO devices VALUES ('d1', 'other', NULL)")
 	if _, _, err := check(t, s, c); err == nil || !strings.Contains(err.Error(), "several rows") {
 		t.Errorf("two users of one name: %v", err)
 	}
 }
 
-func wrongSQL(t *testing.T, d *database, env Env) {
+func wrongSQL(t *testing.T, d *servers.Database, env Env) {
 	c := &Client{ID: "c", Username: "emqx"}
 	wrong := filepath.Join(t.TempDir(), "wrong")
 	write(t, wrong, "guess-what")
 	for text, want := range map[string]string{
-		strings.Replace(d.text, "password_file = ", fmt.Sprintf("password_file = %q # ", wrong), 1):                         "username, password_file and database must be",
-		strings.Replace(d.text, `"emqx"`, `"nobody-here"`, 1):                                                               "username, password_file and database must be",
-		d.text + "database = \"elsewhere\"\n":                                                                               "database",
-		d.text + "auth_query = \"select pass from mqtt_user where username = '%u'\"\n":                                      "write a query for yours",
-		d.text + "auth_query = \"select password from users where username = '%u'\"\n":                                      "write a query for yours",
-		d.text + "password_hash = \"salt,sha256\"\nauth_query = \"select password from mqtt_user where username = '%u'\"\n": "gives no salt",
-		strings.Replace(d.text, d.addr, freeport.Addr(t), 1):                                                                "is it running",
-		d.text + "tls = true\n": d.addr,
+		strings.Replace(d.Settings, "password_file = ", fmt.Sprintf("password_file = %q # ", wrong), 1):                         "username, password_file and database must be",
+		strings.Replace(d.Settings, `"emqx"`, `"nobody-here"`, 1):                                                               "username, password_file and database must be",
+		d.Settings + "database = \"elsewhere\"\n":                                                                               "database",
+		d.Settings + "auth_query = \"select pass from mqtt_user where username = '%u'\"\n":                                      "write a query for yours",
+		d.Settings + "auth_query = \"select password from users where username = '%u'\"\n":                                      "write a query for yours",
+		d.Settings + "password_hash = \"salt,sha256\"\nauth_query = \"select password from mqtt_user where username = '%u'\"\n": "gives no salt",
+		strings.Replace(d.Settings, d.Addr, freeport.Addr(t), 1):                                                                "is it running",
+		d.Settings + "tls = true\n": "the server does not speak TLS",
 	} {
-		s := openSource(t, d.kind, text, env)
+		s := openSource(t, d.Kind, text, env)
 		a, _, err := check(t, s, c)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "guess-what") || a.Decision == Allow {
 			t.Errorf("%s: %v, want %q", text, err, want)
