@@ -32,6 +32,7 @@ func (hs *holds) run(ctx context.Context) {
 
 // round ends the holds whose origins are known to end and have been read.
 func (hs *holds) round(ctx context.Context) {
+	ends := hs.b.tail.end() // before hs.mu, which sessions take under their locks, and the tail's lock is held when it asks for those
 	hs.mu.Lock()
 	all := make([]*hold, 0, len(hs.m))
 	for _, h := range hs.m {
@@ -43,7 +44,7 @@ func (hs *holds) round(ctx context.Context) {
 	}
 	waits, ripe := map[string]bool{}, all[:0]
 	for _, h := range all {
-		if hs.ripe(h, waits) {
+		if hs.ripe(h, ends, waits) {
 			ripe = append(ripe, h)
 		}
 	}
@@ -85,8 +86,8 @@ func (hs *holds) ask(h *hold, t *turn, o *origin) {
 }
 
 // ripe says whether everything that the first turn of a hold waits for has been read, and enters in waits the nodes
-// whose logs have not ended. hs.mu is held.
-func (hs *holds) ripe(h *hold, waits map[string]bool) bool {
+// whose logs have not ended. hs.mu is held, so no lock may be waited for that is held when a session's is.
+func (hs *holds) ripe(h *hold, ends vector, waits map[string]bool) bool {
 	b, ok, t := hs.b, true, h.turns[0]
 	mine := b.held.begin(b.cfg.Node.Name, h.client)
 	for _, o := range t.origins {
@@ -102,10 +103,10 @@ func (hs *holds) ripe(h *hold, waits map[string]bool) bool {
 		case o.end == 0:
 			ok, waits[o.node] = false, true
 			hs.ask(h, t, o)
-		case b.tail.end().of(o.node).Batch < o.end:
+		case ends.of(o.node).Batch < o.end:
 			ok = false
 			if at := b.peers.get(o.node); at != nil {
-				at.messages.upTo(o.end - 1)
+				at.messages.tell(o.end - 1)
 			}
 		case o.node != b.cfg.Node.Name && b.held.waits(o.node, o.end, mine):
 			ok = false
