@@ -198,7 +198,7 @@ func fullTmpfs(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	sh(t, "mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", dir)
-	t.Cleanup(func() { sh(t, "umount", dir) })
+	t.Cleanup(func() { umount(t, dir) })
 	if err := os.WriteFile(filepath.Join(dir, "filler"), make([]byte, 64<<10), 0o600); err != nil {
 		t.Fatal(err)
 	}

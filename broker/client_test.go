@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -20,6 +21,7 @@ type rawClient struct {
 	nc      net.Conn
 	r       *bufio.Reader
 	version byte
+	early   []packet // came before the answer to a SUBSCRIBE
 }
 
 // packet is what came from the broker.
@@ -178,6 +180,15 @@ func tryKept(t testing.TB, addr, id string) (c *rawClient, present bool, err err
 }
 
 func (c *rawClient) next() (packet, error) {
+	if len(c.early) > 0 {
+		p := c.early[0]
+		c.early = c.early[1:]
+		return p, nil
+	}
+	return c.receive()
+}
+
+func (c *rawClient) receive() (packet, error) {
 	first, err := c.r.ReadByte()
 	if err != nil {
 		return packet{}, err
@@ -194,9 +205,19 @@ func (c *rawClient) next() (packet, error) {
 // expect reads the next packet; it must be of that kind.
 func (c *rawClient) expect(kind byte) packet {
 	c.t.Helper()
+	return c.answer(kind, false)
+}
+
+// answer is expect. Of a group, messages may come before the answer to the SUBSCRIBE (5.0 section 3.8.4): they are kept for later.
+func (c *rawClient) answer(kind byte, shared bool) packet {
+	c.t.Helper()
 	_ = c.nc.SetReadDeadline(time.Now().Add(patience))
 	defer c.nc.SetReadDeadline(time.Time{})
 	p, err := c.next()
+	for shared && err == nil && p.kind == mqtt.PUBLISH {
+		c.early = append(c.early, p)
+		p, err = c.receive()
+	}
 	if err != nil {
 		c.t.Fatalf("waiting for packet %d: %v", kind, err)
 	}
@@ -276,7 +297,7 @@ func (c *rawClient) subscribeProps(props []byte, options byte, filters ...string
 		body = append(mqtt.AppendText(body, f), options)
 	}
 	c.write(frame(mqtt.SUBSCRIBE<<4|2, body))
-	p := c.expect(mqtt.SUBACK)
+	p := c.answer(mqtt.SUBACK, strings.HasPrefix(filters[0], "$share/"))
 	return p.body[len(p.body)-len(filters):]
 }
 

@@ -116,6 +116,13 @@ func sh(t *testing.T, name string, args ...string) {
 	}
 }
 
+// umount takes a file system of the test's away, once nobody has a file of it: a child of another test has all that were
+// open when it was forked, until it is another program.
+func umount(t *testing.T, dir string) {
+	t.Helper()
+	eventually(t, "umount "+dir, func() bool { return exec.Command("umount", dir).Run() == nil })
+}
+
 // smallDisk mounts an ext4 file system of so many MiB.
 func smallDisk(t *testing.T, mib int) string {
 	if os.Getuid() != 0 {
@@ -132,7 +139,7 @@ func smallDisk(t *testing.T, mib int) string {
 	}
 	sh(t, "mkfs.ext4", "-q", "-m", "0", image)
 	sh(t, "mount", "-o", "loop", image, dir)
-	t.Cleanup(func() { sh(t, "umount", dir) })
+	t.Cleanup(func() { umount(t, dir) })
 	return dir
 }
 
