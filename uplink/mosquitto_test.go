@@ -159,7 +159,7 @@ func TestMosquittoContents(t *testing.T) {
 	text := func(pos uint64) string { return fmt.Sprint(pos, "-", strings.Repeat("x", int(pos*pos*9%20000))) }
 	src := newSource(func(pos uint64) []byte { return fmt.Appendf(nil, "gw/é/%d\n%s", pos, text(pos)) })
 	sub := exec.CommandContext(t.Context(), "stdbuf", "-oL", "mosquitto_sub", "-h", "127.0.0.1", "-p", m.addr[strings.LastIndex(m.addr, ":")+1:], "-V", "mqttv5", "-q", "1",
-		"-d", "-t", "gw/#", "-C", fmt.Sprint(count), "-W", "30", "-F", "%t|%q|%r|%C|%P|%p")
+		"-d", "-t", "gw/#", "-C", fmt.Sprint(count), "-W", "300", "-F", "%t|%q|%r|%C|%P|%p")
 	var got lockedBuffer
 	sub.Stdout = &got
 	if _, err := exec.LookPath("mosquitto_sub"); err != nil {
