@@ -206,6 +206,7 @@ func TestLossIsCountedAndTold(t *testing.T) {
 	if d := s.snapshot(); d.Lost != 10 || d.Waiting != maxWaitingCount || !s.Hold() {
 		t.Errorf("lost %d, waiting %d, hold %v", d.Lost, d.Waiting, s.Hold())
 	}
+	eventually(t, "an attempt has failed", func() bool { return s.lane.failed.Load() > 0 }) // else none waits to be repeated
 	r.store.fail(nil, nil)
 	r.advance(10 * time.Second)
 	s.lane.flush()

@@ -171,7 +171,8 @@ func TestUpdateLosesNothing(t *testing.T) {
 	feed := func(version string) {
 		t.Helper()
 		f.runs(version)
-		before, _ := f.taken()
+		before, ok := 0, false
+		eventually(t, "it says what it has taken", func() bool { before, ok = f.taken(); return ok })
 		for range 40 {
 			f.line.Send(fmt.Sprintf("n=%d w=%d.5\n", total, total))
 			total++
