@@ -33,7 +33,7 @@ func TestFrontGarbage(t *testing.T) {
 	t.Parallel()
 	cfg, tc := everyListener(t)
 	cfg.Listen.ProxyProtocol, cfg.Listen.TrustedProxies = []string{"mqtt"}, []string{"127.0.0.1"}
-	cfg.Limits = LimitsConfig{ConnectTimeout: 2 * time.Second}
+	cfg.Limits = LimitsConfig{ConnectTimeout: 30 * time.Second} // the witness has to keep it, too
 	b, err := New(cfg, Options{Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)

@@ -148,7 +148,7 @@ func TestEveryDropIsCounted(t *testing.T) {
 	}
 	small.subscribe(0, "t/#")
 	small.disconnect()
-	eventually(t, "it is away", func() bool { s := b.sessions.get("small"); s.mu.Lock(); defer s.mu.Unlock(); return s.conn == nil })
+	eventually(t, "it is away", func() bool { return b.sessions.get("small").away() })
 	pub.publish("t/away", "x", 7)
 	small, _ = dialRaw(t, b.addr, "small", opts{expiry: 3600})
 	small.quiet()
@@ -156,6 +156,7 @@ func TestEveryDropIsCounted(t *testing.T) {
 
 	small.subscribe(1, "t/#")
 	small.disconnect()
+	eventually(t, "it is away again", func() bool { return b.sessions.get("small").away() })
 	pub.publish("t/forgotten", "x", 8)
 	again, _ := dialRaw(t, b.addr, "small", opts{clean: true})
 	again.quiet()

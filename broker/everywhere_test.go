@@ -27,13 +27,18 @@ func cluster3(t *testing.T) (c *nodes, con []*Console, clients map[string]*rawCl
 	return c, con, clients
 }
 
-func listOf(t *testing.T, c *Console, q admin.SessionQuery) SessionList {
+// listOf is a list in which nobody is missing: of a node that did not answer in time the list says so, and is asked for again.
+func listOf(t *testing.T, c *Console, q admin.SessionQuery) (l SessionList) {
 	t.Helper()
-	v, err := c.ListSessions(t.Context(), q)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v.(SessionList)
+	eventually(t, "all nodes answer", func() bool {
+		v, err := c.ListSessions(t.Context(), q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l = v.(SessionList)
+		return len(l.Missing) == 0
+	})
+	return l
 }
 
 // TestAnyNodeAnswersForAll: lists, details, explanations, kicks and traces through a node that has
@@ -50,7 +55,7 @@ func TestAnyNodeAnswersForAll(t *testing.T) {
 			for _, s := range l.Sessions {
 				got = append(got, s.Client+"@"+s.Node)
 			}
-			if l.Total != 9 || len(l.Missing) != 0 || len(l.Sessions) > 2 {
+			if l.Total != 9 || len(l.Sessions) > 2 {
 				t.Fatalf("n%d: %+v", i+1, l)
 			}
 			if q.After = l.Next; q.After == "" {
@@ -178,7 +183,7 @@ func TestClusterShowAndDrain(t *testing.T) {
 	}
 
 	c.stop(2)
-	eventually(t, "n3 is not heard any more", func() bool { return !c.up[0].peers.members.alive("n3") })
+	eventually(t, "n3 is not heard any more by n2, which is asked", func() bool { return !c.up[1].peers.members.alive("n3") })
 	if m := show(1).Members[2]; m.Ready || len(m.NotReady) == 0 {
 		t.Errorf("%+v", m)
 	}
@@ -228,7 +233,7 @@ func TestSessionsOfANodeThatIsDown(t *testing.T) {
 		var got []string
 		for q := (admin.SessionQuery{Limit: 2, Prefix: "c"}); ; {
 			l := listOf(t, con[i], q)
-			if l.Total != 9 || len(l.Missing) != 0 || len(l.Sessions) > 2 {
+			if l.Total != 9 || len(l.Sessions) > 2 {
 				t.Fatalf("n%d: %+v", i+1, l)
 			}
 			for _, s := range l.Sessions {

@@ -30,13 +30,13 @@ func TestBucket(t *testing.T) {
 func TestPace(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t.TempDir())
-	cfg.Limits.MessagesPerSecond, cfg.Limits.BytesPerSecond = 100, 1<<20
+	cfg.Limits.MessagesPerSecond, cfg.Limits.BytesPerSecond = 20, 1<<20
 	b := start(t, cfg)
 	sub, _ := dialRaw(t, b.addr, "sub", v5)
 	sub.subscribe(1, "a")
 	for _, qos := range []byte{0, 1} {
 		pub, _ := dialRaw(t, b.addr, fmt.Sprint("pub", qos), v5)
-		const n = 150
+		const n = 60 // only a broker that stands still for two seconds meanwhile need not slow it
 		for i := range n {
 			pub.write(pub.publishPacket("a", fmt.Sprint(i), qos<<1, uint16(i+1)*uint16(qos), nil))
 		}

@@ -414,9 +414,8 @@ func TestSlowSubscriber(t *testing.T) {
 	case <-time.After(patience):
 		t.Fatal("a subscriber that reads waits for one that does not")
 	}
-	if g := b.Gauges(); g.BehindLogged != 1 {
-		t.Errorf("%+v: one session should read from the log", g)
-	}
+	// The quick one may have been behind for a moment as well, and be told late that it is not any more.
+	eventually(t, "one session reads from the log", func() bool { return b.Gauges().BehindLogged == 1 })
 	for range n {
 		slow.take()
 	}

@@ -182,7 +182,7 @@ func TestWillsOfADeadNode(t *testing.T) {
 	began := time.Now()
 	got := map[string]int{}
 	for len(got) < n {
-		m := sub.takeWithin(90 * time.Second)
+		m := sub.take()
 		if got[m.topic]++; got[m.topic] > 1 {
 			t.Errorf("the will %s came again", m.topic)
 		}
@@ -194,17 +194,4 @@ func TestWillsOfADeadNode(t *testing.T) {
 	}
 	eventually(t, "they are forgotten", func() bool { return len(c.up[0].state.versions(willKey, false)) == 0 })
 	sub.quiet()
-}
-
-// takeWithin is take for what may come late.
-func (c *rawClient) takeWithin(d time.Duration) message {
-	c.t.Helper()
-	_ = c.nc.SetReadDeadline(time.Now().Add(d))
-	p, err := c.next()
-	if err != nil || p.kind != mqtt.PUBLISH {
-		c.t.Fatalf("waiting for a message: %+v, %v", p, err)
-	}
-	m := p.message(c.version)
-	c.ack(mqtt.PUBACK, m.id)
-	return m
 }

@@ -230,6 +230,7 @@ func TestDeadEngine(t *testing.T) {
 		return fine
 	}
 	cfg := testWriterConfig(t)
+	cfg.timeout = 300 * time.Millisecond // an answer that is there must not be found too late
 	var reopened atomic.Int64
 	cfg.reopen = func() error {
 		if reopened.Add(1) < 3 {
