@@ -88,6 +88,13 @@ func (c *CA) Pair(t testing.TB, name string, until time.Time, dnsNames ...string
 	return p
 }
 
+// Pool trusts this CA alone.
+func (c *CA) Pool() *x509.CertPool {
+	p := x509.NewCertPool()
+	p.AddCert(c.Cert)
+	return p
+}
+
 // Revoke puts a new list of revoked certificates in the place of a file, as programs that fetch them do.
 func (c *CA) Revoke(t testing.TB, file string, revoked ...*Pair) {
 	t.Helper()

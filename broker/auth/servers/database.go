@@ -28,6 +28,14 @@ type Database struct {
 	Addr     string
 	Settings string // the lines of [[auth]] that reach it, without the type
 	ask      func(t testing.TB, sql string) string
+	answers  func() bool // questions, after its start
+}
+
+// Ready waits until it answers questions, after Start.
+func (d *Database) Ready() {
+	d.t.Helper()
+	d.Listens(d.Addr)
+	d.until("takes questions", d.answers)
 }
 
 // SQL runs statements as the administrator, in the database "mqtt", and returns what they print.
@@ -62,8 +70,8 @@ func MariaDB(t testing.TB, pair *Pair) *Database {
 	if pair != nil {
 		args = append(args, "--ssl-cert="+pair.Cert, "--ssl-key="+pair.Key, "--ssl-ca="+pair.CA, "--require-secure-transport=ON")
 	}
-	d := &Database{Kind: "mysql", Addr: fmt.Sprintf("127.0.0.1:%d", port), Process: Run(t, args...)}
-	d.Listens(d.Addr)
+	d := &Database{Kind: "mysql", Addr: fmt.Sprintf("127.0.0.1:%d", port), Process: Run(t, args...), answers: func() bool { return true }}
+	d.Ready()
 	d.ask = func(t testing.TB, sql string) string {
 		t.Helper()
 		return client(t, sql, mysql, "--no-defaults", "--socket="+socket, "--user=root", "--database=mysql", "--batch", "--skip-column-names", "--max-allowed-packet=64M")
@@ -89,7 +97,10 @@ func PostgreSQL(t testing.TB, pair *Pair) *Database {
 	}
 	// SIGQUIT ends it at once with all its children, as kill -9 of every one of them would.
 	d := &Database{Kind: "postgres", Addr: fmt.Sprintf("127.0.0.1:%d", port), Process: run(t, syscall.SIGQUIT, args...)}
-	d.Listens(d.Addr)
+	d.answers = func() bool {
+		return exec.Command(filepath.Join(bin, "pg_isready"), "-h", "127.0.0.1", "-p", fmt.Sprint(port)).Run() == nil
+	}
+	d.Ready()
 	d.ask = func(t testing.TB, sql string) string {
 		t.Helper()
 		db := "mqtt"
@@ -98,9 +109,6 @@ func PostgreSQL(t testing.TB, pair *Pair) *Database {
 		}
 		return client(t, sql, filepath.Join(bin, "psql"), "--no-psqlrc", "-v", "ON_ERROR_STOP=1", "-Atq", fmt.Sprintf("postgresql://postgres:admin@%s/%s", d.Addr, db))
 	}
-	d.until("takes questions", func() bool {
-		return exec.Command(filepath.Join(bin, "pg_isready"), "-h", "127.0.0.1", "-p", fmt.Sprint(port)).Run() == nil
-	})
 	d.ask(t, "USE postgres; CREATE ROLE emqx LOGIN PASSWORD 'pu''blic';")
 	d.ask(t, "USE postgres; CREATE DATABASE mqtt;")
 	d.SQL(t, emqxPostgres+"GRANT SELECT ON ALL TABLES IN SCHEMA public TO emqx; ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO emqx;")
