@@ -2,8 +2,11 @@ package program
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -40,8 +43,8 @@ func (e *Env) Log(f LogFlags) (*slog.Logger, error) {
 // Service is a running daemon, as Watch sees it.
 type Service interface {
 	Ready() bool     // it serves
-	Stuck() []string // why it makes no progress; none: it does, or waits for something outside
-	Summary() string // the one line of systemctl status
+	Stuck() []string // why it makes no progress; none: it does, or waits for something outside. Asked beside all the others
+	Summary() string // the one line of systemctl status; it may have to wait for what stands still
 	Reload()         // SIGHUP
 }
 
@@ -70,48 +73,91 @@ const (
 // Watch tells the service manager how s fares until ctx ends, and has it reload at every
 // hup. Hups are heard once it is ready: before there is nothing to reload.
 func (n Notifier) Watch(ctx context.Context, s Service, hups <-chan os.Signal) {
+	w := watch{Notifier: n, s: s}
+	fed := make(chan struct{})
+	go func() {
+		defer close(fed)
+		w.feed(ctx)
+	}()
+	w.report(ctx, hups)
+	<-fed
+}
+
+// watch is one run of Watch: a loop that reports, and may have to wait for the service's answers,
+// and one that feeds the watchdog, and says why when it does not.
+type watch struct {
+	Notifier
+	s     Service
+	asked atomic.Pointer[time.Time] // when it was asked for the line that it has not given yet; nil: it owes none
+}
+
+func (w *watch) report(ctx context.Context, hups <-chan os.Signal) {
 	start := time.NewTicker(readyPoll)
 	defer start.Stop()
 	line := time.NewTicker(startLine)
 	defer line.Stop()
-	var feed <-chan time.Time
-	if interval := n.to.WatchdogInterval(); interval > 0 {
-		t := time.NewTicker(interval / 2) // so that one bad moment does not decide
-		defer t.Stop()
-		feed = t.C
-	}
 	var hup <-chan os.Signal
 	ready := false
-	n.tell(n.to.Status(s.Summary()))
+	w.line()
 	for {
 		select {
 		case <-ctx.Done():
-			n.tell(n.to.Stopping())
+			w.tell(w.to.Stopping())
 			return
 		case <-start.C:
-			if s.Ready() {
+			if w.s.Ready() {
 				start.Stop()
 				line.Reset(statusLine)
 				hup, ready = hups, true
-				n.tell(n.to.Ready())
-				n.tell(n.to.Status(s.Summary()))
-			}
-		case <-feed: // fed only while it makes progress: else we are restarted
-			if stuck := s.Stuck(); len(stuck) > 0 {
-				n.log.Error("standing still; the watchdog is not fed", "reasons", stuck)
-			} else {
-				n.tell(n.to.Watchdog())
+				w.tell(w.to.Ready())
+				w.line()
 			}
 		case <-line.C:
-			n.tell(n.to.Status(s.Summary()))
-			if !ready && len(s.Stuck()) == 0 { // it copies what it missed, or waits for others: to be killed would not help
-				n.tell(n.to.Extend(startMore))
+			w.line()
+			if !ready && len(w.s.Stuck()) == 0 { // it copies what it missed, or waits for others: to be killed would not help
+				w.tell(w.to.Extend(startMore))
 			}
 		case <-hup:
-			n.tell(n.to.Reloading())
-			s.Reload()
-			n.tell(n.to.Ready())
+			w.tell(w.to.Reloading())
+			w.s.Reload()
+			w.tell(w.to.Ready())
 		}
+	}
+}
+
+// line renews the line of systemctl status.
+func (w *watch) line() {
+	now := time.Now()
+	w.asked.Store(&now)
+	text := w.s.Summary()
+	w.asked.Store(nil)
+	w.tell(w.to.Status(text))
+}
+
+// feed feeds the watchdog while the service makes progress: else we are restarted.
+func (w *watch) feed(ctx context.Context) {
+	interval := w.to.WatchdogInterval()
+	if interval == 0 {
+		return
+	}
+	tick := time.NewTicker(interval / 2) // so that one bad moment does not decide
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		stuck := w.s.Stuck()
+		if since := w.asked.Load(); since != nil && time.Since(*since) > interval {
+			stuck = append(stuck, fmt.Sprintf("it does not say how it fares for %v", time.Since(*since).Round(time.Second)))
+		}
+		if len(stuck) == 0 {
+			w.tell(w.to.Watchdog())
+			continue
+		}
+		w.log.Error("standing still; the watchdog is not fed", "reasons", stuck)
+		w.tell(w.to.Status("standing still: " + strings.Join(stuck, "; ")))
 	}
 }
 
