@@ -111,13 +111,12 @@ func (d Debian) parts(o Options) []string {
 // answers opens the shell and returns when the guest serves there; one that went on from a saved state
 // is told what time it is.
 func (g *Guest) answers(ctx context.Context, saved bool) (err error) {
-	for {
-		if g.shell, err = openShell(filepath.Join(g.Dir, "shell")); err == nil {
-			break
-		}
-		if e := g.pause(ctx); e != nil { // QEMU has not made it yet
-			return errors.Join(err, e)
-		}
+	err = g.until(ctx, func() (err error) { // QEMU has not made it yet
+		g.shell, err = openShell(filepath.Join(g.Dir, "shell"))
+		return err
+	})
+	if err != nil {
+		return err
 	}
 	if saved {
 		if err := g.resume(ctx); err != nil {
@@ -146,10 +145,8 @@ func (g *Guest) Settled(ctx context.Context) error {
 			failed, err := g.Sh("systemctl --failed --no-legend --plain")
 			return errors.Join(fmt.Errorf("failed units: %s", failed), err)
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("its start does not end: %w", ctx.Err())
-		case <-time.After(200 * time.Millisecond):
+		if err := g.pause(ctx); err != nil {
+			return fmt.Errorf("its start does not end: %w", err)
 		}
 	}
 }
@@ -163,19 +160,17 @@ func (g *Guest) Reboot(ctx context.Context) error {
 	if _, err := g.Sh("systemctl --no-block reboot"); err != nil {
 		return err
 	}
-	for {
+	err = g.until(ctx, func() error {
 		now, err := g.askWithin(2*time.Second, ask{Do: "read", Path: bootID})
-		if err == nil && string(now.Data) != string(before) {
-			return nil
+		if err == nil && string(now.Data) == string(before) {
+			err = errors.New("it has not gone down")
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("reboot: %w", errors.Join(err, ctx.Err()))
-		case <-g.ended:
-			return errors.New("reboot: QEMU has ended")
-		case <-time.After(200 * time.Millisecond):
-		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("reboot: %w", err)
 	}
+	return nil
 }
 
 const bootID = "/proc/sys/kernel/random/boot_id"

@@ -108,18 +108,34 @@ func arguments(s Store, image Image, o Options) ([]string, error) {
 
 // wait returns when the guest answers.
 func (g *Guest) wait(ctx context.Context) error {
-	for {
+	return g.until(ctx, func() error {
 		_, err := g.List("/")
+		return err
+	})
+}
+
+// until asks again and again, and returns when there is no error any more; the last one when ctx or the guest has ended.
+func (g *Guest) until(ctx context.Context, answered func() error) error {
+	for {
+		err := answered()
 		if err == nil {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("it does not answer: %w", errors.Join(err, ctx.Err()))
-		case <-g.ended:
-			return errors.New("QEMU has ended")
-		case <-time.After(100 * time.Millisecond):
+		if e := g.pause(ctx); e != nil {
+			return errors.Join(err, e)
 		}
+	}
+}
+
+// pause lies between two looks at something that is to become true.
+func (g *Guest) pause(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-g.ended:
+		return errors.New("QEMU has ended")
+	case <-time.After(100 * time.Millisecond):
+		return nil
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 )
 
 // Save writes the machine's memory to a file and ends it. A guest that begins there, with a disk over this
@@ -66,16 +65,5 @@ func (g *Guest) resume(ctx context.Context) error {
 		if err := g.pause(ctx); err != nil {
 			return fmt.Errorf("its memory is not read: %w", err)
 		}
-	}
-}
-
-func (g *Guest) pause(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-g.ended:
-		return errors.New("QEMU has ended")
-	case <-time.After(50 * time.Millisecond):
-		return nil
 	}
 }
