@@ -72,10 +72,12 @@ type Broker struct {
 	id      nodeID
 	formats formats
 	founded atomic.Bool // id.Founded, for other goroutines
-	reserve int64
-	every   time.Duration // house
-	check   time.Duration // checkpoints
-	marks   []*mark
+
+	founders atomic.Pointer[[]string] // the stores with which this node founded the cluster in this life
+	reserve  int64
+	every    time.Duration // house
+	check    time.Duration // checkpoints
+	marks    []*mark
 
 	leaves    chan error // this node has left the cluster
 	switching bool       // Close ends with what makes this node one of a cluster

@@ -28,20 +28,45 @@ func (b *Broker) found() error {
 		return nil
 	}
 	b.starting.begin("waiting for the cluster")
-	if err := b.peers.members.await(b.ctx, b.log, func(table []member) error {
+	var table []member
+	if err := b.peers.members.await(b.ctx, b.log, func(now []member) error {
+		table = now
 		err := foundable(table, len(b.cfg.Cluster.Peers)+1)
 		b.starting.waits(err)
 		return err
 	}); err != nil {
 		return fmt.Errorf("found the cluster: %w", err)
 	}
-	b.id.Founded, b.id.Empty = true, slices.ContainsFunc(b.peers.members.list(), func(m member) bool { return m.Heard && m.Founded })
-	b.disk.empty.Store(b.id.Empty)
+	founders, empty := founding(table, b.id.ID)
+	b.id.Founded, b.id.Empty = true, empty
+	b.founders.Store(&founders)
+	b.disk.empty.Store(empty)
 	if err := writeNodeID(filepath.Join(b.cfg.Node.DataDir, "node.id"), b.id); err != nil {
 		return err
 	}
 	b.founded.Store(true)
 	return nil
+}
+
+// founding says with which stores the cluster begins, as far as this node knows, and whether it may have data that this node's
+// own store lacks. A node that hears of the founding a moment later than the others is one of those with whom it was founded:
+// nothing was stored before they had heard it.
+func founding(table []member, own string) (founders []string, empty bool) {
+	for _, m := range table {
+		switch {
+		case !m.Heard:
+		case !m.Founded:
+			founders = append(founders, m.ID)
+		case slices.Contains(m.Founders, own):
+			return m.Founders, false
+		default:
+			empty = true
+		}
+	}
+	if empty {
+		return nil, true
+	}
+	return founders, false
 }
 
 // await returns when a condition on the table holds, or ctx ends. Now and then it says what is waited for.

@@ -21,20 +21,21 @@ const (
 
 // beat is what each node says to all others.
 type beat struct {
-	Node         string `json:"node"`
-	ID           string `json:"id"`          // of its store
-	Incarnation  uint64 `json:"incarnation"` // of this life of its messages log, 0 before it began
-	StateLife    uint64 `json:"state_life"`  // the same of its state log
-	Version      string `json:"version"`
-	Format       int    `json:"format,omitempty"`        // the newest that its program knows
-	FormatOldest int    `json:"format_oldest,omitempty"` // and the oldest
-	Starting     bool   `json:"starting,omitempty"`      // its logs are not open yet: it is there, and takes no part
-	Founded      bool   `json:"founded,omitempty"`       // it belongs to a cluster that has data, or may have
-	Growing      bool   `json:"growing,omitempty"`       // it ran alone, and brings its logs into the cluster
-	Healing      bool   `json:"healing,omitempty"`       // its copy of the logs was damaged, and is not complete again
-	Empty        bool   `json:"empty,omitempty"`         // its store was empty when it came, and is not complete yet
-	Listens      bool   `json:"listens,omitempty"`       // its store is not used: it only listens
-	Chosen       bool   `json:"chosen,omitempty"`        // an administrator has said that its copy is the one to go on with
+	Node         string   `json:"node"`
+	ID           string   `json:"id"`          // of its store
+	Incarnation  uint64   `json:"incarnation"` // of this life of its messages log, 0 before it began
+	StateLife    uint64   `json:"state_life"`  // the same of its state log
+	Version      string   `json:"version"`
+	Format       int      `json:"format,omitempty"`        // the newest that its program knows
+	FormatOldest int      `json:"format_oldest,omitempty"` // and the oldest
+	Starting     bool     `json:"starting,omitempty"`      // its logs are not open yet: it is there, and takes no part
+	Founded      bool     `json:"founded,omitempty"`       // it belongs to a cluster that has data, or may have
+	Founders     []string `json:"founders,omitempty"`      // the stores with which that was founded
+	Growing      bool     `json:"growing,omitempty"`       // it ran alone, and brings its logs into the cluster
+	Healing      bool     `json:"healing,omitempty"`       // its copy of the logs was damaged, and is not complete again
+	Empty        bool     `json:"empty,omitempty"`         // its store was empty when it came, and is not complete yet
+	Listens      bool     `json:"listens,omitempty"`       // its store is not used: it only listens
+	Chosen       bool     `json:"chosen,omitempty"`        // an administrator has said that its copy is the one to go on with
 
 	Clock int64     `json:"clock,omitempty"` // µs since 1970, as the clock that things expire by has it
 	Disk  *diskBeat `json:"disk,omitempty"`  // what it has on its disk

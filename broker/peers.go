@@ -332,6 +332,9 @@ func (p *peers) goodbye() {
 func (p *peers) beat(out *beat) {
 	b := p.b
 	out.ID, out.Version, out.Cluster, out.Founded = b.id.ID, b.version, b.cfg.Cluster.address(), b.founded.Load()
+	if with := b.founders.Load(); with != nil && out.Founded {
+		out.Founders = *with
+	}
 	out.FormatOldest, out.Format, out.Healing = b.formats.oldest, b.formats.now, !b.disk.healed.Load()
 	out.Empty, out.Chosen = b.disk.empty.Load(), b.disk.chosen.Load()
 	out.Disk, out.Clock = b.disk.beat(), b.steady.now()
