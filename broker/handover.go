@@ -266,8 +266,9 @@ func (b *Broker) fetch(ctx context.Context, id string, mine *session) (_ *sessio
 	if s == nil || !s.moved {
 		return s, void, nil
 	}
+	ends := b.tail.end() // before the session's lock, for which the tail waits when it distributes
 	s.mu.Lock()
-	upTo := s.position(b.tail.end())
+	upTo := s.position(ends)
 	s.mu.Unlock()
 	if err := b.tail.reached(ctx, upTo); err != nil {
 		return nil, nil, fmt.Errorf("read on to where the session has come: %w", err)

@@ -60,7 +60,7 @@ type holds struct {
 	some atomic.Int64 // how many: mostly none
 	held atomic.Int64 // messages, of those that are open
 
-	mu      sync.Mutex
+	mu      sync.Mutex // sessions' locks may be held; no lock of the tail or of a follower is taken with it
 	m       map[string]*hold
 	running bool
 	nudged  time.Duration
