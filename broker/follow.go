@@ -23,9 +23,10 @@ const (
 type follower struct {
 	node string
 	src  batchSource
-	take func(*Batch) bool                // false: not yet; it is asked again when more says so
-	more func() <-chan struct{}           // closed when take may say otherwise
-	lost func(from, to uint64, err error) // batches that cannot be read any more
+	take func(*Batch) bool                   // false: not yet; it is asked again when more says so. It waits for no disk and no other node
+	fill func(context.Context, *Batch) error // reads what a batch refers to; before it is taken, and without the lock
+	more func() <-chan struct{}              // closed when take may say otherwise
+	lost func(from, to uint64, err error)    // batches that cannot be read any more
 	log  *slog.Logger
 	wait time.Duration // between two looks, at first
 
@@ -40,7 +41,8 @@ type follower struct {
 
 func newFollower(node string, src batchSource, next uint64, take func(*Batch) bool, log *slog.Logger) *follower {
 	return &follower{node: node, src: src, next: next, known: next - 1, take: take, log: log, wait: followWait, early: map[uint64]*Batch{},
-		wake: make(chan struct{}, 1), more: func() <-chan struct{} { return nil }, lost: func(uint64, uint64, error) {}}
+		wake: make(chan struct{}, 1), more: func() <-chan struct{} { return nil }, lost: func(uint64, uint64, error) {},
+		fill: func(context.Context, *Batch) error { return nil }}
 }
 
 // offer hands in a batch that is stored. It never waits for the disk.
@@ -133,6 +135,9 @@ func (f *follower) step(ctx context.Context) (waits bool) {
 		if b == nil {
 			b, err = f.src.batch(ctx, number)
 		}
+		if err == nil {
+			err = f.fill(ctx, b)
+		}
 		switch {
 		case err == nil:
 			if f.took(b) {
@@ -148,7 +153,7 @@ func (f *follower) step(ctx context.Context) (waits bool) {
 				sure = 0
 			}
 			if tries++; tries%20 == 0 {
-				f.log.Warn("a batch of a log cannot be read yet", "log", f.node, "batch", number, "err", err)
+				f.log.Warn("a batch of a log, or what it delivers, cannot be read yet", "log", f.node, "batch", number, "err", err)
 			}
 			if !pause(ctx, f.wait*time.Duration(1+min(tries/followLimit, 19))) {
 				return false

@@ -157,6 +157,10 @@ func (g *group) run(ctx context.Context) {
 			g.outs = g.outlets()
 		}
 		more, err := g.dealOne(ctx)
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			g.flush()
+			continue // the lock was let go: another node may have taken the group over
+		}
 		if err != nil && ctx.Err() == nil {
 			g.b.log.Error("a shared subscription cannot read the log", "share", g.name, "err", err)
 			pause(ctx, retryPause)
@@ -184,11 +188,20 @@ func (g *group) dealOne(ctx context.Context) (bool, error) {
 	return false, nil
 }
 
-// next is the next record to hand out. Only the pump calls it.
+// next is the next record to hand out. Only the pump calls it. It reads for dealPatience at most: who is to take the group
+// over waits meanwhile.
 func (g *group) next(ctx context.Context) (it item, ok bool, err error) {
+	var end context.CancelFunc
 	for {
 		it, ok = g.take()
-		if ok && it.rec == nil {
+		if ok && it.rec != nil {
+			return it, true, nil
+		}
+		if end == nil {
+			ctx, end = context.WithTimeout(ctx, dealPatience)
+			defer end()
+		}
+		if ok {
 			it.rec, err = g.b.recordOf(ctx, it.at)
 			if err != nil && !errors.Is(err, errTrimmed) && !errors.Is(err, errDamaged) {
 				g.takeBack([]item{it})

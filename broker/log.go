@@ -95,6 +95,7 @@ type Batch struct {
 	Records []Record
 	Size    int  // bytes as stored
 	Void    bool // stored by an ended life behind its fence: it counts as empty
+	filled  bool // what its records deliver was looked up
 }
 
 // FlagCompressed is reserved for records compressed as one block.

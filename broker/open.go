@@ -276,7 +276,7 @@ func (b *Broker) openTail(first uint64) {
 // follow makes the follower that brings a log into the tail.
 func (b *Broker) follow(l *tailLog, take func(*Batch) bool) *follower {
 	f := newFollower(l.node, l.src, l.next, take, b.log)
-	f.more = b.tail.news
+	f.more, f.fill = b.tail.news, b.tail.fill
 	f.lost = func(from, next uint64, err error) {
 		if !errors.Is(err, errTrimmed) {
 			b.damaged(from, fmt.Errorf("the log of node %q: %w", l.node, err))

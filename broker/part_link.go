@@ -31,7 +31,7 @@ type uplink struct {
 	last   []byte // report
 }
 
-// dealPatience is how long this node may take to read a record that was dealt to it.
+// dealPatience is how long this node may take to read a record that was dealt to it, or that it is to deal.
 const dealPatience = 2 * time.Second
 
 func (u *uplink) take(at cursor) (number uint64, has bool) {

@@ -287,7 +287,7 @@ func (t *tail) batch(ctx context.Context, node string, number uint64) (*Batch, e
 func (t *tail) fill(ctx context.Context, b *Batch) error {
 	for i := range b.Records {
 		r := &b.Records[i]
-		if r.Kind != KindDeliver || r.Conflict || r.held != nil {
+		if b.filled || !r.unfilled() {
 			continue
 		}
 		m, err := t.stored(ctx, cursor(r.At))
@@ -295,27 +295,63 @@ func (t *tail) fill(ctx context.Context, b *Batch) error {
 		case errors.Is(err, errTrimmed), errors.Is(err, errDamaged):
 		case err != nil:
 			return err
-		case m.Held:
-			own := *m
-			own.Held = false
-			r.held = &own
+		default:
+			r.fill(m)
 		}
 	}
+	b.filled = true
 	return nil
+}
+
+// fillNear is fill with what is in memory. False: the rest has to be read.
+func (t *tail) fillNear(b *Batch) bool {
+	for i := range b.Records {
+		r := &b.Records[i]
+		if b.filled || !r.unfilled() {
+			continue
+		}
+		t.mu.RLock()
+		from, _ := t.near(cursor(r.At))
+		t.mu.RUnlock()
+		if from == nil || int(r.At.Index) >= len(from.Records) {
+			return false
+		}
+		r.fill(&from.Records[r.At.Index])
+	}
+	b.filled = true
+	return true
+}
+
+func (r *Record) unfilled() bool { return r.Kind == KindDeliver && !r.Conflict && r.held == nil }
+
+// fill gives a deliver record its message.
+func (r *Record) fill(m *Record) {
+	if m.Held {
+		own := *m
+		own.Held = false
+		r.held = &own
+	}
+}
+
+// near is the batch of a record if it is in memory, and the log that it is in, if that is known. t.mu is held.
+func (t *tail) near(at cursor) (*Batch, *tailLog) {
+	l := t.logOf(at.Node)
+	if l == nil {
+		return nil, nil
+	}
+	if b := l.ring[at.Batch]; b != nil {
+		return b, l
+	}
+	return t.cache.get(at.Node, at.Batch), l
 }
 
 // stored reads one record, also one that was not distributed yet.
 func (t *tail) stored(ctx context.Context, at cursor) (*Record, error) {
 	t.mu.RLock()
-	l := t.logOf(at.Node)
-	if l == nil {
-		t.mu.RUnlock()
-		return nil, fmt.Errorf("read %s: %w: no such node is known", at, errDamaged)
-	}
-	b := l.ring[at.Batch]
+	b, l := t.near(at)
 	t.mu.RUnlock()
-	if b == nil {
-		b = t.cache.get(at.Node, at.Batch)
+	if l == nil {
+		return nil, fmt.Errorf("read %s: %w: no such node is known", at, errDamaged)
 	}
 	if b == nil {
 		var err error
