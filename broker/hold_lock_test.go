@@ -52,3 +52,23 @@ func TestHoldsWaitForNoReader(t *testing.T) {
 		t.Errorf("a session is not saved while the tail is held: %d", <-told)
 	}
 }
+
+// TestStuck: a node that cannot say a beat says that it is stuck, while any lock is held that its messages need.
+func TestStuck(t *testing.T) {
+	c := startNodes(t, 3)
+	c.begin()
+	b := c.up[0]
+	if why := b.Stuck(); why != nil {
+		t.Errorf("stuck from the start: %v", why)
+	}
+	at := b.peers.get("n2")
+	at.state.mu.Lock()
+	eventually(t, "it is stuck", func() bool { // a beat may just have been on its way
+		b.peers.members.mu.Lock()
+		b.peers.members.sent -= 2 * stuckAfter // as if the lock had been held for so long
+		b.peers.members.mu.Unlock()
+		return len(b.Stuck()) == 1
+	})
+	at.state.mu.Unlock()
+	eventually(t, "it goes on", func() bool { return b.Stuck() == nil })
+}

@@ -16,6 +16,7 @@ const (
 	deadAfter   = 2500 * time.Millisecond // without a beat for so long, a node counts as dead
 	freshFor    = 1250 * time.Millisecond // for so long a beat is worth telling others
 	pausedAfter = deadAfter - beatEvery   // of its own silence, a node counts itself as one that others may have given up
+	stuckAfter  = 30 * time.Second        // without a beat for so long, a node cannot say one, though it runs
 	beatSubject = "hf.beat"
 )
 

@@ -42,6 +42,19 @@ func (b *Broker) Run(ctx context.Context) error {
 // leave, and without a quorum what has to be stored before never will be.
 const endTimeout = 5 * time.Second
 
+// Stuck is why the node makes no progress, for whoever can start its program again; none: it does, or it waits for something outside. The
+// beats of a node of a cluster need no disk and no other node, and go through every lock that a message goes through: where they end the others
+// go on without it, but for what only it could tell them.
+func (b *Broker) Stuck() []string {
+	if b.peers == nil {
+		return nil
+	}
+	if silent := b.peers.members.paused(); silent > stuckAfter {
+		return []string{fmt.Sprintf("it has told the other nodes nothing for %v", silent.Round(time.Second))}
+	}
+	return nil
+}
+
 // ErrFenced is why Run ends when another node has closed this one's logs, because it was silent for too
 // long. Nothing that was acknowledged is lost: a new Broker begins behind the fence.
 var ErrFenced = errForeign

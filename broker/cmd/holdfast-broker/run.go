@@ -202,8 +202,13 @@ func (d *daemon) Ready() bool {
 	return b != nil && b.Ready() == nil
 }
 
-// Stuck is never: a store that refuses is no reason to be restarted, it says so itself and tries again.
-func (d *daemon) Stuck() []string { return nil }
+// Stuck is not for a store that refuses: that says so itself and tries again.
+func (d *daemon) Stuck() []string {
+	if b := d.broker.Load(); b != nil {
+		return b.Stuck()
+	}
+	return nil
+}
 
 func (d *daemon) Reload() {
 	b := d.broker.Load()
