@@ -164,12 +164,12 @@ func (s *certificateSource) Check(_ context.Context, c *Client) (Answer, error) 
 		}
 	}
 	identity, reason := s.identity(x, c)
-	if reason != "" {
-		return Answer{Decision: Deny, Reason: reason}, nil
+	if reason != "" { // who it is has been proven
+		return Answer{Decision: Deny, Forbidden: true, Reason: reason}, nil
 	}
 	rules, err := s.rules(identity)
 	if err != nil {
-		return Answer{Decision: Deny, Reason: err.Error()}, nil
+		return Answer{Decision: Deny, Forbidden: true, Reason: err.Error()}, nil
 	}
 	return Answer{Decision: Allow, Rules: rules, Until: x.NotAfter}, nil
 }
