@@ -46,9 +46,11 @@ func (u *updating) updates(t *testing.T) {
 	began := time.Now()
 	t.Log(lastOf(u.sh(t, 0, "holdfast update "+u.good)), " after ", time.Since(began).Round(time.Second))
 	u.runs(t, "v1.1.0")
-	began = time.Now()
-	t.Log(lastOf(u.sh(t, 1, "holdfast update "+u.bad)), " after ", time.Since(began).Round(time.Second))
-	u.runs(t, "v1.1.0")
+	for _, release := range []string{u.bad, u.deaf} {
+		began = time.Now()
+		t.Log(lastOf(u.sh(t, 1, "holdfast update "+release)), " after ", time.Since(began).Round(time.Second))
+		u.runs(t, "v1.1.0")
+	}
 	u.sh(t, 0, "holdfast update --back")
 	u.runs(t, "v1.0.0")
 }
@@ -58,13 +60,13 @@ func lastOf(s string) string {
 	return s[strings.LastIndex(s, "\n")+1:]
 }
 
-// TestUpdateCut pulls the plug at random moments of an update that holds and of one that does not. The disk loses
-// what was not flushed: nbdkit's cache, killed with QEMU. After each cut an agent must be ready by itself, and in the
+// TestUpdateCut pulls the plug at random moments of an update that holds, of one that never gets ready and of one whose uplink
+// does not come back. The disk loses what was not flushed: nbdkit's cache, killed with QEMU. After each cut an agent must be ready by itself, and in the
 // end an update must work. HOLDFAST_SEED repeats a run.
 func TestUpdateCut(t *testing.T) {
 	for _, b := range []Board{PC, VirtARM64} {
 		t.Run(b.Debian, func(t *testing.T) {
-			cuts := 3
+			cuts := 4
 			if os.Getenv("HOLDFAST_SOAK") == "1" {
 				cuts = 20
 			}
@@ -98,7 +100,10 @@ func (u *updating) cuts(t *testing.T, n int, rng *rand.Rand) {
 	t.Helper()
 	for i := range n {
 		release, longest := u.good, 8000
-		if i%3 == 2 {
+		switch i % 4 {
+		case 1:
+			release, longest = u.deaf, 16000
+		case 3:
 			release, longest = u.bad, 16000
 		}
 		if _, err := u.Run("/run/update.log", "/usr/bin/holdfast", "update", release); err != nil {
@@ -108,9 +113,11 @@ func (u *updating) cuts(t *testing.T, n int, rng *rand.Rand) {
 		<-time.After(after) // any moment of it
 		u.cut()
 		u.boot(t)
-		t.Logf("cut %d, %v after the update began: %s runs", i+1, after, u.runs(t, "v1.0.0", "v1.1.0"))
+		first := u.runs(t, "v1.0.0", "v1.1.0")
 		u.decided(t)
-		if u.runs(t, "v1.0.0", "v1.1.0") == "v1.1.0" {
+		last := u.runs(t, "v1.0.0", "v1.1.0")
+		t.Logf("cut %d, %v after the update to %s began: %s runs, and %s when it was decided", i+1, after, filepath.Base(release), first, last)
+		if last == "v1.1.0" {
 			u.sh(t, 0, "holdfast update --back")
 			u.runs(t, "v1.0.0")
 		}
@@ -120,12 +127,13 @@ func (u *updating) cuts(t *testing.T, n int, rng *rand.Rand) {
 // updating is a Debian with the agent as a service, and two releases on its disk.
 type updating struct {
 	*Guest
-	host      *host
-	debian    Debian
-	store     Store
-	dir       string
-	nbd       *exec.Cmd
-	good, bad string // files in the guest
+	host   *host
+	debian Debian
+	store  Store
+	dir    string
+	nbd    *exec.Cmd
+	// Releases, files in the guest: one that is good, one that never gets ready, one that is ready and never connected.
+	good, bad, deaf string
 }
 
 func newUpdating(t *testing.T, b Board) *updating {
@@ -139,7 +147,7 @@ func newUpdating(t *testing.T, b Board) *updating {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	u := &updating{host: startHost(t), store: store, dir: dir, good: "/root/good.release", bad: "/root/bad.release"}
+	u := &updating{host: startHost(t), store: store, dir: dir, good: "/root/good.release", bad: "/root/unready.release", deaf: "/root/unconnected.release"}
 	u.debian = Debian{Board: b, Init: filepath.Join(dir, "init")}
 	build(t, u.debian.Init, b.GOARCH, "./boards/guest/cmd/guest-init")
 	t.Cleanup(func() {
@@ -221,10 +229,14 @@ func (u *updating) install(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bad := u.program(t, filepath.Join(programs, "bad"), "./agent/testdata/badrelease",
-		"-X main.mode=unready -X main.version=v1.9.0 -X main.goos="+goos+" -X main.arch="+arch)
+	bad := func(mode, version string) []byte {
+		program := u.program(t, filepath.Join(programs, mode), "./agent/testdata/badrelease",
+			fmt.Sprintf("-X main.mode=%s -X main.version=%s -X main.goos=%s -X main.arch=%s", mode, version, goos, arch))
+		return releaseOf(t, secret, version, goos+"_"+arch, program)
+	}
 	write(u.good, releaseOf(t, secret, "v1.1.0", goos+"_"+arch, agent("v1.1.0")))
-	write(u.bad, releaseOf(t, secret, "v1.9.0", goos+"_"+arch, bad))
+	write(u.bad, bad("unready", "v1.9.0"))
+	write(u.deaf, bad("unconnected", "v1.8.0"))
 	write("/usr/bin/holdfast", agent("v1.0.0"))
 	pub, _ := public.MarshalText()
 	write("/etc/holdfast/release.pub", pub)

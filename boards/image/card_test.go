@@ -178,6 +178,33 @@ func (c card) testRoot(t *testing.T) {
 	}
 }
 
+// TestGiven looks into the image that was made with FILES and AUTHORIZED_KEYS.
+func TestGiven(t *testing.T) {
+	c := imageOf(t, "rpi3-ssh")
+	c.testTable(t)
+	c.testData(t)
+	shell(t, "fsck.vfat", "-n", c.boot)
+	for _, name := range []string{"ca.pem", "password", "release.pub", "wpa_supplicant.conf"} {
+		given, err := os.ReadFile(filepath.Join("testdata/files", name))
+		if err != nil || c.onBoot(t, "holdfast/"+name) != string(given) {
+			t.Errorf("%s is another one: %v", name, err)
+		}
+	}
+	given, err := os.ReadFile(filepath.Join(os.Getenv("HOLDFAST_IMAGES"), "rpi3-ssh.key.pub"))
+	if err != nil || c.inRoot(t, "etc/ssh/authorized_keys") != string(given) {
+		t.Errorf("somebody else may log in: %v", err)
+	}
+	listed := shell(t, "unsquashfs", "-ll", c.root)
+	if !strings.Contains(listed, "root/usr/sbin/sshd\n") || !strings.Contains(listed, "root/etc/systemd/system/ssh.service.wants/holdfast-ssh-keys.service ->") {
+		t.Error("there is no ssh server, or nothing that makes its key")
+	}
+	for _, absent := range []string{"root/etc/ssh/ssh_host_", "root/etc/holdfast/password", "root/etc/holdfast/ca.pem"} {
+		if strings.Contains(listed, absent) {
+			t.Errorf("every card would have the same, or it lies twice: %s", absent)
+		}
+	}
+}
+
 // testData: an empty file system without a fault, that can grow.
 func (c card) testData(t *testing.T) {
 	shell(t, "e2fsck", "-fn", c.data)
