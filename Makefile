@@ -51,6 +51,7 @@ soak:
 	.ci/trees dist/trees
 	HOLDFAST_SOAK=1 $(GO) test -count=1 -shuffle=on -timeout 6h -p 1 ./...
 	HOLDFAST_SOAK=1 .ci/test-board
+	HOLDFAST_SOAK=1 .ci/test-board quick
 
 # Suites that others wrote, against our broker; docs/conformance.md has the last result.
 suites:

@@ -154,6 +154,7 @@ func (c card) testRoot(t *testing.T) {
 	}
 	has("root/etc/systemd/system/sysinit.target.wants/systemd-timesyncd.service ->")
 	has("root/etc/systemd/system/data.mount.wants/holdfast-grow.service ->")
+	has("root/etc/udev/rules.d/80-holdfast-radio.rules")
 	for _, masked := range []string{"getty@.service", "serial-getty@.service", "getty.target"} {
 		has("root/etc/systemd/system/" + masked + " -> /dev/null ")
 	}
