@@ -297,12 +297,13 @@ func (f *fleet) whereIs(id string) (node, addr string, err error) {
 }
 
 // landed returns the node that has the client, which must have its real address.
-func (f *fleet) landed(t *testing.T, c *mqttClient) string {
+func (f *fleet) landed(t *testing.T, c *mqttClient) (node string) {
 	t.Helper()
-	node, addr, err := f.whereIs(c.id)
-	if err != nil {
-		t.Fatal(err)
-	}
+	var addr string
+	eventually(t, "all nodes say where "+c.id+" is", func() (err error) { // one that did not hear from another in time does not know
+		node, addr, err = f.whereIs(c.id)
+		return err
+	})
 	if addr != c.LocalAddr().String() {
 		t.Errorf("%s has %s at %s; it is at %s", node, c.id, addr, c.LocalAddr())
 	}

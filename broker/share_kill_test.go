@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"regexp"
+	"strconv"
 	"sync"
 	"syscall"
 	"testing"
@@ -149,6 +151,24 @@ func shareOwner(n *faultNode, member string) (string, error) {
 	return "", fmt.Errorf("%s knows no owner", n.name)
 }
 
+// dealtAgain is how many messages of groups the nodes, since they started, have dealt again because another one was gone.
+func dealtAgain(t testing.TB, nodes []*faultNode) (sum int) {
+	t.Helper()
+	for _, n := range nodes {
+		code, body, err := n.get("/metrics")
+		m := regexp.MustCompile(`(?m)^` + metricPrefix + `shared_dealt_again_total (\d+)$`).FindSubmatch(body)
+		if err != nil || code != http.StatusOK || m == nil {
+			t.Fatalf("%s: /metrics: %d %v %s", n.name, code, err, body)
+		}
+		k, err := strconv.Atoi(string(m[1]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum += k
+	}
+	return sum
+}
+
 // TestShareKill: the node that owns a group is killed, then one that has members, and, with HOLDFAST_SOAK=1,
 // the owner's is stopped for a while. Nobody misses anything that was acknowledged; what comes twice had
 // been with a node that was killed or stopped.
@@ -220,8 +240,8 @@ func TestShareKill(t *testing.T) {
 	}
 	goesOn("at the start")
 	before := s.twice(t, writers)
-	if before > 0 {
-		t.Errorf("%d came twice, and nothing has happened", before)
+	if again := dealtAgain(t, nodes); before > again { // nodes so slow that they hold each other for dead deal some again, and count them
+		t.Errorf("%d came twice, %d were dealt again, and nothing has happened", before, again)
 	}
 	type fault struct {
 		what string

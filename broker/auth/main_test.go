@@ -31,7 +31,7 @@ func (w testWriter) Write(p []byte) (int, error) {
 }
 
 // patience bounds what a test waits for, on the slowest machine.
-const patience = 2 * time.Minute
+const patience = 5 * time.Minute
 
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()

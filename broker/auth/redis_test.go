@@ -102,7 +102,7 @@ func comesAndGoes(t *testing.T, s Source, r *servers.Process, addr string, known
 	r.GoOn()
 	answersAgain(t, s, known, "after it hung")
 	r.Die()
-	if a, err := short(); err == nil || a.Decision == Allow {
+	if a, err := checkWithin(t, s, known, patience); err == nil || a.Decision == Allow {
 		t.Errorf("it is dead: %+v %v", a, err)
 	} else if !strings.Contains(err.Error(), addr) {
 		t.Errorf("which server? %v", err)

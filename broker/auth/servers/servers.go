@@ -22,7 +22,7 @@ import (
 )
 
 // patience bounds every wait, on the slowest machine.
-const patience = 2 * time.Minute
+const patience = 5 * time.Minute
 
 // nobody is whom root runs the programs as: PostgreSQL and MariaDB do not want to be root.
 const nobody = 65534
