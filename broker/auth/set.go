@@ -21,8 +21,8 @@ type compiled struct {
 	index  int32  // in the set
 }
 
-// treeFrom is how many rules make a tree worth its memory.
-const treeFrom = 12
+// treeFrom is from how many rules on the tree is quicker (BenchmarkCheck): two are looked at one by one.
+const treeFrom = 3
 
 // none is the index of no rule.
 const none = int32(1<<31 - 1)
@@ -84,11 +84,56 @@ func (s *side) plant() {
 
 // node is a level of the tree of rules. Each says which is the first rule that ends at it, and at or below it.
 type node struct {
-	text         map[string]*node
+	kids         []kid            // levels of text; if there are more than fewKids they are in many
+	many         map[string]*node // … instead
 	plus         *node
 	client, user *node
 	here, hash   int32 // the first rule that ends here; that ends here with #
 	first        int32 // the first of all at or below it
+}
+
+// kid is what is below a node under a text.
+type kid struct {
+	text string
+	node *node
+}
+
+// fewKids are found one by one at least as fast as in a map, which takes ten times the memory: clients may have rules of their own.
+const fewKids = 8
+
+// below is what is below a node under a text, or nil.
+func (n *node) below(text string) *node {
+	if n.many != nil {
+		return n.many[text]
+	}
+	for i := range n.kids {
+		if n.kids[i].text == text {
+			return n.kids[i].node
+		}
+	}
+	return nil
+}
+
+// made is below, which it makes if it is not there.
+func (n *node) made(text string) *node {
+	x := n.below(text)
+	if x != nil {
+		return x
+	}
+	x = newNode()
+	switch {
+	case n.many != nil:
+		n.many[text] = x
+	case len(n.kids) < fewKids:
+		n.kids = append(n.kids, kid{text, x})
+	default:
+		n.many = map[string]*node{text: x}
+		for _, k := range n.kids {
+			n.many[k.text] = k.node
+		}
+		n.kids = nil
+	}
+	return x
 }
 
 func newNode() *node { return &node{here: none, hash: none, first: none} }
@@ -111,13 +156,7 @@ func (n *node) add(levels []level, index int32) {
 	case kindUser:
 		kid = &n.user
 	default:
-		if n.text == nil {
-			n.text = map[string]*node{}
-		}
-		if n.text[l.text] == nil {
-			n.text[l.text] = newNode()
-		}
-		n.text[l.text].add(levels[1:], index)
+		n.made(l.text).add(levels[1:], index)
 		return
 	}
 	if *kid == nil {
@@ -132,7 +171,7 @@ func (n *node) root(topic string, who *name) int32 {
 		return n.find(topic, true, who, none)
 	}
 	level, rest, more := strings.Cut(topic, "/") // no wildcard, and no variable, at the first level: see level.is
-	if kid := n.text[level]; kid != nil {
+	if kid := n.below(level); kid != nil {
 		return kid.find(rest, more, who, none)
 	}
 	return none
@@ -145,7 +184,7 @@ func (n *node) find(topic string, more bool, who *name, best int32) int32 {
 		return min(best, n.here)
 	}
 	level, rest, more := strings.Cut(topic, "/")
-	if kid := n.text[level]; kid != nil && kid.first < best {
+	if kid := n.below(level); kid != nil && kid.first < best {
 		best = kid.find(rest, more, who, best)
 	}
 	if kid := n.plus; kid != nil && kid.first < best {
