@@ -27,11 +27,15 @@ func Endorse(old *PrivateKey, gateway, epoch string, key PublicKey) (*Endorsemen
 	if !validName(gateway) || !validEpoch(epoch) || key.kid == "" {
 		return nil, fmt.Errorf("endorse %s for gateway %q, epoch %q: not valid", key, clip(gateway), clip(epoch))
 	}
-	header := appendString([]byte(`{"alg":`), old.Alg())
-	header = appendString(append(header, `,"kid":`...), old.Kid())
-	header = appendString(append(header, `,"typ":`...), endorsementType)
-	header = append(header, '}')
-	return &Endorsement{JWK: key.JWK(), JWS: signDetached(header, endorsed(gateway, epoch, key), old)}, nil
+	return &Endorsement{JWK: key.JWK(), JWS: signDetached(typedHeader(old, endorsementType), endorsed(gateway, epoch, key), old)}, nil
+}
+
+// typedHeader is the header of what a key signs that is no message.
+func typedHeader(k *PrivateKey, typ string) []byte {
+	header := appendString([]byte(`{"alg":`), k.Alg())
+	header = appendString(append(header, `,"kid":`...), k.Kid())
+	header = appendString(append(header, `,"typ":`...), typ)
+	return append(header, '}')
 }
 
 // endorsed is the payload that the old key signs. It is made from the parts, so there
@@ -58,7 +62,7 @@ func VerifyEndorsement(e Endorsement, gateway, epoch string, keys Keys) (key Pub
 	if err != nil {
 		return PublicKey{}, "", malformed(fmt.Errorf("endorsement: %w", err))
 	}
-	alg, kid, err := parseEndorsementHeader(d.header)
+	alg, kid, err := parseTypedHeader(d.header, endorsementType)
 	if err != nil {
 		return PublicKey{}, "", malformed(fmt.Errorf("endorsement header: %w", err))
 	}
@@ -72,8 +76,8 @@ func VerifyEndorsement(e Endorsement, gateway, epoch string, keys Keys) (key Pub
 	return key, kid, nil
 }
 
-// parseEndorsementHeader reads {"alg","kid","typ"}: all three, no other, in any order.
-func parseEndorsementHeader(s string) (alg, kid string, err error) {
+// parseTypedHeader reads {"alg","kid","typ"}: all three, no other, in any order.
+func parseTypedHeader(s, typ string) (alg, kid string, err error) {
 	sc := scanner{s: s}
 	if !sc.take('{') {
 		return "", "", sc.fail("expected an object")
@@ -94,8 +98,8 @@ func parseEndorsementHeader(s string) (alg, kid string, err error) {
 			return "", "", err
 		}
 	}
-	if len(values) != 3 || values["typ"] != endorsementType || !validKid(values["kid"]) {
-		return "", "", errors.New("alg, kid and typ are not those of an endorsement")
+	if len(values) != 3 || values["typ"] != typ || !validKid(values["kid"]) {
+		return "", "", errors.New("alg, kid and typ are not what belongs there")
 	}
 	return values["alg"], values["kid"], sc.end()
 }
