@@ -88,6 +88,7 @@ type Broker struct {
 	state    *stateStore
 	door     *Door
 	access   *access // nil: there is no [[auth]]
+	enrol    *enrolment
 	ledger   *Ledger
 	registry *Registry
 	retained *retained
@@ -136,6 +137,7 @@ type Broker struct {
 	damage   atomic.Pointer[error]
 	loud     atomic.Int64 // second in which damage was last logged
 	addrs    atomic.Pointer[[]net.Addr]
+	estAddr  atomic.Pointer[net.Addr] // where gateways enrol; nil: nowhere
 	doorway  atomic.Pointer[[]doorway]
 	patience time.Duration // of a CONNECT
 	breath   breath        // house only

@@ -24,6 +24,7 @@ type Config struct {
 	Verify  []VerifyRule   // [[verify]]; the first whose filter matches decides
 	Auth    []auth.Link    // [[auth]], asked in order; none: everybody may everything
 	Access  AccessConfig   `toml:"access"`
+	Enrol   *EnrolConfig   // [enrol]; nil: gateways get no certificates here
 }
 
 // NodeConfig is [node].
@@ -101,6 +102,7 @@ func readConfig(doc *settings.Doc) (Config, []settings.Problem) {
 	cfg.readVerify(doc)
 	cfg.readCluster(doc)
 	cfg.readAuth(doc)
+	cfg.readEnrol(doc)
 	cfg.checkNode(doc)
 	cfg.checkListen(doc)
 	cfg.checkLimits(doc)

@@ -53,6 +53,9 @@ func (c *conn) connect(ctx context.Context, body []byte) error {
 	if err := c.b.takes(); err != nil {
 		return c.refuseInstead(err.Error())
 	}
+	if err := c.bar(ctx, k.ClientID); err != nil {
+		return err
+	}
 	if err := c.enter(ctx, &k); err != nil {
 		return err
 	}

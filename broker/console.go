@@ -61,11 +61,11 @@ func (c *Console) Status() any {
 }
 
 // ListDevices implements admin.Devices.
-func (c *Console) ListDevices() any { return c.b.registry.List() }
+func (c *Console) ListDevices() any { return c.withCertificates(c.b.registry.List()) }
 
 // ShowDevice implements admin.Devices.
 func (c *Console) ShowDevice(gateway string) (any, error) {
-	g, known := c.b.registry.Show(gateway)
+	g, known := c.showDevice(gateway)
 	if !known {
 		return nil, explain(fmt.Errorf("%w: %q", ErrUnknownGateway, gateway))
 	}
@@ -111,6 +111,9 @@ func (c *Console) ApproveDevice(ctx context.Context, gateway, kid string) (any, 
 
 // RevokeDevice implements admin.Devices.
 func (c *Console) RevokeDevice(ctx context.Context, gateway, kid string) (any, error) {
+	if kid == "" {
+		return c.revokeEverything(ctx, gateway)
+	}
 	keys, err := c.b.registry.Revoke(ctx, gateway, kid)
 	if err != nil {
 		return nil, explain(err)
@@ -140,6 +143,9 @@ func explain(err error) error {
 		{ErrKeyTaken, http.StatusConflict, "two gateways must not share a key: make a new one (holdfast identity rotate), or revoke it there"},
 		{wire.ErrRevokedKey, http.StatusConflict, "make a new key on the gateway (holdfast identity rotate); if the revocation was a mistake, add --restore"},
 		{wire.ErrUnknownKey, http.StatusNotFound, "holdfast-broker device show GATEWAY names its keys"},
+		{errNoEnrol, http.StatusConflict, "add [enrol] with listen, ca_file and ca_key_file; or register a key: holdfast-broker device add GATEWAY --key FILE"},
+		{errHasCert, http.StatusConflict, "if another board is to take its place, say --replace: what the gateway has is revoked when the token is used"},
+		{errNotIndexed, http.StatusNotFound, "holdfast-broker device show GATEWAY names its certificates"},
 		{ErrEpochKey, http.StatusConflict, "an epoch belongs to one key: look at holdfast-broker device show GATEWAY"},
 	} {
 		if errors.Is(err, e.is) {

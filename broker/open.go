@@ -96,6 +96,9 @@ func (b *Broker) open(o Options) error {
 	if err = b.openAccess(); err != nil {
 		return err
 	}
+	if err = b.openEnrol(); err != nil {
+		return err
+	}
 	return b.recover(others)
 }
 

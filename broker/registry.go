@@ -55,6 +55,9 @@ type GatewayKey struct {
 type Gateway struct {
 	Gateway string       `json:"gateway"`
 	Keys    []GatewayKey `json:"keys"`
+
+	Certificates []GatewayCertificate `json:"certificates,omitempty"` // the newest first
+	TokenUntil   time.Time            `json:"token_until,omitzero"`   // there is a one-time token that nobody has used
 }
 
 // Registry is the gateways' keys. It implements wire.Keys.

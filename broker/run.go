@@ -17,6 +17,11 @@ func (b *Broker) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	est, err := b.listenEnrol(ctx, f.files)
+	if err != nil {
+		f.close()
+		return err
+	}
 	b.opened(f)
 	b.tasks.Go(func() { b.house(b.ctx) })
 	b.notReady.Store(nil) // before the first client is served, or it would be refused
@@ -25,11 +30,17 @@ func (b *Broker) Run(ctx context.Context) error {
 	}
 	var serving sync.WaitGroup
 	serving.Go(func() { f.serve(ctx, b.serve) })
+	asking, deaf := context.WithCancel(ctx)
+	defer deaf()
+	if est != nil {
+		serving.Go(func() { est.serve(asking) })
+	}
 	b.log.Info("ready", "node", b.cfg.Node.Name, "listeners", b.Addrs())
 
 	err = b.untilEnd(ctx)
 	b.unready(errStopping)
 	f.close()
+	deaf()
 	serving.Wait()
 	release := time.AfterFunc(endTimeout, b.stop)
 	b.conns.endAll()

@@ -49,7 +49,8 @@ type Devices interface {
 	AddDevice(ctx context.Context, r AddDevice) (any, error)
 	// ApproveDevice lets a key verify that was added to wait for it; kid "": the only one that waits.
 	ApproveDevice(ctx context.Context, gateway, kid string) (any, error)
-	RevokeDevice(ctx context.Context, gateway, kid string) (any, error) // kid "": all keys
+	// RevokeDevice: kid "": all keys, all certificates, and what tokens there are.
+	RevokeDevice(ctx context.Context, gateway, kid string) (any, error)
 }
 
 // AddDevice is the body of POST /v1/devices.
@@ -89,6 +90,7 @@ type Options struct {
 	Sessions Sessions
 	Cluster  Cluster
 	Tokens   Tokens
+	Enrol    Enrolment
 	Backup   Backup    // nil: it makes none
 	Audit    *AuditLog // nil: changes are not written down
 	Metrics  http.Handler

@@ -45,6 +45,15 @@ func (f *fake) ApproveDevice(_ context.Context, gateway, kid string) (any, error
 	f.approved = gateway + " " + kid
 	return "approved", f.err
 }
+func (f *fake) NewEnrolToken(_ context.Context, gateway string, _ NewEnrolToken, _ string) (any, error) {
+	return EnrolToken{Gateway: gateway, Secret: "hfe_secret"}, nil
+}
+func (f *fake) RecordCertificate(_ context.Context, gateway string, _ RecordCertificate, _ string) (any, error) {
+	return gateway, nil
+}
+func (f *fake) RevokeCertificates(_ context.Context, gateway, _ string) (any, error) {
+	return gateway, nil
+}
 func (f *fake) RevokeDevice(_ context.Context, gateway, kid string) (any, error) {
 	f.revoked = gateway + " " + kid
 	return "revoked", f.err

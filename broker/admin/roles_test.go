@@ -51,7 +51,7 @@ func everything(t *testing.T) (*Server, *AuditLog) {
 	}
 	t.Cleanup(func() { a.Close() })
 	f, o := &fake{lines: make(chan any), tailing: make(chan string, maxTails)}, &ops{}
-	return New(Options{Health: f, Devices: f, Ledger: f, Tail: f, Sessions: o, Cluster: o, Tokens: &holders{}, Audit: a,
+	return New(Options{Health: f, Devices: f, Ledger: f, Tail: f, Sessions: o, Cluster: o, Tokens: &holders{}, Enrol: f, Audit: a,
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {})}), a
 }
 

@@ -20,28 +20,47 @@ import (
 func (a *app) deviceCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "device",
-		Short: "Manage the keys of gateways",
+		Short: "Manage the keys and certificates of gateways",
 		Long: `The registry says which key may sign for which gateway. A gateway has one active key;
 rotation retires the old one, which then verifies only the epochs it signed; a revoked
-key verifies nothing.`,
+key verifies nothing.
+
+With [enrol] in its settings the broker also issues the certificates with which gateways
+connect, and keeps an index of them.`,
 	}
-	c.AddCommand(a.deviceAdd(), a.deviceApprove(), a.deviceList(), a.deviceShow(), a.deviceRevoke())
+	c.AddCommand(a.deviceAdd(), a.deviceApprove(), a.deviceSign(), a.deviceList(), a.deviceShow(), a.deviceRevoke())
 	return c
 }
 
 func (a *app) deviceAdd() *cobra.Command {
 	var file string
 	var in admin.AddDevice
+	var token tokenFlags
 	c := &cobra.Command{
-		Use:   "add GATEWAY --key FILE",
-		Short: "Register a gateway's key",
-		Long: `Registers the public key of a gateway: a PEM public key, a JWK, or the output of
+		Use:   "add GATEWAY [--key FILE]",
+		Short: "Register a gateway's key, or let the gateway enrol by itself",
+		Long: `Without --key it makes a one-time token, and prints it: this once. With it the gateway enrols:
+it hands in its signing key, which is registered at once, and gets its client certificate.
+That needs [enrol] in the broker's settings.
+
+With --key it registers the public key of a gateway: a PEM public key, a JWK, or the output of
 "holdfast identity --json". For HMAC it is the gateway's key file, which holds the secret.
 Adding the same key again changes nothing. A further key is pending until the gateway
 opens an epoch with it; then the earlier one is retired.`,
-		Example: "  ssh gw-1 holdfast identity --json | holdfast-broker device add gw-1 --key -",
-		Args:    cobra.ExactArgs(1),
+		Example: `  holdfast-broker device add gw-1
+  holdfast-broker device add gw-1 --replace --expires 24h
+  ssh gw-1 holdfast identity --json | holdfast-broker device add gw-1 --key -`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, list []string) error {
+			if !cmd.Flags().Changed("key") {
+				if in.Restore || in.Pending || len(in.Epochs) > 0 {
+					return program.Usage("--key is missing: --epoch, --pending and --restore are about a key")
+				}
+				return a.enrolToken(cmd.Context(), list[0], token)
+			}
+			if token.replace || token.expires != "" {
+				return program.Usage("--key, or --expires and --replace, which are about a token: not both")
+			}
 			key, err := a.readKey(file)
 			if err != nil {
 				return err
@@ -61,6 +80,8 @@ opens an epoch with it; then the earlier one is retired.`,
 		},
 	}
 	c.Flags().StringVar(&file, "key", "", "`file` with the key, - for standard input")
+	c.Flags().StringVar(&token.expires, "expires", "", "the token may be used for so `long`, such as 24h; default: token under [enrol]")
+	c.Flags().BoolVar(&token.replace, "replace", false, "another board takes the gateway's place: when it enrols, the certificates of the first are revoked")
 	c.Flags().StringArrayVar(&in.Epochs, "epoch", nil, "an `epoch` that the key may verify though it is retired (repeatable)")
 	c.Flags().BoolVar(&in.Pending, "pending", false, "it verifies nothing until device approve")
 	c.Flags().BoolVar(&in.Restore, "restore", false, "take a revocation back that was a mistake")
@@ -130,6 +151,7 @@ func (a *app) deviceShow() *cobra.Command {
 					fmt.Fprintf(a.Stdout, "key %s\n  algorithm %s\n  state     %s since %s\n  added     %s\n  jwk       %s\n  epochs    %s\n",
 						k.Kid, k.Alg, stateOf(k), stamp(k.Changed), stamp(k.Added), k.JWK, words(k.Epochs))
 				}
+				a.printCertificates(g)
 				return nil
 			})
 		},
@@ -175,15 +197,23 @@ func stateOf(k broker.GatewayKey) string {
 }
 
 func (a *app) deviceRevoke() *cobra.Command {
-	var kid string
+	var kid, serial string
 	c := &cobra.Command{
 		Use:   "revoke GATEWAY",
-		Short: "Make keys of a gateway verify nothing any more",
-		Long: `Revokes one key (--kid) or all keys of a gateway. What is signed with a revoked key is
+		Short: "Make keys and certificates of a gateway worth nothing any more",
+		Long: `Revokes all keys and certificates of a gateway, and its token; or one key (--kid), or one
+certificate (--serial). Connections with a revoked certificate end at once, on all nodes; that
+cannot be taken back. What is signed with a revoked key is
 refused from now on, the gateway's backlog included: it waits there, and drains if the
 revocation is taken back (device add --restore). What is stored already stays.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, list []string) error {
+			if kid != "" && serial != "" {
+				return program.Usage("--kid or --serial, not both")
+			}
+			if serial != "" {
+				return a.revokeCertificate(cmd.Context(), list[0], serial)
+			}
 			return a.ask(func(c *admin.Client) error {
 				path := "/v1/devices/" + url.PathEscape(list[0])
 				if kid != "" {
@@ -199,11 +229,15 @@ revocation is taken back (device add --restore). What is stored already stays.`,
 				for _, k := range keys {
 					fmt.Fprintf(a.Stdout, "gateway %s: key %s is %s\n", list[0], k.Kid, k.State)
 				}
+				if kid == "" {
+					fmt.Fprintf(a.Stdout, "gateway %s: no certificate and no token of it is good any more\n", list[0])
+				}
 				return nil
 			})
 		},
 	}
 	c.Flags().StringVar(&kid, "kid", "", "only the key with this `id`")
+	c.Flags().StringVar(&serial, "serial", "", "only the certificate with this `number`, in hexadecimal digits")
 	return c
 }
 
@@ -216,10 +250,13 @@ func (a *app) printGateways(all []broker.Gateway) error {
 		return nil
 	}
 	w := tabwriter.NewWriter(a.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "GATEWAY\tKEY\tALGORITHM\tSTATE\tSINCE\tEPOCHS")
+	fmt.Fprintln(w, "GATEWAY\tKEY\tALGORITHM\tSTATE\tSINCE\tEPOCHS\tCERTIFICATE")
 	for _, g := range all {
+		if len(g.Keys) == 0 {
+			fmt.Fprintf(w, "%s\t-\t-\t-\t-\t0\t%s\n", g.Gateway, certificateOf(g))
+		}
 		for _, k := range g.Keys {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\n", g.Gateway, k.Kid, k.Alg, stateOf(k), stamp(k.Changed), len(k.Epochs))
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\n", g.Gateway, k.Kid, k.Alg, stateOf(k), stamp(k.Changed), len(k.Epochs), certificateOf(g))
 		}
 	}
 	return errors.Join(w.Flush())

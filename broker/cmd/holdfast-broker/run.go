@@ -190,7 +190,7 @@ func (d *daemon) life(ctx context.Context) error {
 	alive, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	d.host.Show(alive, admin.New(admin.Options{Health: console, Devices: console, Ledger: console, Tail: console, Sessions: console, Cluster: console,
-		Tokens: console, Backup: console, Audit: d.audit, Metrics: broker.MetricsHandler(b), Log: d.log}))
+		Tokens: console, Enrol: console, Backup: console, Audit: d.audit, Metrics: broker.MetricsHandler(b), Log: d.log}))
 	d.broker.Store(b)
 	defer d.broker.Store(nil)
 	return b.Run(ctx)

@@ -59,6 +59,7 @@ admin = "`+api+`"
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"broker": brokerCmd, "key": keyCmd, "publish": publishCmd, "control": controlCmd, "tail": follow("tail"), "trace": follow("client", "trace"), "until": untilCmd, "retry": retryCmd,
+			"ca": caCmd, "csr": csrCmd, "serial": serialCmd,
 		},
 	})
 }
