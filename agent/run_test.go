@@ -172,8 +172,18 @@ func TestWhatIsOnTheCard(t *testing.T) {
 			emitted := make(chan struct{})
 			cfg.Devices = []DeviceConfig{{Name: "count", Driver: "script"}}
 			a := start(t, cfg, Options{Clock: inBoot(t, "boot-1"), Drivers: scripted(func(ctx context.Context, sink devices.Sink) error {
+				var all []devices.Reading
 				for i := range 20 {
-					sink.Emit(devices.Reading{Metric: "n", Value: devices.Number(float64(i)), At: devices.BootClock().Now()})
+					all = append(all, devices.Reading{Metric: "n", Value: devices.Number(float64(i)), At: devices.BootClock().Now()})
+				}
+				// The opening of the epoch waits for the card as well, and counts: of twenty that come one by one, the last
+				// may be left for the next commit.
+				each := 1
+				if cfg.Buffer.CommitCount > 0 {
+					each = len(all)
+				}
+				for some := range slices.Chunk(all, each) {
+					sink.Emit(some...)
 				}
 				close(emitted)
 				return idle(ctx, sink)
