@@ -37,13 +37,13 @@ test-race:
 # 32-bit arithmetic: Badger and the wire format on a 32-bit int, natively.
 PORTABLE = ./buffer/ ./uplink/... ./devices/... ./boards/ ./boards/fdt/
 test-386:
-	CGO_ENABLED=0 GOARCH=386 $(GO) test -shuffle=on -timeout 15m $(PORTABLE) ./agent/
+	CGO_ENABLED=0 GOARCH=386 $(GO) test -shuffle=on -timeout 30m $(PORTABLE) ./agent/
 
 # ARMv6 as on a Pi Zero, emulated (5-8 times slower): the parts that carry bytes, without the long loops.
 # Not TestPortSettings: it reads odd speeds back by TCGETS2 (ioctl 0x802c542a), which qemu-user 7.2
 # answers with ENOSYS; every ARM kernel has it.
 test-arm:
-	CGO_ENABLED=0 GOARCH=arm GOARM=6 $(GO) test -short -timeout 15m -exec 'qemu-arm-static -cpu arm1176' -skip TestPortSettings ./uplink/wire/ ./buffer/ ./devices/... ./boards/
+	CGO_ENABLED=0 GOARCH=arm GOARM=6 $(GO) test -short -timeout 30m -exec 'qemu-arm-static -cpu arm1176' -skip TestPortSettings ./uplink/wire/ ./buffer/ ./devices/... ./boards/
 
 # The full counts of what CI runs in small: 200 kills, 300 seeds of faults in a cluster, long loops. Hours are fine.
 soak:
