@@ -54,6 +54,7 @@ type Agent struct {
 	uplink  *uplink.Uplink
 	sealer  *sealer
 	control *control
+	enrol   *enroller
 	serving chan struct{}
 
 	reload sync.Mutex // one Reload at a time
@@ -111,6 +112,7 @@ func New(cfg Config, o Options) (*Agent, error) {
 	a.sealer.tuning.Store(a.cfg.tuning())
 	a.control = newControl(a.sealer, a.buffer, a.identity, a.cfg, func() bool { return a.uplink.Status().Connected })
 	a.control.others = others
+	a.enrol = newEnroller(a)
 	return a, nil
 }
 
@@ -194,6 +196,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer stopSending()
 	var err, lineErr error
 	sent := goRun(func() { lineErr = a.uplink.Run(sending) })
+	enrolled := goRun(func() { a.enrol.run(running) })
 	begun := a.begin(running, hard)
 	talked := goRun(func() { a.control.run(running) })
 	if begun {
@@ -212,7 +215,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	stopAll()
 	a.stopDevices()
 	late := a.finishSealing(abandon)
-	late = errors.Join(late, inTime("control messages", talked, stopTalking))
+	late = errors.Join(late, inTime("control messages", talked, stopTalking), inTime("enrolment", enrolled, stopTalking))
 	stopSending()
 	if slow := inTime("the uplink", sent, stopUplink); slow != nil {
 		late = errors.Join(late, slow)

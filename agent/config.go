@@ -24,6 +24,7 @@ type Config struct {
 	Topic        string         // template, "gw/{gateway}/{device}"
 	StatusListen string         // host:port; "": none
 	Update       UpdateConfig   // how a new program replaces this one
+	Enrol        EnrolConfig    // where the client certificate comes from
 	Devices      []DeviceConfig // names are unique
 
 	// Tags are those of readings that come from no configured device: what one that is gone left behind.
@@ -97,6 +98,10 @@ type file struct {
 	Status struct {
 		Listen string `toml:"listen"`
 	} `toml:"status"`
+	Enrol struct {
+		Servers   []string `toml:"servers"`
+		TokenFile string   `toml:"token_file"`
+	} `toml:"enrol"`
 	Update struct {
 		Keys          string        `toml:"keys"`
 		ConfirmWithin time.Duration `toml:"confirm_within"`
@@ -142,6 +147,10 @@ func (f file) config(abs func(string) string) Config {
 		StatusListen: f.Status.Listen,
 		Update:       UpdateConfig{abs(f.Update.Keys), f.Update.ConfirmWithin, f.Update.Settle},
 	}
+	c.Enrol = EnrolConfig{TokenFile: abs(f.Enrol.TokenFile)}
+	if len(f.Enrol.Servers) > 0 { // an empty list says what no list says
+		c.Enrol.Servers = f.Enrol.Servers
+	}
 	c.Buffer = buffer.Config{
 		DataDir: f.Gateway.DataDir, RuntimeDir: f.Buffer.RuntimeDir,
 		MaxBytes: f.Buffer.MaxBytes, MaxAge: f.Buffer.MaxAge, WhenFull: f.Buffer.WhenFull,
@@ -154,5 +163,5 @@ func (f file) config(abs func(string) string) Config {
 		SessionExpiry: f.Uplink.SessionExpiry, Keepalive: f.Uplink.Keepalive,
 		Drain: f.Uplink.Drain, DrainRate: f.Uplink.DrainRate,
 	}
-	return c
+	return c.withPair()
 }

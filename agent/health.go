@@ -25,6 +25,7 @@ func (a *Agent) Status() Status {
 	for _, st := range a.stationList() {
 		s.Devices = append(s.Devices, st.snapshot())
 	}
+	s.Enrol = a.enrol.status()
 	if a.opt.Update != nil {
 		s.Update = a.opt.Update()
 	}
@@ -58,6 +59,11 @@ func (a *Agent) warnings(s Status) []string {
 	}
 	if s.Uplink.Stopped != "" {
 		add("the uplink stands still: %s", s.Uplink.Stopped)
+	}
+	if e := s.Enrol; e.LastError != "" && e.Serial != "" {
+		add("the certificate is not renewed, it is good until %s: %s", e.NotAfter.UTC().Format(time.RFC3339), e.LastError)
+	} else if e.LastError != "" {
+		add("the gateway has no certificate yet: %s", e.LastError)
 	}
 	if u := s.Update; u.Last == update.WentBack || u.Last == update.Unusable {
 		add("the update to %s %s: %s; see holdfast update --status", u.Version, u.Last, u.Reason)

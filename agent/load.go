@@ -20,6 +20,7 @@ import (
 	"holdfast/devices/catalog"
 	"holdfast/systemd"
 	"holdfast/systemd/settings"
+	"holdfast/uplink/est"
 	"holdfast/uplink/wire"
 )
 
@@ -50,6 +51,7 @@ func load(doc *settings.Doc, drivers map[string]devices.Driver, who reader) (Con
 	l.buffer()
 	l.uplink(c)
 	l.status()
+	l.enrol(c)
 	l.update()
 	c.Devices = l.devices(drivers)
 	return c, l
@@ -231,6 +233,22 @@ func (l *loader) status() {
 	}
 	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 		l.Warn(key, "%s can be reached from the network, and the status page has neither login nor encryption", listen)
+	}
+}
+
+func (l *loader) enrol(c Config) {
+	e := l.f.Enrol
+	for i, s := range e.Servers {
+		if err := est.CheckServer(s); err != nil {
+			l.Problem(fmt.Sprintf("enrol.servers[%d]", i), "%v", err)
+		}
+	}
+	if len(e.Servers) > 0 && l.f.Uplink.CertFile != "" {
+		l.Problem("enrol.servers", "and uplink.cert_file: which? Take one of them out")
+	}
+	if e.TokenFile != "" {
+		_, err := os.Stat(c.PairFile())
+		l.secret("enrol.token_file", c.Enrol.TokenFile, 0o007, err == nil) // once used it may go
 	}
 }
 

@@ -29,6 +29,7 @@ type Status struct {
 	Uplink    uplink.Status   `json:"uplink"`
 	Control   ControlStatus   `json:"control"`
 	Update    UpdateStatus    `json:"update"`
+	Enrol     EnrolStatus     `json:"enrol"`
 	Warnings  []string        `json:"warnings,omitempty"` // in plain words
 }
 

@@ -29,7 +29,7 @@ const day = 24 * time.Hour
 
 // Bounds of [enrol].
 const (
-	leastLifetime = time.Minute // renewal begins at two thirds of it
+	leastLifetime = 10 * time.Second // renewal begins at two thirds of it
 	mostLifetime  = 5 * 366 * day
 )
 

@@ -68,6 +68,12 @@ func dialWS(ctx context.Context, s server, tc *tls.Config) (net.Conn, error) {
 	return &wsConn{Conn: c}, nil
 }
 
+// TLS is the TLS configuration with which the uplink connects to a host, for others who talk to the broker: its authorities,
+// the certificate, and wall as a lower bound of the present (nil: the system's clock alone). The files are read now.
+func (c Config) TLS(host string, wall func() time.Time) (*tls.Config, error) {
+	return c.tls(host, wall)
+}
+
 // tls makes the client's TLS configuration, reading its files now: they may have been
 // renewed.
 func (c Config) tls(host string, wall func() time.Time) (*tls.Config, error) {

@@ -38,7 +38,8 @@ type Authority struct {
 	key  crypto.Signer
 }
 
-// backdate is how far before now a certificate begins: a gateway's clock may be behind, and checks its own.
+// backdate is how far before now a certificate begins, at most, and at most a tenth of its life: the clocks of those who check
+// it may be behind.
 const backdate = time.Hour
 
 // Load reads a CA: its certificate (PEM; others may follow) and its private key (PEM, without a passphrase).
@@ -145,7 +146,7 @@ func (a *Authority) Issue(gateway string, key any, now time.Time, lifetime time.
 	}
 	c := &x509.Certificate{
 		SerialNumber: new(big.Int).SetBytes(serial), Subject: pkix.Name{CommonName: gateway}, URIs: []*url.URL{Name(gateway)},
-		NotBefore: now.Add(-backdate), NotAfter: until, BasicConstraintsValid: true,
+		NotBefore: now.Add(-min(backdate, lifetime/10)), NotAfter: until, BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}
 	der, err := x509.CreateCertificate(random, c, a.Cert, key, a.key)

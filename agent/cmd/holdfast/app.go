@@ -28,7 +28,7 @@ broker has acknowledged it, and tells how it fares.`,
 	}
 	root.PersistentFlags().StringVar(&a.config, "config", defaultConfig, "the agent's configuration `file`")
 	root.AddCommand(a.runCommand(), a.checkCommand(), a.devicesCommand(), a.statusCommand(), a.bufferCommand(),
-		a.identityCommand(), a.verifyCommand(), a.updateCommand(), a.judgeCommand())
+		a.identityCommand(), a.enrolCommand(), a.verifyCommand(), a.updateCommand(), a.judgeCommand())
 	return root
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 
@@ -11,7 +12,7 @@ import (
 )
 
 func (a *app) identityCommand() *cobra.Command {
-	var qr bool
+	var qr, csr bool
 	cmd := &cobra.Command{
 		Use:   "identity",
 		Short: "Print gateway id, key id and public key",
@@ -19,11 +20,24 @@ func (a *app) identityCommand() *cobra.Command {
   holdfast identity --json > gateway.json
   holdfast-broker device add GATEWAY --key gateway.json
 With --qr it also draws a QR code, in which this JSON is, for someone who stands before the board.
+With --csr it prints instead a certificate request (PKCS#10) for the key of the gateway's TLS certificate, which is another one:
+  holdfast identity --csr > gateway.csr
+  holdfast-broker device sign gateway.csr > gateway.crt
+  holdfast enrol --certificate gateway.crt
 
 On the first run it makes the key. The secret of an HMAC key is never printed: copy the
 key file itself to the broker, by a way that you trust.`,
-		RunE: func(*cobra.Command, []string) error { return a.identity(agent.OpenIdentity, qr) },
+		RunE: func(*cobra.Command, []string) error {
+			if csr && qr {
+				return program.Usage("--csr or --qr, not both")
+			}
+			if csr {
+				return a.request()
+			}
+			return a.identity(agent.OpenIdentity, qr)
+		},
 	}
+	cmd.Flags().BoolVar(&csr, "csr", false, "print a certificate request for the TLS key")
 	cmd.Flags().BoolVar(&qr, "qr", false, "also draw it as a QR code (the terminal must know UTF-8)")
 	rotate := &cobra.Command{
 		Use:   "rotate",
@@ -68,4 +82,25 @@ func (a *app) identity(open func(agent.Config, io.Reader) (agent.Identity, error
 		fmt.Fprint(a.Stdout, code.Terminal(newPen(a.Stdout).colour))
 	}
 	return nil
+}
+
+// request prints the certificate request for the TLS key.
+func (a *app) request() error {
+	cfg, _, err := a.load()
+	if err != nil {
+		return err
+	}
+	id, err := agent.OpenIdentity(cfg, nil)
+	if err != nil {
+		return err
+	}
+	text, err := agent.CertificateRequest(cfg, id, nil)
+	if err := errors.Join(err, handOver(cfg)); err != nil {
+		return err
+	}
+	if a.JSON {
+		return a.PrintJSON(map[string]string{"gateway": id.Gateway, "csr": string(text)})
+	}
+	_, err = a.Stdout.Write(text)
+	return err
 }

@@ -74,6 +74,7 @@ func printStatus(w io.Writer, s agent.Status) error {
 		row("clock", "NOT synchronised; readings are marked, and resolved once it is")
 	}
 	uplinkRows(row, s)
+	certificateRows(row, s)
 	bufferRows(row, s)
 	for _, warning := range s.Warnings {
 		row("warning", "%s", warning)
@@ -97,6 +98,24 @@ func uplinkRows(row func(string, string, ...any), s agent.Status) {
 	if u.LastError != "" && (!u.Connected || u.LastErrorAt > u.Since) {
 		row("", "%s ago: %s", span(s.Now-u.LastErrorAt), u.LastError)
 	}
+}
+
+func certificateRows(row func(string, string, ...any), s agent.Status) {
+	e := s.Enrol
+	if e.Serial != "" {
+		row("certificate", "%s, until %s", e.Serial, e.NotAfter.UTC().Format(time.RFC3339))
+	}
+	if e.LastError == "" {
+		return
+	}
+	if e.Serial == "" {
+		row("certificate", "NONE yet")
+	}
+	again := ""
+	if e.NextTry > s.Now {
+		again = "; next try in " + span(e.NextTry-s.Now)
+	}
+	row("", "%s ago: %s%s", span(s.Now-e.LastErrorAt), e.LastError, again)
 }
 
 func bufferRows(row func(string, string, ...any), s agent.Status) {
