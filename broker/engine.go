@@ -157,6 +157,7 @@ func (e *engine) options() *server.Options {
 		SyncInterval:           time.Second, // the default of 2 minutes is what Jepsen lost messages with
 		MaxPayload:             engineMaxPayload,
 		MaxPending:             8 * engineMaxPayload,
+		AuthTimeout:            engineStart.Seconds(), // of connections within this process: a machine that stands still is no intruder
 	}
 }
 
@@ -218,7 +219,7 @@ func (e *engine) connect(srv *server.Server, password string) error {
 }
 
 func (e *engine) dial(srv *server.Server, user, password string) (*nats.Conn, error) {
-	o := []nats.Option{nats.InProcessServer(srv), nats.MaxReconnects(-1), nats.ReconnectWait(100 * time.Millisecond),
+	o := []nats.Option{nats.InProcessServer(srv), nats.Timeout(engineStart), nats.MaxReconnects(-1), nats.ReconnectWait(100 * time.Millisecond),
 		nats.ErrorHandler(func(_ *nats.Conn, s *nats.Subscription, err error) { // dropped messages, which are counted
 			if s != nil {
 				e.log.Debug("the bus is too slow", "subject", s.Subject, "err", err)
