@@ -130,3 +130,30 @@ func anchors(page string) (list []string) {
 	}
 	return list
 }
+
+// TestAuthTestsNameTestsThatThereAre: what docs/AUTH-TESTS.md says proves something is a test, a fuzz target, a benchmark or a file.
+func TestAuthTestsNameTestsThatThereAre(t *testing.T) {
+	page, err := os.ReadFile("docs/AUTH-TESTS.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := map[string]bool{}
+	for _, files := range goFiles(t, true) {
+		for _, f := range files {
+			for _, d := range f.Decls {
+				if fn, is := d.(*ast.FuncDecl); is && fn.Recv == nil {
+					there[fn.Name.Name] = true
+				}
+			}
+		}
+	}
+	names := regexp.MustCompile("`((?:Test|Fuzz|Benchmark)[A-Za-z0-9]+)`").FindAllStringSubmatch(string(page), -1)
+	if len(names) < 100 {
+		t.Fatalf("only %d tests are named", len(names))
+	}
+	for _, n := range names {
+		if !there[n[1]] {
+			t.Errorf("%s: there is no such test", n[1])
+		}
+	}
+}

@@ -170,8 +170,8 @@ func deliver(b *testing.B, addr string, publishers int) {
 	b.ReportMetric(100*float64(b.N-n)/float64(b.N), "%lost")
 }
 
-// mosquitto starts the peer on a free port.
-func mosquitto(b testing.TB) string {
+// mosquitto starts the peer on a free port, with more lines of settings.
+func mosquitto(b testing.TB, more ...string) string {
 	path, err := exec.LookPath("mosquitto")
 	if err != nil {
 		b.Fatal("mosquitto is missing: apt-get install mosquitto")
@@ -179,7 +179,11 @@ func mosquitto(b testing.TB) string {
 	addr := freeport.Addr(b)
 	_, port, _ := strings.Cut(addr, ":")
 	conf := b.TempDir() + "/mosquitto.conf"
-	text := fmt.Sprintf("listener %s 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 0\n", port)
+	text := fmt.Sprintf("listener %s 127.0.0.1\nmax_queued_messages 0\nmax_inflight_messages 0\n", port)
+	if len(more) == 0 {
+		text += "allow_anonymous true\n"
+	}
+	text += strings.Join(more, "\n") + "\n"
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		b.Fatal(err)
 	}
@@ -206,11 +210,11 @@ func BenchmarkVerifiedIngest(b *testing.B) {
 	const gateways = 50
 	dir := b.TempDir()
 	each := (b.N + gateways - 1) / gateways
-	feeds, messages := signedFeeds(b, dir, gateways, each)
+	feeds, messages := signedFeeds(b, wire.Ed25519, dir, gateways, each)
 	total := float64(gateways * each)
 	b.ResetTimer()
-	off := replayPackets(b, dir, PolicyOff, feeds)
-	on := replayPackets(b, dir, PolicyReject, feeds)
+	off := replayPackets(b, dir, feeds, func(c *Config) { c.Verify = []VerifyRule{{Filter: "gw/#", Policy: PolicyOff}} })
+	on := replayPackets(b, dir, feeds, func(c *Config) { c.Verify = []VerifyRule{{Filter: "gw/#", Policy: PolicyReject}} })
 	check := verifyAll(b, dir, messages)
 	b.ReportMetric(total/off.Seconds(), "unchecked/s")
 	b.ReportMetric(total/on.Seconds(), "checked/s")
@@ -224,11 +228,11 @@ type packetFeed struct {
 	ends []int
 }
 
-func signedFeeds(b *testing.B, dir string, gateways, each int) (feeds []packetFeed, messages []wire.Message) {
+func signedFeeds(b *testing.B, alg, dir string, gateways, each int) (feeds []packetFeed, messages []wire.Message) {
 	c := &rawClient{version: mqtt.V5}
 	for g := range gateways {
 		name := fmt.Sprintf("gw-%d", g)
-		key := gatewayKey(b, dir, name)
+		key := gatewayKeyOf(b, alg, dir, name)
 		var f packetFeed
 		for i := range each {
 			m := sealedMessage(b, key, name, "00000000000000a1", i+1, float64(i))
@@ -242,9 +246,9 @@ func signedFeeds(b *testing.B, dir string, gateways, each int) (feeds []packetFe
 }
 
 // replayPackets publishes prepared packets from one connection per feed, 512 unacknowledged each.
-func replayPackets(b *testing.B, keys, policy string, feeds []packetFeed) time.Duration {
+func replayPackets(b *testing.B, keys string, feeds []packetFeed, change func(*Config)) time.Duration {
 	cfg := testConfig(b.TempDir())
-	cfg.Verify = []VerifyRule{{Filter: "gw/#", Policy: policy}}
+	change(&cfg)
 	r := start(b, cfg)
 	defer r.stop()
 	if err := registerKeys(r.Registry(), keys); err != nil {

@@ -394,9 +394,13 @@ func newFeeders(t *testing.T, dir string) []*feeder {
 
 // gatewayKey makes a key and leaves its public half where the child registers it.
 func gatewayKey(t testing.TB, dir, gateway string) *wire.PrivateKey {
+	return gatewayKeyOf(t, wire.Ed25519, dir, gateway)
+}
+
+func gatewayKeyOf(t testing.TB, alg, dir, gateway string) *wire.PrivateKey {
 	var seed [32]byte
 	copy(seed[:], gateway)
-	key, err := wire.GenerateKey("ed25519", rand.NewChaCha8(seed))
+	key, err := wire.GenerateKey(alg, rand.NewChaCha8(seed))
 	if err != nil {
 		t.Fatal(err)
 	}
