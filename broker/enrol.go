@@ -112,7 +112,6 @@ func (b *Broker) openEnrol() error {
 	}
 	b.enrol = e
 	b.state.watch(certPrefix, func(string) { e.changed() })
-	b.background(e.run)
 	return nil
 }
 
@@ -219,10 +218,21 @@ func (e *enrolment) addToken(ctx context.Context, gateway string, expires time.D
 	return token, t, err
 }
 
+// claimed is the tokens that some key claims.
+func (e *enrolment) claimed() map[string]bool {
+	out := map[string]bool{}
+	_ = e.b.state.Each(enrolClaimPrefix, func(key string, _ []byte) error {
+		hash, _, _ := strings.Cut(strings.TrimPrefix(key, enrolClaimPrefix), "/")
+		out[hash] = true
+		return nil
+	})
+	return out
+}
+
 // sweepTokens forgets tokens that ended long ago, and those of a gateway that nobody has used: the newest counts. It says how
 // many are left.
 func (e *enrolment) sweepTokens(ctx context.Context, gateway string) (left int, err error) {
-	now := e.b.wall()
+	now, used := e.b.wall(), e.claimed()
 	var gone []string
 	err = e.b.state.Each(enrolTokenPrefix, func(key string, value []byte) error {
 		var t enrolToken
@@ -230,9 +240,9 @@ func (e *enrolment) sweepTokens(ctx context.Context, gateway string) (left int, 
 			return nil // of a later version: not ours to forget
 		}
 		hash := strings.TrimPrefix(key, enrolTokenPrefix)
-		if now.Sub(t.Expires) > tokenKept || t.Gateway == gateway && len(e.claims(hash)) == 0 {
+		if now.Sub(t.Expires) > tokenKept || t.Gateway == gateway && !used[hash] {
 			gone = append(gone, hash)
-		} else if now.Before(t.Expires) {
+		} else if now.Before(t.Expires) && !used[hash] {
 			left++
 		}
 		return nil
@@ -259,10 +269,10 @@ func (e *enrolment) forgetToken(ctx context.Context, hash string) error {
 
 // openTokens is the tokens of each gateway that may still be used.
 func (e *enrolment) openTokens() map[string]time.Time {
-	out, now := map[string]time.Time{}, e.b.wall()
+	out, now, used := map[string]time.Time{}, e.b.wall(), e.claimed()
 	_ = e.b.state.Each(enrolTokenPrefix, func(key string, value []byte) error {
 		var t enrolToken
-		if json.Unmarshal(value, &t) == nil && now.Before(t.Expires) && len(e.claims(strings.TrimPrefix(key, enrolTokenPrefix))) == 0 {
+		if json.Unmarshal(value, &t) == nil && now.Before(t.Expires) && !used[strings.TrimPrefix(key, enrolTokenPrefix)] {
 			out[t.Gateway] = t.Expires
 		}
 		return nil

@@ -3,6 +3,7 @@ package broker
 import (
 	"fmt"
 	"net"
+	"os"
 	"strconv"
 	"time"
 
@@ -75,6 +76,8 @@ func (e *EnrolConfig) checkFiles(doc *settings.Doc) {
 	default:
 		if _, err := authority.Load(e.CAFile, e.CAKeyFile); err != nil {
 			doc.Problem("enrol.ca_key_file", "%v", err)
+		} else if info, err := os.Stat(e.CAKeyFile); err == nil && info.Mode().Perm()&0o007 != 0 {
+			doc.Problem("enrol.ca_key_file", "%s has mode %04o: every user of this machine has the CA; run: chmod o= %s", e.CAKeyFile, info.Mode().Perm(), e.CAKeyFile)
 		}
 	}
 }

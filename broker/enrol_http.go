@@ -103,15 +103,17 @@ func (c *boundedConn) Close() error {
 // serve answers until ctx ends.
 func (s *estServer) serve(ctx context.Context) {
 	s.e.b.log.Info("enrolment", "listen", "https://"+s.l.Addr().String())
-	stop := context.AfterFunc(ctx, func() {
+	ended := make(chan error, 1)
+	go func() { ended <- s.http.Serve(s.l) }()
+	select {
+	case <-ctx.Done():
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		if s.http.Shutdown(end) != nil {
-			_ = s.http.Close()
+			_ = s.http.Close() // who has not got his answer asks again
 		}
-	})
-	defer stop()
-	if err := s.http.Serve(s.l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		<-ended
+	case err := <-ended:
 		s.e.b.log.Error("the listener for enrolment has ended: gateways get no certificates until the node is restarted", "err", err)
 	}
 }
@@ -126,7 +128,9 @@ func (s *estServer) handler() http.Handler {
 		select {
 		case s.slots <- struct{}{}:
 			defer func() { <-s.slots }()
-			mux.ServeHTTP(w, r)
+			ctx, cancel := context.WithTimeout(r.Context(), estTimeout) // without a quorum nothing is stored
+			defer cancel()
+			mux.ServeHTTP(w, r.WithContext(ctx))
 		default:
 			comeAgain(w, "too many ask at once")
 		}

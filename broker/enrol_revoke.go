@@ -80,7 +80,9 @@ func (c *conn) bar(ctx context.Context, id string) error {
 	e.log.warn("revoked\x00"+id, func(to *slog.Logger, repeated uint64) {
 		to.Warn("a client is refused: its certificate is revoked", "client", id, "addr", c.addr, "serial", serialOf(x), "repeated", repeated)
 	})
-	pause(ctx, c.b.cfg.Access.RefusedDelay)
+	if a := c.b.access; a != nil { // else it is on this machine
+		a.hold(ctx, c.b.mono())
+	}
 	return c.refuse(mqtt.NotAuthorized, "the certificate is revoked")
 }
 

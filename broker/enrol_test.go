@@ -250,7 +250,7 @@ func TestEnrol(t *testing.T) {
 	}
 }
 
-// TestEnrolSurvivesKill: what was promised before a kill is known behind it: tokens, claims, certificates, revocations.
+// TestEnrolSurvivesRestart: what was promised before a kill is known behind it: tokens, claims, certificates, revocations.
 func TestEnrolSurvivesRestart(t *testing.T) {
 	t.Parallel()
 	cfg, tc := enrolConfig(t)

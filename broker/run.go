@@ -24,7 +24,8 @@ func (b *Broker) Run(ctx context.Context) error {
 	}
 	b.opened(f)
 	b.tasks.Go(func() { b.house(b.ctx) })
-	b.notReady.Store(nil) // before the first client is served, or it would be refused
+	b.background(b.enrol.run) // not before the state of all nodes is read: a list without their revocations would be a lie
+	b.notReady.Store(nil)     // before the first client is served, or it would be refused
 	if b.growth != nil {
 		b.background(b.growth.run)
 	}
