@@ -11,6 +11,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"holdfast/broker/authority"
@@ -20,6 +21,7 @@ import (
 // revokeAll revokes the certificates of a gateway, or one of them, and lets no token of it be used any more.
 func (e *enrolment) revokeAll(ctx context.Context, gateway, serial string) (out []certRecord, err error) {
 	defer e.lock(gateway)()
+	serial = strings.ToLower(strings.ReplaceAll(serial, ":", "")) // as openssl writes it
 	if serial == "" {
 		if _, err := e.sweepTokens(ctx, gateway); err != nil {
 			return nil, err
@@ -98,12 +100,15 @@ const crlPause = time.Second
 
 // run does what follows from a change of the index.
 func (e *enrolment) run(ctx context.Context) {
-	for again := true; again; again = pause(ctx, crlPause) {
+	for {
 		e.endRevoked()
 		if e.cfg.CRLFile != "" && e.ca != nil {
 			if err := e.writeList(); err != nil {
 				e.b.log.Error("the list of revoked certificates is not written: the old one stays; mend what is wrong, it is tried again", "err", err)
 			}
+		}
+		if !pause(ctx, crlPause) {
+			return
 		}
 		t := time.NewTimer(crlEvery)
 		select {

@@ -52,7 +52,11 @@ func probe(ctx context.Context, s server, cfg Config, limit time.Duration) error
 	case err == nil:
 		return client.Disconnect(&paho.Disconnect{ReasonCode: packets.DisconnectNormalDisconnection})
 	case ack != nil && ack.ReasonCode >= 0x80 && ack.Properties != nil:
-		return errors.New(refusal("CONNACK", ack.ReasonCode, ack.Properties.ReasonString))
+		text := refusal("CONNACK", ack.ReasonCode, ack.Properties.ReasonString)
+		if cfg.CertFile != "" && reasonOf(ack.ReasonCode).connack == stop {
+			text += fmt.Sprintf("; or it binds certificates to client ids: this check is %q, so as not to disturb the agent, and such a broker refuses it and lets the agent in (holdfast status)", login.ClientID)
+		}
+		return errors.New(text)
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("no CONNACK within %v: does an MQTT broker listen at this port?", limit)
 	}

@@ -117,7 +117,7 @@ func TestCertificates(t *testing.T) {
 	if _, err := exec.LookPath("openssl"); err != nil {
 		t.Fatal("openssl is missing: apt-get install openssl")
 	}
-	der, err := base64.StdEncoding.DecodeString(strings.ReplaceAll(string(body), "\r\n", ""))
+	der, err := base64.StdEncoding.DecodeString(strings.ReplaceAll(string(body), "\n", ""))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -55,8 +55,8 @@ func FormatCertificates(certs []*x509.Certificate) ([]byte, error) {
 	text := base64.StdEncoding.EncodeToString(der)
 	var out bytes.Buffer
 	for len(text) > 0 {
-		n := min(len(text), 76) // RFC 2045 section 6.8
-		out.WriteString(text[:n] + "\r\n")
+		n := min(len(text), 76)
+		out.WriteString(text[:n] + "\n") // not CRLF: RFC 8951 section 3.1 lets it be, and base64(1) does not take it
 		text = text[n:]
 	}
 	return out.Bytes(), nil
