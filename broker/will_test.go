@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -194,4 +195,50 @@ func TestWillsOfADeadNode(t *testing.T) {
 	}
 	eventually(t, "they are forgotten", func() bool { return len(c.up[0].state.versions(willKey, false)) == 0 })
 	sub.quiet()
+}
+
+// TestWillClaimedInDoubt: a claim of which a node cannot say whether it is stored loses no will: not when it never was, not
+// when it still is on its way, and not when it is found to be there.
+func TestWillClaimedInDoubt(t *testing.T) {
+	t.Parallel()
+	c := startNodes(t, 3)
+	c.begin()
+	b := c.up[0].Broker
+	over, cancel := context.WithCancel(t.Context()) // its claims are handed in, and nobody waits for them
+	cancel()
+	for _, doubt := range []string{"never stored", "on its way", "stored"} {
+		data, err := json.Marshal(willRecord{&mqtt.Will{Topic: "wills", QoS: 1, Payload: []byte(doubt)}, mqtt.V5, "127.0.0.1:1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		key := willKey + doubt
+		if err := c.up[2].state.putEverywhere(t.Context(), pair{key, data, 7}); err != nil {
+			t.Fatal(err)
+		}
+		w := &will{b: b, c: &conn{b: b, id: doubt}, rank: 7}
+		if doubt == "never stored" {
+			b.state.w.hold() // there is no room for it
+		}
+		if mine, err := b.claimWill(over, w); err == nil || mine {
+			t.Fatalf("%s: %v, %v", doubt, mine, err)
+		}
+		if doubt == "never stored" {
+			b.state.w.letGo()
+		}
+		if doubt == "stored" {
+			eventually(t, "the claim is stored", func() bool { v, _ := b.state.version(key); return v.rank == 8 && v.node == "n1" })
+		}
+		eventually(t, doubt+": the will is claimed in the end", func() bool {
+			mine, err := b.claimWill(t.Context(), w)
+			if err == nil && !mine {
+				t.Fatalf("%s: nobody will publish it", doubt)
+			}
+			return mine
+		})
+		other := &will{b: c.up[1].Broker, c: &conn{b: c.up[1].Broker, id: doubt}, rank: 7}
+		eventually(t, "the other node knows", func() bool { v, _ := c.up[1].state.version(key); return v.rank == 8 })
+		if mine, err := c.up[1].claimWill(t.Context(), other); mine || err != nil {
+			t.Errorf("%s: another claims it as well: %v", doubt, err)
+		}
+	}
 }

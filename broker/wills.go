@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,6 +32,8 @@ type will struct {
 	msg  *mqtt.Will
 	due  time.Duration
 	rank uint64 // of its record
+
+	claimed []byte // the record, once this node has begun to claim it and may not know yet whether it has
 }
 
 // pendingWills is the wills of clients that have no session here: their node has ended.
@@ -47,7 +50,7 @@ func (p *pendingWills) add(client string, w *will) {
 	if p.m == nil {
 		p.m = map[string]*will{}
 	}
-	if old := p.m[client]; old == nil || old.rank < w.rank {
+	if old := p.m[client]; old == nil || old.rank < w.rank || old.rank == w.rank && w.claimed != nil {
 		p.m[client] = w
 	}
 }
@@ -234,25 +237,39 @@ func (b *Broker) publishAdopted(ctx context.Context, w *will) {
 }
 
 // claimWill makes a will this node's own before it is published: another may think that it acts for
-// the same node. It says whether this one does.
+// the same node. It says whether this one does. After an error the claim may be stored, now or later, or never: what became of
+// it is waited for before anything is done anew.
 func (b *Broker) claimWill(ctx context.Context, w *will) (bool, error) {
-	key := willKey + w.c.id
-	v, known := b.state.version(key)
-	if !known || v.gone || v.rank != w.rank || b.connected(w.c.id) {
-		return false, nil
-	}
-	if b.alone() {
-		return true, nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, takeTimeout)
 	defer cancel()
-	if err := b.state.putEverywhere(ctx, pair{key, v.value, v.rank + 1}); err != nil {
-		w.rank = v.rank + 1 // it may have been stored
+	if w.claimed != nil {
+		if err := b.state.w.idle(ctx); err != nil {
+			return false, fmt.Errorf("wait for the claim: %w", err)
+		}
+	}
+	key, rank := willKey+w.c.id, w.rank+1
+	v, known := b.state.version(key)
+	mine := func() bool { return !v.gone && v.rank == rank && v.node == b.cfg.Node.Name }
+	var err error
+	switch {
+	case !known || v.gone || b.connected(w.c.id):
+		return false, nil
+	case v.rank == w.rank && b.alone():
+		return true, nil
+	case v.rank == w.rank:
+		w.claimed = v.value
+		err = b.state.putEverywhere(ctx, pair{key, v.value, rank})
+	case mine() && w.claimed != nil && bytes.Equal(v.value, w.claimed): // and not a will that the client left since
+		err = b.state.everywhere(ctx, b.state.w.stored.Load())
+	default:
+		return false, nil
+	}
+	if err != nil {
 		return false, err
 	}
-	w.rank = v.rank + 1
+	w.rank = rank
 	v, _ = b.state.version(key)
-	return !v.gone && v.rank == w.rank && v.node == b.cfg.Node.Name, nil
+	return mine(), nil
 }
 
 // connected says whether a client is connected to this node.
