@@ -117,7 +117,7 @@ func (e *emulated) testUnits(t *testing.T) {
 	if got := e.says(t, "systemctl show -P NRestarts holdfast"); got != "0" {
 		t.Errorf("the agent was started again %s times", got)
 	}
-	out, err := e.sshWith("-o", "PubkeyAuthentication=no").CombinedOutput()
+	out, err := e.sshWith("-o", "PubkeyAuthentication=no", "-S", "none", "true").CombinedOutput()
 	if err == nil || !bytes.Contains(out, []byte("Permission denied (publickey)")) {
 		t.Errorf("without a key: %v, %s", err, out)
 	}
@@ -183,12 +183,12 @@ func (e *emulated) login(t *testing.T) {
 	}
 }
 
-// sshWith runs ssh with these words at its end. The server's key is noted at the first time, and another one is refused from then on.
+// sshWith runs ssh with these words at its end, all over one connection. The server's key is noted at the first time, and another one is refused from then on.
 func (e *emulated) sshWith(words ...string) *exec.Cmd {
 	host, port, _ := strings.Cut(e.ssh, ":")
 	key := filepath.Join(os.Getenv("HOLDFAST_IMAGES"), "rpi3-ssh.key")
 	return exec.Command("ssh", append([]string{"-F", "none", "-i", key, "-p", port, "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR",
-		"-o", "StrictHostKeyChecking=accept-new", "-o", "UserKnownHostsFile=" + filepath.Join(e.dir, "known"), "-o", "ConnectTimeout=60", "root@" + host}, words...)...)
+		"-o", "StrictHostKeyChecking=accept-new", "-o", "UserKnownHostsFile=" + filepath.Join(e.dir, "known"), "-o", "ConnectTimeout=60", "-o", "ControlMaster=auto", "-o", "ControlPersist=yes", "-o", "ControlPath=" + filepath.Join(e.dir, "ssh"), "root@" + host}, words...)...)
 }
 
 // says runs a script on the board, as root, and returns what it wrote.
