@@ -153,12 +153,12 @@ func (c card) testRoot(t *testing.T) {
 		has("root/etc/systemd/system/multi-user.target.wants/" + unit + " ->")
 	}
 	has("root/etc/systemd/system/sysinit.target.wants/systemd-timesyncd.service ->")
-	has("root/etc/systemd/system/data.mount.wants/holdfast-grow.service ->")
 	has("root/etc/udev/rules.d/80-holdfast-radio.rules")
 	for _, masked := range []string{"getty@.service", "serial-getty@.service", "getty.target"} {
 		has("root/etc/systemd/system/" + masked + " -> /dev/null ")
 	}
 	has("-rwxr-xr-x root/root", "root/usr/lib/holdfast/init ")
+	has("-rwxr-xr-x root/root", "root/usr/lib/holdfast/grow ")
 	has("root/usr/lib/modules/6.12.47-v8/kernel/")
 	has("brcmfmac43430-sdio")
 	for _, absent := range []string{"root/etc/ssh/", "root/usr/sbin/sshd ", "root/usr/bin/apt ", "qemu-aarch64-static"} {

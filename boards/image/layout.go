@@ -26,7 +26,7 @@ type partition struct {
 var layout = []partition{
 	{align, 128 * mebi, 0x0c},            // FAT32, which the firmware reads
 	{align + 128*mebi, 320 * mebi, 0x83}, // squashfs
-	{align + 448*mebi, 64 * mebi, 0x83},  // ext4; holdfast-grow.service makes it larger
+	{align + 448*mebi, 64 * mebi, 0x83},  // ext4; usr/lib/holdfast/grow makes it larger
 }
 
 // imageSize is where the last one ends.

@@ -108,7 +108,7 @@ func (e *emulated) testUnits(t *testing.T) {
 	if got := e.says(t, "systemctl is-system-running --wait; systemctl --failed --no-legend --plain"); got != "running" {
 		t.Errorf("the system is %s", got)
 	}
-	for unit, want := range map[string]string{"holdfast": "active", "holdfast-identity": "active", "holdfast-grow": "active", "systemd-timesyncd": "active",
+	for unit, want := range map[string]string{"holdfast": "active", "holdfast-identity": "active", "systemd-timesyncd": "active",
 		"systemd-networkd": "active", "getty@tty1": "inactive", "serial-getty@ttyAMA0": "inactive", "wpa_supplicant@wlan0": "inactive"} {
 		if got := e.says(t, "systemctl is-active "+unit+"; true"); got != want {
 			t.Errorf("%s is %s, not %s", unit, got, want)
