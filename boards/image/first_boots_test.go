@@ -51,14 +51,14 @@ func firstBoots(t *testing.T, e *emulated) {
 	e.cut()
 
 	data := e.dataPartition(t)
+	out, _ := exec.Command("/sbin/e2fsck", "-p", data).CombinedOutput() // what a boot does; 1: repaired
+	t.Logf("e2fsck after the cut: %s", out)
 	files := shell(t, "debugfs", "-R", "ls -p /holdfast", data)
 	for _, name := range []string{"/identity.pem/", "/gateway-id/"} {
 		if !strings.Contains(files, name) {
 			t.Errorf("the data partition has no %s:\n%s", name, files)
 		}
 	}
-	out, _ := exec.Command("/sbin/e2fsck", "-p", data).CombinedOutput() // what a boot does; 1: repaired
-	t.Logf("e2fsck after the cut: %s", out)
 	e.unwritten(t)
 
 	e.boot(t)
