@@ -23,6 +23,7 @@ import (
 func TestVirt(t *testing.T) {
 	for _, b := range []Board{VirtARM64, VirtARMHF} {
 		t.Run(b.Debian, func(t *testing.T) {
+			t.Parallel()
 			x := boot(t, b, func(dir string) []string {
 				return []string{"-device", "qemu-xhci",
 					"-chardev", "socket,id=usb,path=" + filepath.Join(dir, "usb") + ",server=on,wait=off",
@@ -70,6 +71,7 @@ func boot(t *testing.T, b Board, devices func(dir string) []string) *bench {
 	}
 	t.Cleanup(func() {
 		x.Stop()
+		t.Logf("QEMU took %v of a processor", x.Used())
 		if t.Failed() {
 			t.Log(x.Logs())
 		}

@@ -43,8 +43,8 @@ func (q ask) write(w io.Writer) error {
 	return err
 }
 
-// patience bounds every wait, to end a failure: a program in a guest on a busy machine may take long.
-const patience = 5 * time.Minute
+// patience bounds every wait, to end a failure: on a machine that has a tenth of a core for a guest, dpkg takes six minutes.
+const patience = 15 * time.Minute
 
 // ask has the guest do something.
 func (g *Guest) ask(q ask) (answer, error) { return g.askWithin(patience, q) }

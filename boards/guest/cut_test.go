@@ -74,8 +74,9 @@ type card struct {
 	seeded      *rand.Rand
 	wire        *wire
 	nbd         *exec.Cmd
-	known       bool         // the broker knows its key
-	safe        map[int]bool // lines that the agent had called safe before a cut
+	used        time.Duration // of a processor, by QEMU
+	known       bool          // the broker knows its key
+	safe        map[int]bool  // lines that the agent had called safe before a cut
 }
 
 // newCard makes an empty card. unsynced: the agent's own syncs do nothing.
@@ -116,6 +117,7 @@ func newCard(t *testing.T, b Board, unsynced bool) *card {
 		}
 		c.cut()
 		c.draining.Wait()
+		t.Logf("QEMU took %v of a processor", c.used)
 	})
 	return c
 }
@@ -186,6 +188,7 @@ func (c *card) cut() {
 	c.nbd = nil
 	if c.Guest != nil {
 		c.Stop()
+		c.used += c.Used()
 		c.Guest = nil
 	}
 }

@@ -196,7 +196,7 @@ func (h *heard) since(mark int, device string) []reading {
 // build makes a program of this module, for the host when goarch is "".
 func build(t *testing.T, out, goarch, pkg string) {
 	t.Helper()
-	cmd := exec.Command("go", "build", "-ldflags", "-s -w", "-o", out, pkg)
+	cmd := exec.Command("go", "build", "-buildvcs=false", "-ldflags", "-s -w", "-o", out, pkg)
 	cmd.Dir = "../.."
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if goarch != "" {
@@ -207,15 +207,17 @@ func build(t *testing.T, out, goarch, pkg string) {
 	}
 }
 
-// within polls a condition; the deadline only bounds a failure.
+// within polls a condition, ever more slowly: to ask is work for a guest. The deadline only bounds a failure.
 func within(t *testing.T, what string, check func() error) {
 	t.Helper()
+	pause := 100 * time.Millisecond
 	err := check()
 	for end := time.After(patience); err != nil; err = check() {
 		select {
 		case <-end:
 			t.Fatalf("%s: %v", what, err)
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(pause):
+			pause = min(pause*5/4, time.Second)
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 func TestRaspberryPi(t *testing.T) {
 	for _, b := range []Board{Pi3, Pi2} {
 		t.Run(b.Debian, func(t *testing.T) {
+			t.Parallel()
 			x := boot(t, b, func(string) []string {
 				return []string{"-device", "tmp105,id=sensor,bus=i2c-bus.1,address=0x48"}
 			})

@@ -148,6 +148,12 @@ func (g *Guest) Stop() {
 	}
 }
 
+// Used is the processor time that QEMU took, once it has ended: what a guest costs, however busy the machine is.
+func (g *Guest) Used() time.Duration {
+	s := g.cmd.ProcessState
+	return (s.UserTime() + s.SystemTime()).Round(time.Second)
+}
+
 // Logs is the end of what QEMU and the guest's console said.
 func (g *Guest) Logs() string {
 	var all strings.Builder
