@@ -21,6 +21,7 @@ import (
 
 // TestVirt is QEMU's own machine: a USB serial adapter, and GPIO lines whose levels the test sets.
 func TestVirt(t *testing.T) {
+	t.Parallel()
 	for _, b := range []Board{VirtARM64, VirtARMHF} {
 		t.Run(b.Debian, func(t *testing.T) {
 			t.Parallel()

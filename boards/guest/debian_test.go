@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -31,6 +30,7 @@ type gateway struct {
 	status   string
 	draining sync.WaitGroup
 	usb      string // socket of the adapter's wire
+	identity string // file: what the broker was told of it
 }
 
 const (
@@ -75,6 +75,7 @@ func newGateway(t *testing.T, b Board) *gateway {
 		}
 		x.Stop()
 		x.draining.Wait()
+		t.Logf("QEMU took %v of a processor", x.Used())
 	})
 	t.Logf("%s serves after %v", b.Name, time.Since(began).Round(100*time.Millisecond))
 	return x
@@ -125,18 +126,6 @@ func (x *gateway) dpkg(t *testing.T, file string) string {
 	return x.sh(t, "DEBIAN_FRONTEND=noninteractive dpkg --force-confdef --force-confold -i /run/package.deb 2>&1")
 }
 
-// newer is the same package under a higher version, as a file on the host.
-func newer(t *testing.T, file string) string {
-	t.Helper()
-	dir := t.TempDir()
-	out := filepath.Join(dir, "newer.deb")
-	script := `dpkg-deb -R "$1" "$2/tree" && sed -i 's/^Version: .*/&+1/' "$2/tree/DEBIAN/control" && dpkg-deb -Zgzip -b --root-owner-group "$2/tree" "$3"`
-	if text, err := exec.Command("sh", "-c", script, "sh", file, dir, out).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, text)
-	}
-	return out
-}
-
 // settings of an agent that reads lines from the adapter, and what else it is given.
 func (x *gateway) settings(uplink, more string) string {
 	_, port, _ := net.SplitHostPort(x.gate.addr)
@@ -169,11 +158,11 @@ func (x *gateway) install(t *testing.T, settings string) string {
 	x.sh(t, "cat /run/agent.toml >%s && holdfast check; test $? -le 1", settingsFile) // 1: the adapter is not there yet
 	x.sh(t, "systemctl start holdfast")
 	identity := x.sh(t, "holdfast identity --json")
-	key := filepath.Join(t.TempDir(), "identity.json")
-	if err := os.WriteFile(key, []byte(identity), 0o600); err != nil {
+	x.identity = filepath.Join(t.TempDir(), "identity.json")
+	if err := os.WriteFile(x.identity, []byte(identity), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	x.host.run(t, "device", "add", gatewayID, "--key", key)
+	x.host.run(t, "device", "add", gatewayID, "--key", x.identity)
 	return said
 }
 

@@ -11,6 +11,7 @@ import (
 
 // TestRaspberryPi is a board with an I²C controller of its own and a TMP105 on it.
 func TestRaspberryPi(t *testing.T) {
+	t.Parallel()
 	for _, b := range []Board{Pi3, Pi2} {
 		t.Run(b.Debian, func(t *testing.T) {
 			t.Parallel()
