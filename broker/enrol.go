@@ -201,7 +201,7 @@ func (e *enrolment) addToken(ctx context.Context, gateway string, expires time.D
 	if expires == 0 {
 		expires = e.cfg.Token
 	}
-	open, err := e.sweepTokens(ctx, gateway)
+	open, err := e.sweepTokens(ctx, gateway, false)
 	if err != nil {
 		return "", t, err
 	}
@@ -229,9 +229,9 @@ func (e *enrolment) claimed() map[string]bool {
 	return out
 }
 
-// sweepTokens forgets tokens that ended long ago, and those of a gateway that nobody has used: the newest counts. It says how
-// many are left.
-func (e *enrolment) sweepTokens(ctx context.Context, gateway string) (left int, err error) {
+// sweepTokens forgets tokens that ended long ago, and those of a gateway: that nobody has used, for the newest counts; or all. It
+// says how many are left that nobody has used.
+func (e *enrolment) sweepTokens(ctx context.Context, gateway string, all bool) (left int, err error) {
 	now, used := e.b.wall(), e.claimed()
 	var gone []string
 	err = e.b.state.Each(enrolTokenPrefix, func(key string, value []byte) error {
@@ -240,7 +240,7 @@ func (e *enrolment) sweepTokens(ctx context.Context, gateway string) (left int, 
 			return nil // of a later version: not ours to forget
 		}
 		hash := strings.TrimPrefix(key, enrolTokenPrefix)
-		if now.Sub(t.Expires) > tokenKept || t.Gateway == gateway && !used[hash] {
+		if now.Sub(t.Expires) > tokenKept || t.Gateway == gateway && (all || !used[hash]) {
 			gone = append(gone, hash)
 		} else if now.Before(t.Expires) && !used[hash] {
 			left++
@@ -349,7 +349,11 @@ func (e *enrolment) known(c *x509.Certificate) (certRecord, bool) {
 func (e *enrolment) sweepCerts(gateway string) {
 	now := e.b.wall()
 	for _, r := range e.certs(gateway) {
-		if now.After(r.cert.NotAfter.Add(e.cfg.Grace)) {
+		keep := e.cfg.Grace
+		if !r.Revoked.IsZero() {
+			keep = max(keep, longestToken) // the key may come again with its token
+		}
+		if now.After(r.cert.NotAfter.Add(keep)) {
 			if err := e.b.state.deleteAsync(certKey(gateway, serialOf(r.cert)), 1); err != nil {
 				return // the next one does it
 			}
@@ -377,6 +381,9 @@ func (e *enrolment) first(ctx context.Context, gateway, token string, request *x
 		return nil, fmt.Errorf("%w: it is for %q, the token is for %q", errRequest, request.Subject.CommonName, gateway)
 	}
 	key := keyHash(request.RawSubjectPublicKeyInfo)
+	if e.keyRevoked(gateway, key) { // its token may be good still
+		return nil, errCertRevoked
+	}
 	if live := e.live(gateway); !t.Replace && slices.ContainsFunc(live, func(r certRecord) bool { return keyHash(r.cert.RawSubjectPublicKeyInfo) != key }) {
 		return nil, errHasCert
 	}
@@ -414,6 +421,13 @@ func keyHash(spki []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
+// keyRevoked says whether a certificate of a gateway for this key is revoked: whoever has the key gets no other one for it.
+func (e *enrolment) keyRevoked(gateway, key string) bool {
+	return slices.ContainsFunc(e.certs(gateway), func(r certRecord) bool {
+		return !r.Revoked.IsZero() && keyHash(r.cert.RawSubjectPublicKeyInfo) == key
+	})
+}
+
 // renew grants a request of who has shown a certificate of ours, and its key.
 func (e *enrolment) renew(ctx context.Context, shown *x509.Certificate, request *x509.CertificateRequest) (*x509.Certificate, error) {
 	gateway := shown.Subject.CommonName
@@ -424,7 +438,22 @@ func (e *enrolment) renew(ctx context.Context, shown *x509.Certificate, request 
 	if request.Subject.CommonName != gateway { // RFC 7030 section 4.2.2: the names must be the same
 		return nil, fmt.Errorf("%w: it is for %q, the certificate is %q's", errRequest, request.Subject.CommonName, gateway)
 	}
-	return e.issue(ctx, gateway, request, "renewal")
+	if e.keyRevoked(gateway, keyHash(request.RawSubjectPublicKeyInfo)) {
+		return nil, errCertRevoked
+	}
+	cert, err := e.issue(ctx, gateway, request, "renewal")
+	if err != nil {
+		return nil, err
+	}
+	// Another node may have revoked the one before meanwhile. It looks for further ones behind that, and this one looks here
+	// behind having stored: one of the two sees the other.
+	if e.revoked(shown) {
+		if r, known := e.known(cert); known {
+			err = e.revoke(ctx, r, authority.ReasonUnspecified)
+		}
+		return nil, errors.Join(errCertRevoked, err)
+	}
+	return cert, nil
 }
 
 // mayRenew says whether a certificate is good for its renewal. One that has ended is, for a while: a gateway that was off all

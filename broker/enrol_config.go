@@ -32,6 +32,7 @@ const day = 24 * time.Hour
 const (
 	leastLifetime = 10 * time.Second // renewal begins at two thirds of it
 	mostLifetime  = 5 * 366 * day
+	longestToken  = 366 * day
 )
 
 // readEnrol reads [enrol], if it is there.
@@ -49,7 +50,7 @@ func (c *Config) readEnrol(doc *settings.Doc) {
 		key         string
 		value       time.Duration
 		least, most time.Duration
-	}{{"lifetime", e.Lifetime, leastLifetime, mostLifetime}, {"grace", e.Grace, 0, mostLifetime}, {"token", e.Token, time.Minute, 366 * day}} {
+	}{{"lifetime", e.Lifetime, leastLifetime, mostLifetime}, {"grace", e.Grace, 0, mostLifetime}, {"token", e.Token, time.Minute, longestToken}} {
 		if f.value < f.least || f.value > f.most {
 			doc.Problem("enrol."+f.key, "%s is not from %s to %s", settings.FormatDuration(f.value), settings.FormatDuration(f.least), settings.FormatDuration(f.most))
 		}

@@ -89,7 +89,7 @@ func (c *Console) showDevice(gateway string) (Gateway, bool) {
 
 // NewEnrolToken implements admin.Enrolment.
 func (c *Console) NewEnrolToken(ctx context.Context, gateway string, r admin.NewEnrolToken, by string) (any, error) {
-	if d := time.Duration(r.Expires); d != 0 && (d < time.Minute || d > 366*day) {
+	if d := time.Duration(r.Expires); d != 0 && (d < time.Minute || d > longestToken) {
 		return nil, &admin.Error{Status: http.StatusBadRequest, Message: "a token is good for one minute to one year", Hint: "give the time from now on, such as 72h"}
 	}
 	token, t, err := c.b.enrol.addToken(ctx, gateway, time.Duration(r.Expires), r.Replace, by)

@@ -11,6 +11,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,22 +24,23 @@ func (e *enrolment) revokeAll(ctx context.Context, gateway, serial string) (out 
 	defer e.lock(gateway)()
 	serial = strings.ToLower(strings.ReplaceAll(serial, ":", "")) // as openssl writes it
 	if serial == "" {
-		if _, err := e.sweepTokens(ctx, gateway); err != nil {
+		if _, err := e.sweepTokens(ctx, gateway, true); err != nil {
 			return nil, err
 		}
 	}
-	for _, r := range e.certs(gateway) {
-		if serial != "" && serialOf(r.cert) != serial {
-			continue
-		}
-		if r.Revoked.IsZero() {
-			if err := e.revoke(ctx, r, authority.ReasonUnspecified); err != nil {
-				return out, err
+	mine := func(r certRecord) bool { return serial == "" || serialOf(r.cert) == serial }
+	for again := true; again; { // what another node has issued meanwhile is there the second time
+		again = false
+		for _, r := range e.certs(gateway) {
+			if mine(r) && r.Revoked.IsZero() {
+				if err := e.revoke(ctx, r, authority.ReasonUnspecified); err != nil {
+					return nil, err
+				}
+				again = true
 			}
-			r, _ = e.known(r.cert)
 		}
-		out = append(out, r)
 	}
+	out = slices.DeleteFunc(e.certs(gateway), func(r certRecord) bool { return !mine(r) })
 	if serial != "" && len(out) == 0 {
 		return nil, fmt.Errorf("%w: serial %q of gateway %s", errNotIndexed, serial, gateway)
 	}

@@ -224,6 +224,21 @@ func TestEnrol(t *testing.T) {
 		t.Error("a name that no certificate holds")
 	}
 
+	// Whoever has the key of a revoked certificate gets no other one, although his token is good still.
+	was := g.key
+	g.key = oldKey
+	if _, err := console.RevokeCertificates(t.Context(), "gw-1", serialOf(old.Leaf)); err != nil {
+		t.Fatal(err)
+	}
+	if letIn(t, b, 1, with(tc, old)) || !letIn(t, b, 1, with(tc, pair)) {
+		t.Error("one certificate is revoked, and the other one is what does not count")
+	}
+	_, err = g.enrol(b, token)
+	wantStatus(t, "the key of a revoked one", err, http.StatusForbidden, "revoked")
+	_, err = g.renew(b, pair)
+	wantStatus(t, "the key of a revoked one, renewed", err, http.StatusForbidden, "revoked")
+	g.key = was
+
 	// Revoked: whoever is connected is told so, nobody with it comes in, and the list has both.
 	live := speak(t, b, 3, "", "gw-1", with(tc, pair))
 	if _, err := console.RevokeDevice(t.Context(), "gw-1", ""); err != nil {
@@ -237,6 +252,11 @@ func TestEnrol(t *testing.T) {
 	}
 	_, err = g.renew(b, pair)
 	wantStatus(t, "a revoked one", err, http.StatusForbidden, "revoked")
+	g.key = oldKey
+	if _, err = g.enrol(b, token); err == nil {
+		t.Error("the token outlives the revocation")
+	}
+	wantStatus(t, "the token of a revoked gateway", err, http.StatusUnauthorized, "not known")
 	if dev, _ := b.registry.Show("gw-1"); dev.Keys[0].State != KeyRevoked {
 		t.Errorf("%+v", dev)
 	}
