@@ -141,20 +141,31 @@ func TestClusterShowAndDrain(t *testing.T) {
 			}
 			return n == len(clients)
 		})
-		body, leaders := show(i), 0
-		if len(body.Members) != 3 || !body.Quorum || body.Cluster != "test" || body.Node != fmt.Sprint("n", i+1) {
-			t.Fatalf("n%d: %+v", i+1, body)
-		}
-		for k, m := range body.Members {
-			if m.Name != fmt.Sprint("n", k+1) || !m.Ready || len(m.NotReady) != 0 || m.This != (k == i) || len(m.Logs) != 2 || len(m.Logs[0].Lag) != 2 || len(m.Listen) != 1 {
-				t.Errorf("n%d: %+v", i+1, m)
+		complaint := func() string { // there is none once all have heard of each other's beats, and a leader is elected
+			body, leaders := show(i), 0
+			if len(body.Members) != 3 || !body.Quorum || body.Cluster != "test" || body.Node != fmt.Sprint("n", i+1) {
+				return fmt.Sprintf("%+v", body)
 			}
-			if m.Role == RoleLeader {
-				leaders++
+			for k, m := range body.Members {
+				if m.Name != fmt.Sprint("n", k+1) || !m.Ready || len(m.NotReady) != 0 || m.This != (k == i) || len(m.Logs) != 2 || len(m.Logs[0].Lag) != 2 || len(m.Listen) != 1 {
+					return fmt.Sprintf("%+v", m)
+				}
+				if m.Role == RoleLeader {
+					leaders++
+				}
 			}
+			if leaders != 1 {
+				return fmt.Sprintf("%d leaders", leaders)
+			}
+			return ""
 		}
-		if leaders != 1 {
-			t.Errorf("n%d: %d leaders", i+1, leaders)
+		if _, err := within(patience, func() (err error) {
+			if c := complaint(); c != "" {
+				err = errors.New(c)
+			}
+			return err
+		}); err != nil {
+			t.Fatalf("n%d shows %v", i+1, err)
 		}
 	}
 
