@@ -150,7 +150,7 @@ func (s *redisSource) Check(ctx context.Context, c *Client) (Answer, error) {
 	// Not GET: the server sends no more than can be read.
 	value, err := s.client.GetRange(ctx, key, 0, maxVernemqValue).Result()
 	if err != nil && !errors.Is(err, redis.Nil) {
-		if remedy := redisRemedy(err, s.cfg.TLS); remedy != "" {
+		if remedy := redisRemedy(err, s.cfg.TLSFiles); remedy != "" {
 			err = fmt.Errorf("%w: %s", err, remedy)
 		}
 		return Answer{}, fmt.Errorf("redis %s: %w", strings.Join(s.cfg.Servers, " "), err)
@@ -172,7 +172,7 @@ func (s *redisSource) Check(ctx context.Context, c *Client) (Answer, error) {
 // Refresh implements Refresher.
 func (s *redisSource) Refresh(ctx context.Context, c *Client) (Answer, error) { return s.Check(ctx, c) }
 
-func redisRemedy(err error, tlsOn bool) string {
+func redisRemedy(err error, f TLSFiles) string {
 	text := err.Error()
 	var record tls.RecordHeaderError
 	switch {
@@ -192,10 +192,12 @@ func redisRemedy(err error, tlsOn bool) string {
 		return "the server does not speak TLS there; remove tls, or name its TLS port"
 	case errors.Is(err, redis.ErrPoolTimeout):
 		return "all connections are waiting for answers; is Redis slow, or pool_size too small?"
-	case tlsOn && errors.Is(err, context.DeadlineExceeded): // a Redis without TLS waits for the end of the line that it takes the handshake for
+	case f.TLS && errors.Is(err, context.DeadlineExceeded): // a Redis without TLS waits for the end of the line that it takes the handshake for
 		return "no answer in time; is it overloaded, is a firewall between, or does it not speak TLS there?"
-	case !tlsOn && hungUp(err):
+	case !f.TLS && hungUp(err):
 		return "it closes the connection; if it speaks TLS there, write tls = true"
+	case f.CertFile == "" && hungUp(err): // with TLS 1.3 it says so behind the handshake, and what is sent to it meanwhile may reset the connection first
+		return "it closes the connection; if it wants to see a certificate of the broker, set cert_file and key_file to one that it trusts"
 	}
 	return networkRemedy(err)
 }

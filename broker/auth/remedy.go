@@ -41,8 +41,10 @@ func wantsCertificate(err error) bool {
 	return strings.Contains(text, "remote error: tls: ") && (strings.Contains(text, "certificate") || strings.Contains(text, "handshake failure"))
 }
 
-// hungUp says that the server has closed the connection without a word, as one does that speaks TLS only.
-func hungUp(err error) bool { return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.EOF) }
+// hungUp says that the server has closed the connection without a word, as one does that speaks TLS only, or did not like the broker's certificate.
+func hungUp(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF)
+}
 
 // hostOf is the host of host:port.
 func hostOf(addr string) string {
