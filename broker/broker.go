@@ -98,6 +98,7 @@ type Broker struct {
 	growth   *grower   // nil: the node is what its settings say; else it runs alone and becomes one of a cluster
 	attempts attempts
 	departed departed
+	ranks    ranks
 	wills    pendingWills
 	inbound  inboundIDs
 	held     heldBack

@@ -131,7 +131,7 @@ func (s *busSub) queue() string {
 
 // busQueues is those of which one listens on every node of a cluster, so that what has never dropped anything is in the
 // metrics too.
-var busQueues = []string{"admin", "beat", "end", "have", "log_messages", "log_state", "logins", "loose", "take", "tip", "trace", "want"}
+var busQueues = []string{"admin", "beat", "end", "have", "log_messages", "log_state", "logins", "loose", "rank", "take", "tip", "trace", "want"}
 
 // busDrops is how many messages had no room since the start, by queue.
 func (e *engine) busDrops() map[string]uint64 {

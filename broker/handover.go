@@ -46,6 +46,15 @@ type handover struct {
 	End     uint64          `json:"end,omitempty"`   // of its messages log, if the client may have something in it that is not read everywhere
 	Void    attemptID       `json:"void"`            // of the node that answers: it was given up for the one that asks
 	Waits   []waitFor       `json:"waits,omitempty"` // what the client publishes next waits for the ends of these logs
+	Rank    uint64          `json:"rank,omitempty"`  // the highest claim to the session that the node has heard of
+}
+
+// fetched is a client's session as it has come to this node.
+type fetched struct {
+	session *session
+	void    map[string]attemptID // other nodes' attempts that were given up for this one
+	silent  map[string]bool      // the nodes that have not answered
+	rank    uint64               // the highest claim that was known here, and to those which have, when they were asked
 }
 
 // listenTakes answers other nodes that want a session.
@@ -84,7 +93,7 @@ func (p *peers) limited(slots chan struct{}, fn func(context.Context)) {
 
 // giveAway ends what this node has of a client, for the node that has it now.
 func (b *Broker) giveAway(ctx context.Context, r takeRequest) handover {
-	out := handover{Node: b.cfg.Node.Name}
+	out := handover{Node: b.cfg.Node.Name, Rank: b.rankOf(r.Client)}
 	var yes bool
 	if yes, out.Void = b.attempts.yield(r.Client, b.cfg.Node.Name, r.From); !yes {
 		out.Busy = true
@@ -206,13 +215,14 @@ func (s *session) isVoid(node string, id attemptID) bool {
 // node has (mine, which may be nil), or from what a node that is gone has saved. When it returns,
 // everything that the client sent to a node that lives has been read here, and what it publishes is held
 // for as long as a node that is gone may store more of it.
-func (b *Broker) fetch(ctx context.Context, id string, mine *session) (_ *session, void map[string]attemptID, err error) {
+func (b *Broker) fetch(ctx context.Context, id string, mine *session) (out fetched, err error) {
 	if mine != nil || b.departed.has(id) {
 		if err := b.messages.sync(ctx); err != nil { // what it published here has its place
-			return nil, nil, err
+			return out, err
 		}
 	}
 	end := b.messages.stored.Load() + 1
+	out.rank = b.rankOf(id)
 	asking, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	attempt := b.attempts.begin(id, b.messages.cfg.incarnation, cancel)
@@ -222,24 +232,24 @@ func (b *Broker) fetch(ctx context.Context, id string, mine *session) (_ *sessio
 		err = cause
 	}
 	if err != nil {
-		return nil, nil, err
+		return out, err
 	}
 	b.peers.absent(answers, silent)
 	if err := b.peers.gone(ctx, silent); err != nil {
-		return nil, nil, err
+		return out, err
 	}
 	ctx, stop := context.WithTimeout(ctx, readTimeout)
 	defer stop()
 	if err := b.peers.readDead(ctx, silent); err != nil {
-		return nil, nil, err
+		return out, err
 	}
 	origins := b.originsOf(id, answers, silent, end)
 	if err := b.readOn(ctx, answers, silent); err != nil {
-		return nil, nil, err
+		return out, err
 	}
 	s, from, ids, err := b.choose(id, mine, answers)
 	if err != nil {
-		return nil, nil, err
+		return out, err
 	}
 	origins = append(b.inherited(s, from, end), origins...)
 	for _, o := range origins {
@@ -256,24 +266,25 @@ func (b *Broker) fetch(ctx context.Context, id string, mine *session) (_ *sessio
 		s.mu.Unlock()
 	}
 	for _, h := range answers {
+		out.rank = max(out.rank, h.Rank)
 		if h.Void.N > 0 {
-			if void == nil {
-				void = map[string]attemptID{}
+			if out.void == nil {
+				out.void = map[string]attemptID{}
 			}
-			void[h.Node] = h.Void
+			out.void[h.Node] = h.Void
 		}
 	}
-	if s == nil || !s.moved {
-		return s, void, nil
+	if out.session, out.silent = s, silent; s == nil || !s.moved {
+		return out, nil
 	}
 	ends := b.tail.end() // before the session's lock, for which the tail waits when it distributes
 	s.mu.Lock()
 	upTo := s.position(ends)
 	s.mu.Unlock()
 	if err := b.tail.reached(ctx, upTo); err != nil {
-		return nil, nil, fmt.Errorf("read on to where the session has come: %w", err)
+		return out, fmt.Errorf("read on to where the session has come: %w", err)
 	}
-	return s, void, nil
+	return out, nil
 }
 
 // absent adds to the silent nodes all that have not answered: one that begins a new life at this moment was not
@@ -450,6 +461,9 @@ func (p *peers) readOut(ctx context.Context, at *peer) error {
 // now, and this one writes no more about it.
 func (b *Broker) claimed(key string) {
 	id := key[len(sessionKey):]
+	if b.ranks.of(id) > 0 {
+		b.ranks.settled(id, b.storedRank(id))
+	}
 	s := b.sessions.get(id)
 	if s == nil || !b.lost(s) {
 		return
@@ -473,25 +487,6 @@ func (b *Broker) lost(s *session) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return known && s.kept && v.node != b.cfg.Node.Name && v.rank >= s.claim
-}
-
-// nextClaim is the rank of a session that this node makes its own. Had is the claim of the node that
-// has just given it away: what that node wrote may not have been read here yet. Of a node that is gone
-// nobody may have read its last claim, which ranks one higher than what is known: this one's has to win.
-func (b *Broker) nextClaim(id string, had uint64) uint64 {
-	v, _ := b.state.version(sessionKey + id)
-	if b.alone() {
-		return v.rank
-	}
-	claim := max(v.rank, had) + 1
-	if b.peers != nil {
-		for _, at := range b.peers.all() {
-			if !b.peers.members.alive(at.node) {
-				claim++
-			}
-		}
-	}
-	return claim
 }
 
 // departed remembers the clients that left without a session to keep: the next node of such a one

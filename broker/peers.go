@@ -291,7 +291,7 @@ func (b *Broker) clock() uint64 {
 
 // start begins to hear the other nodes and to be heard.
 func (p *peers) start() error {
-	if err := errors.Join(p.confirms.listen(p), p.listenTakes(), p.listenWitness(), p.listenEnds(), p.listenQuestions(), p.listenLoose(), p.listenTips(), p.listenShares(), p.listenLogins()); err != nil {
+	if err := errors.Join(p.confirms.listen(p), p.listenTakes(), p.listenRanks(), p.listenWitness(), p.listenEnds(), p.listenQuestions(), p.listenLoose(), p.listenTips(), p.listenShares(), p.listenLogins()); err != nil {
 		return err
 	}
 	for _, at := range p.all() {

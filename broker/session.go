@@ -21,6 +21,7 @@ type session struct {
 	claim     uint64        // its rank in the state: that of the node which has it is the highest
 	claimedAt atomic.Uint64 // the batch of the state log that has its claim
 	moved     bool          // another node has had it last, and this one's claim is not on disk yet
+	anew      bool          // it is this node's, which has claimed it again, and that is not on disk yet
 
 	conn     *conn // nil: away
 	expiry   uint32

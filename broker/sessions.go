@@ -85,14 +85,16 @@ func (b *Broker) attach(ctx context.Context, c *conn, k *mqtt.Connect) (s *sessi
 		}
 		s = b.sessions.get(k.ClientID) // it may have ended with its connection
 	}
-	var void map[string]attemptID
+	var got fetched
 	if b.peers != nil {
 		defer b.attempts.end(k.ClientID)
-		if s, void, err = b.fetch(ctx, k.ClientID, s); err != nil {
+		if got, err = b.fetch(ctx, k.ClientID, s); err != nil {
 			return nil, false, err
 		}
-		if s != nil && s.moved {
-			s.claim = b.nextClaim(s.id, s.claim)
+		if s = got.session; s != nil {
+			if err := b.claimAnew(ctx, s, &got); err != nil {
+				return nil, false, err
+			}
 		}
 	}
 	if s != nil && (k.Clean || b.expired(s)) {
@@ -101,9 +103,14 @@ func (b *Broker) attach(ctx context.Context, c *conn, k *mqtt.Connect) (s *sessi
 	}
 	if present = s != nil; !present {
 		s = b.newSession(k.ClientID, b.newEpoch())
+		if k.SessionExpiry > 0 {
+			if s.claim, err = b.claim(ctx, s.id, 0, &got); err != nil {
+				return nil, false, err
+			}
+		}
 	}
 	s.mu.Lock()
-	s.void = void
+	s.void = got.void
 	s.mu.Unlock()
 	err = b.keepWill(ctx, c)
 	if err == nil {
@@ -113,6 +120,25 @@ func (b *Broker) attach(ctx context.Context, c *conn, k *mqtt.Connect) (s *sessi
 		return nil, false, err
 	}
 	return s, present, nil
+}
+
+// claimAnew raises the claim to a session that comes from elsewhere, or that a node which does not answer may have claimed:
+// when this one did not answer it, for instance. What that node stores of it from then on does not count.
+func (b *Broker) claimAnew(ctx context.Context, s *session, got *fetched) error {
+	s.mu.Lock()
+	due, had := s.moved || s.anew || s.kept && len(got.silent) > 0, s.claim
+	s.mu.Unlock()
+	if !due {
+		return nil
+	}
+	rank, err := b.claim(ctx, s.id, had, got)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.claim, s.anew = rank, !s.moved
+	s.mu.Unlock()
+	return nil
 }
 
 // takeOver ends the connection that a session has and waits for its end ([MQTT-3.1.4-3]).
@@ -144,11 +170,8 @@ func (b *Broker) enlist(ctx context.Context, s *session, c *conn, k *mqtt.Connec
 		s.at = end
 	}
 	s.expiry = k.SessionExpiry
-	keep := s.expiry > 0 && !s.kept || s.moved
-	first := keep && !s.moved
-	if first {
-		s.claim = b.nextClaim(s.id, 0)
-	}
+	first := s.expiry > 0 && !s.kept
+	keep := first || s.moved || s.anew
 	s.window = window311
 	if k.Version == mqtt.V5 {
 		s.window = min(int(k.ReceiveMax), maxWindow)
@@ -177,9 +200,7 @@ func (b *Broker) enlist(ctx context.Context, s *session, c *conn, k *mqtt.Connec
 			store = b.state.putEverywhere
 		}
 		if err := store(ctx, pair{sessionKey + s.id, record, s.claim}, pair{cursorKey + s.id, progress, s.claim}); err != nil {
-			s.mu.Lock()
-			s.conn, s.online = nil, false
-			s.mu.Unlock()
+			b.notEnlisted(s)
 			return fmt.Errorf("store session %q: %w", s.id, err)
 		}
 		s.claimedAt.Store(b.state.w.stored.Load())
@@ -187,13 +208,18 @@ func (b *Broker) enlist(ctx context.Context, s *session, c *conn, k *mqtt.Connec
 		if s.moved {
 			b.stats.Moved.Add(1)
 		}
-		s.kept, s.moved = true, false
+		s.kept, s.moved, s.anew = true, false, false
 		s.mu.Unlock()
+		if b.peers != nil {
+			b.ranks.settled(s.id, s.claim)
+		}
+		if b.peers != nil && b.lost(s) { // it took so long that another node has claimed it since
+			b.dropSession(s)
+			return fmt.Errorf("store session %q: %w", s.id, errElsewhere)
+		}
 	} else if s.kept { // only says that it is connected
 		if err := b.state.w.submitWithin(ctx, putEntry(pair{sessionKey + s.id, record, s.claim})); err != nil {
-			s.mu.Lock()
-			s.conn, s.online = nil, false
-			s.mu.Unlock()
+			b.notEnlisted(s)
 			return fmt.Errorf("store session %q: %w", s.id, err)
 		}
 	}
@@ -209,6 +235,21 @@ func (b *Broker) enlist(ctx context.Context, s *session, c *conn, k *mqtt.Connec
 	}
 	b.enterShares(s)
 	return nil
+}
+
+// notEnlisted leaves a session without a connection. It stays here: nobody else has it any more, and the claim may be on its
+// way to the disk.
+func (b *Broker) notEnlisted(s *session) {
+	s.mu.Lock()
+	s.conn, s.online = nil, false
+	kept := s.kept
+	s.mu.Unlock()
+	if !kept {
+		return
+	}
+	b.sessions.mu.Lock()
+	b.sessions.m[s.id] = s
+	b.sessions.mu.Unlock()
 }
 
 // parts is the groups that the session is a member of.

@@ -395,8 +395,8 @@ func shareAfterAnError(t *testing.T, c *nodes) {
 	b := c.up[1]
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if s, _, err := b.fetch(ctx, "e", nil); err == nil {
-		t.Errorf("a session came though its CONNECT was over: %v", s.id)
+	if got, err := b.fetch(ctx, "e", nil); err == nil {
+		t.Errorf("a session came though its CONNECT was over: %v", got.session.id)
 	}
 	v, _ := b.state.version(sessionKey + "e")
 	s, err := b.sessionOf("e", v.value, nil, v.rank)
