@@ -83,6 +83,7 @@ func (s *redisSource) options() (*redis.UniversalOptions, error) {
 		Username: s.cfg.Username, SentinelUsername: s.cfg.SentinelUsername,
 		PoolSize: s.cfg.PoolSize, Protocol: 2, DisableIdentity: true,
 		DialTimeout: 5 * time.Second, ContextTimeoutEnabled: true, // a question has its own time
+		DialerRetries:  1, // the question is repeated anyway: else a server that is dead, or refuses our TLS, is dialled twenty times for one client
 		ReadBufferSize: 4 << 10, WriteBufferSize: 4 << 10,
 	}
 	for _, f := range []struct {
