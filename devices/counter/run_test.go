@@ -263,7 +263,7 @@ func TestAwayForAWhile(t *testing.T) {
 	m.pulses(5)
 	m.counted(5)
 	m.kernel.Unplug("/dev/gpiochip0")
-	m.until("the loss", func() bool { return m.Readings()[len(m.Readings())-1].Quality == devices.Bad })
+	m.until("the loss", func() bool { r := m.Readings(); return r[len(r)-1].Quality == devices.Bad })
 	m.Forget()
 	m.kernel.Plug("/dev/gpiochip1", gpiotest.Label)
 	if r := m.counted(5); r.Reason != notWatched {
