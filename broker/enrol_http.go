@@ -128,7 +128,9 @@ func (s *estServer) handler() http.Handler {
 		select {
 		case s.slots <- struct{}{}:
 			defer func() { <-s.slots }()
-			ctx, cancel := context.WithTimeout(r.Context(), estTimeout) // without a quorum nothing is stored
+			// Without a quorum nothing is stored. A client that goes ends nothing: what it asked for may be on its way to the disk, and when it
+			// comes again with the same key it has to find that, and not get another one.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), estTimeout)
 			defer cancel()
 			mux.ServeHTTP(w, r.WithContext(ctx))
 		default:

@@ -638,3 +638,22 @@ func TestEnrolBounds(t *testing.T) {
 		t.Error("a claim that was not stored counts")
 	}
 }
+
+// TestEnrolAgainNearTheEndOfTheCA: who asks again with its key gets its certificate again, though the CA's end makes it short.
+func TestEnrolAgainNearTheEndOfTheCA(t *testing.T) {
+	t.Parallel()
+	cfg, tc := enrolConfig(t)
+	cfg.Enrol.CAFile, cfg.Enrol.CAKeyFile = gatewaysCA(t, "gateways", time.Now().Add(cfg.Enrol.Lifetime/3))
+	cfg.Listen.ClientCAFile = cfg.Enrol.CAFile
+	b := start(t, cfg)
+	g := newGatewaySide(t, "gw-1", tc)
+	token := tokenFor(t, b, "gw-1", admin.NewEnrolToken{})
+	first, err := g.enrol(b, token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := g.enrol(b, token)
+	if err != nil || !again.Leaf.Equal(first.Leaf) {
+		t.Errorf("another certificate, or none: %v", err)
+	}
+}

@@ -130,6 +130,14 @@ func Name(gateway string) *url.URL {
 	return &url.URL{Scheme: "holdfast", Host: "gateway", Path: "/" + gateway}
 }
 
+// Until is when a certificate ends that is issued now: after its lifetime, or with the CA if that is sooner.
+func (a *Authority) Until(now time.Time, lifetime time.Duration) time.Time {
+	if until := now.Add(lifetime); until.Before(a.Cert.NotAfter) {
+		return until
+	}
+	return a.Cert.NotAfter
+}
+
 // Issue signs a certificate for a public key, good from now on for so long.
 func (a *Authority) Issue(gateway string, key any, now time.Time, lifetime time.Duration, random io.Reader) (*x509.Certificate, error) {
 	serial := make([]byte, 16)
@@ -137,10 +145,7 @@ func (a *Authority) Issue(gateway string, key any, now time.Time, lifetime time.
 		return nil, fmt.Errorf("serial number: %w", err)
 	}
 	serial[0] = serial[0]&0x7f | 0x40 // positive, and of one length (RFC 5280 section 4.1.2.2)
-	until := now.Add(lifetime)
-	if a.Cert.NotAfter.Before(until) {
-		until = a.Cert.NotAfter
-	}
+	until := a.Until(now, lifetime)
 	if !until.After(now) {
 		return nil, fmt.Errorf("the CA %q ended at %s: make a new one", a.Cert.Subject, a.Cert.NotAfter.UTC().Format(time.RFC3339))
 	}
