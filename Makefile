@@ -4,6 +4,10 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 # The commit's time, not the clock: two builds of one commit are identical bytes.
 BUILT   ?= $(shell git log -1 --format=%cI 2>/dev/null || echo 2026-01-01T00:00:00Z)
+# Asked once: all that one make builds is of one version, whatever is edited meanwhile.
+VERSION := $(VERSION)
+COMMIT  := $(COMMIT)
+BUILT   := $(BUILT)
 # Whose releases `holdfast update` takes where /etc/holdfast/release.pub does not say: minisign public keys, with commas.
 RELEASE_KEYS ?=
 LDFLAGS  = -s -w $(foreach v,version=$(VERSION) commit=$(COMMIT) buildTime=$(BUILT),-X holdfast/systemd/program.$(v)) $(if $(RELEASE_KEYS),-X holdfast/agent/update.builtIn=$(RELEASE_KEYS))
