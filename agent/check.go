@@ -35,10 +35,24 @@ func CheckConfig(ctx context.Context, name string, online bool) (Config, []setti
 	return cfg, l.Problems()
 }
 
+// CheckStart is CheckConfig without all that the agent starts without: devices that are
+// away, room that is not there yet, brokers.
+func CheckStart(name string) (Config, []settings.Problem) {
+	doc, _ := settings.Load(name)
+	cfg, l := load(doc, catalog.Drivers(), theReader())
+	if !l.Broken() {
+		l.dataDir(cfg)
+		l.key(cfg)
+	}
+	return cfg, l.Problems()
+}
+
 const mebi = 1 << 20
 
 func (l *loader) probe(cfg Config) {
-	l.dataDir(cfg)
+	if dir := l.dataDir(cfg); dir != "" {
+		l.room(cfg, dir)
+	}
 	l.runtimeDir(cfg)
 	l.key(cfg)
 	state := boards.Look("/", cfg.Board)
@@ -48,21 +62,27 @@ func (l *loader) probe(cfg Config) {
 	l.onBoard(cfg, state)
 }
 
-func (l *loader) dataDir(cfg Config) {
+// dataDir is the directory that data_dir is, or will be made in; "" where it cannot be used.
+func (l *loader) dataDir(cfg Config) string {
 	const key = "gateway.data_dir"
 	if cfg.DataDir == "" {
-		return
+		return ""
 	}
 	if info, err := os.Stat(cfg.DataDir); errors.Is(err, unix.ENOTDIR) || err == nil && !info.IsDir() {
 		l.Problem(key, "%s is not a directory; name one, or move away what is there", cfg.DataDir)
-		return
+		return ""
 	}
 	dir := existing(cfg.DataDir)
 	made := l.reader.name != "" && dir != cfg.DataDir // StateDirectory= of the unit will make it
 	if err := l.reader.may(dir, unix.W_OK|unix.X_OK); err != nil && !made {
 		l.Problem(key, "%s cannot be written (%v); let it belong to the agent's user: chown holdfast: %s", dir, err, dir)
-		return
+		return ""
 	}
+	return dir
+}
+
+func (l *loader) room(cfg Config, dir string) {
+	const key = "gateway.data_dir"
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		l.Problem(key, "%s: %v", dir, err)
