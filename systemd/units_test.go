@@ -21,7 +21,7 @@ func TestUnitsKeepTheirPromises(t *testing.T) {
 		},
 		"holdfast-broker.service": {
 			"Type=notify", "ExecStart=/usr/bin/holdfast-broker run --config /etc/holdfast-broker/broker.toml",
-			"StateDirectory=holdfast-broker", "Restart=always", "NoNewPrivileges=yes", "ProtectSystem=strict", "WatchdogSec=120s",
+			"StateDirectory=holdfast-broker", "RuntimeDirectory=holdfast-broker", "Restart=always", "NoNewPrivileges=yes", "ProtectSystem=strict", "WatchdogSec=120s",
 		},
 	} {
 		text, err := os.ReadFile(file)

@@ -35,10 +35,14 @@ If holdfast update has put a newer release in place, that is what runs.`,
 			if err != nil {
 				return err
 			}
+			pace := a.Pace(a.Notifier(log))
 			if a.release == "" {
+				if err := pace.Begin(cmd.Context()); err != nil {
+					return nil //nolint:nilerr // asked to end before it began
+				}
 				a.launch(cmd.Context(), log, logging.Args())
 			}
-			return a.run(cmd.Context(), log)
+			return pace.End(a.run(cmd.Context(), log))
 		},
 	}
 	logging.Add(cmd)

@@ -37,7 +37,11 @@ It logs "ready" when it serves, and then answers /readyz with 200.`,
 			if err != nil {
 				return err
 			}
-			return a.run(cmd.Context(), log)
+			pace := a.Pace(a.Notifier(log))
+			if err := pace.Begin(cmd.Context()); err != nil {
+				return nil //nolint:nilerr // asked to end before it began
+			}
+			return pace.End(a.run(cmd.Context(), log))
 		},
 	}
 	logging.Add(c)
