@@ -5,23 +5,29 @@ package guest
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
 )
 
 // TestService is the agent's package in a Debian with systemd: installed, fed by an adapter, stopped and started.
-// On amd64 it is a quick look, on arm64 all of it, on armhf what a Pi Zero's program could do otherwise.
+// With HOLDFAST_SOAK=1 a board of ARM does all of it.
 func TestService(t *testing.T) {
 	t.Parallel()
+	arm := "adapter watchdog reboot stop"
+	if os.Getenv("HOLDFAST_SOAK") == "1" {
+		arm = "security adapter device-stuck watchdog backoff reboot stop"
+	}
 	for _, c := range []struct {
 		board Board
 		parts string
 	}{
-		{PC, "security adapter device-stuck"},
-		{VirtARM64, "security adapter device-stuck reboot stop"},
-		{VirtARMHF, "adapter reboot"},
+		{PC, "security adapter device-stuck watchdog backoff reboot stop"},
+		{VirtARM64, arm},
+		{VirtARMHF, strings.TrimPrefix(arm, "security ")}, // there is no broker for it
 	} {
 		t.Run(c.board.Debian, func(t *testing.T) {
 			t.Parallel()
@@ -45,6 +51,8 @@ var parts = map[string]func(*testing.T, *gateway, *wire){
 	"security":     testSecurity,
 	"adapter":      testAdapter,
 	"device-stuck": testDeviceStuck,
+	"watchdog":     testWatchdog,
+	"backoff":      testBackoff,
 	"reboot":       testReboot,
 	"stop":         testStop,
 }
@@ -146,6 +154,42 @@ func testDeviceStuck(t *testing.T, x *gateway, w *wire) {
 		t.Errorf("the agent was restarted: process %s, then %s", pid, now)
 	}
 	x.sh(t, "kill -CONT $(pgrep -u holdfast -x sleep)")
+}
+
+// testWatchdog: an agent that hangs is killed and comes back, with what it had taken.
+func testWatchdog(t *testing.T, x *gateway, w *wire) {
+	// It answers no SIGABRT: then systemd gives it TimeoutAbortSec= until SIGKILL.
+	x.sh(t, `printf '[Service]\nTimeoutAbortSec=2s\n' >/etc/systemd/system/holdfast.service.d/abort.conf && systemctl daemon-reload`)
+	kept := x.keeps(t, w)
+	x.sh(t, "kill -STOP %s", x.property(t, "holdfast", "MainPID"))
+	began := x.uptime(t)
+	within(t, "the watchdog has it started again", func() error {
+		out, err := x.Sh("systemctl show -P NRestarts holdfast; systemctl is-active holdfast")
+		if err != nil || strings.TrimSpace(out) != "1\nactive" {
+			return fmt.Errorf("%s %v", out, err)
+		}
+		return nil
+	})
+	t.Logf("%v after it hung it runs again", x.uptime(t)-began)
+	x.gate.let()
+	x.arrive(t, kept, w.next-1)
+	x.begins(t, w)
+	x.feed(t, w, 5)
+}
+
+// testBackoff: one that cannot start tries ever more slowly, and at once when it is told to.
+func testBackoff(t *testing.T, x *gateway, w *wire) {
+	x.sh(t, "cp -p %s /run/good.toml && echo 'no-such-key = 1' >>%[1]s && systemctl restart --no-block holdfast", settingsFile)
+	within(t, "it waits before a start", func() error {
+		out, err := x.Sh("systemctl show -P StatusText holdfast")
+		if err == nil && !strings.HasPrefix(out, "waits ") {
+			err = errors.New(out)
+		}
+		return err
+	})
+	x.sh(t, "cp -p /run/good.toml %s && systemctl restart holdfast && systemctl is-active holdfast", settingsFile)
+	x.begins(t, w)
+	x.feed(t, w, 5)
 }
 
 // keeps has the agent take lines while the broker cannot be reached; it returns the first of them.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -23,8 +24,10 @@ import (
 
 // TestUpdateService updates the agent under systemd: a release that holds, one that goes back, back by command.
 func TestUpdateService(t *testing.T) {
-	for _, b := range []Board{PC, VirtARM64} {
+	t.Parallel()
+	for _, b := range soaked(VirtARM64) {
 		t.Run(b.Debian, func(t *testing.T) {
+			t.Parallel()
 			u := newUpdating(t, b)
 			u.debian.Disk = filepath.Join(u.dir, "disk.qcow2")
 			ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
@@ -64,8 +67,10 @@ func lastOf(s string) string {
 // does not come back. The disk loses what was not flushed: nbdkit's cache, killed with QEMU. After each cut an agent must be ready by itself, and in the
 // end an update must work. HOLDFAST_SEED repeats a run.
 func TestUpdateCut(t *testing.T) {
-	for _, b := range []Board{PC, VirtARM64} {
+	t.Parallel()
+	for _, b := range soaked(VirtARM64) {
 		t.Run(b.Debian, func(t *testing.T) {
+			t.Parallel()
 			cuts := 4
 			if os.Getenv("HOLDFAST_SOAK") == "1" {
 				cuts = 20
@@ -96,33 +101,50 @@ func TestUpdateCut(t *testing.T) {
 	}
 }
 
+// cuts first sees how long an update takes here that nobody cuts: the moments lie anywhere in that, and some after it.
 func (u *updating) cuts(t *testing.T, n int, rng *rand.Rand) {
 	t.Helper()
+	began := time.Now()
+	u.sh(t, 0, "holdfast update "+u.good)
+	whole := time.Since(began)
+	u.sh(t, 0, "holdfast update --back")
+	u.runs(t, "v1.0.0")
+	t.Logf("an update takes %v here", whole.Round(time.Second))
+	var staged, confirmed int
 	for i := range n {
-		release, longest := u.good, 8000
+		release, longest := u.good, whole*5/4
 		switch i % 4 {
 		case 1:
-			release, longest = u.deaf, 16000
+			release, longest = u.deaf, whole+confirmWithin
 		case 3:
-			release, longest = u.bad, 16000
+			release, longest = u.bad, whole+confirmWithin
 		}
+		before := u.decided(t)
 		if _, err := u.Run("/run/update.log", "/usr/bin/holdfast", "update", release); err != nil {
 			t.Fatal(err)
 		}
-		after := time.Duration(rng.IntN(longest)) * time.Millisecond
+		after := time.Duration(rng.Int64N(int64(longest)))
 		<-time.After(after) // any moment of it
 		u.cut()
 		u.boot(t)
 		first := u.runs(t, "v1.0.0", "v1.1.0")
-		u.decided(t)
+		events := slices.DeleteFunc(u.decided(t), func(e string) bool { return slices.Contains(before, e) })
 		last := u.runs(t, "v1.0.0", "v1.1.0")
-		t.Logf("cut %d, %v after the update to %s began: %s runs, and %s when it was decided", i+1, after, filepath.Base(release), first, last)
+		t.Logf("cut %d, %v after the update to %s began: %s runs, and %s when it was decided: %v", i+1, after.Round(time.Millisecond), filepath.Base(release), first, last, events)
+		if len(events) > 0 {
+			staged++ // the first thing that is noted
+		}
 		if last == "v1.1.0" {
+			confirmed++
 			u.sh(t, 0, "holdfast update --back")
 			u.runs(t, "v1.0.0")
 		}
 	}
+	t.Logf("%d cuts: before it was staged %d, later %d; in the end the new one ran after %d of them, the old one after the rest", n, n-staged, staged, confirmed)
 }
+
+// confirmWithin is update.confirm_within in these guests.
+const confirmWithin = 12 * time.Second
 
 // updating is a Debian with the agent as a service, and two releases on its disk.
 type updating struct {
@@ -346,20 +368,28 @@ func (u *updating) runs(t *testing.T, versions ...string) (version string) {
 	return version
 }
 
-// decided waits until nothing is on trial: what was staged when the power went is tried at the next starts.
-func (u *updating) decided(t *testing.T) {
+// decided waits until nothing is on trial: what was staged when the power went is tried at the next starts. It returns what has happened so far.
+func (u *updating) decided(t *testing.T) (events []string) {
 	t.Helper()
 	within(t, "the trial is decided", func() error {
 		out, _, _, err := u.Exec("/usr/bin/holdfast", "update", "--status", "--json")
-		var s struct{ Trial *struct{ Tries int } }
+		var s struct {
+			Trial  *struct{ Tries int }
+			Events []struct{ Wall, Version, What, Reason string }
+		}
 		if err = errors.Join(err, json.Unmarshal(out, &s)); err != nil {
 			return err
 		}
 		if s.Trial != nil {
 			return fmt.Errorf("on trial: %+v", *s.Trial)
 		}
+		events = nil
+		for _, e := range s.Events {
+			events = append(events, fmt.Sprintf("%s %s %s (%s)", e.Wall, e.Version, e.What, e.Reason))
+		}
 		return nil
 	})
+	return events
 }
 
 // complete: all that was kept has come, and by the broker's ledger nothing is missing.
