@@ -113,7 +113,7 @@ func TestClusterClients(t *testing.T) {
 		}
 		c.stop(2)
 		c.comes(0, "quick", opts{version: 5, clean: true}) // before anybody holds the node for dead
-		if p := c.up[0].peers.get("n3"); p.life() == 0 {
+		if p := c.up[0].peers.get("n3"); !p.readOnce() {
 			t.Error("a client was taken before what the node had left was read")
 		}
 		if m := sub.take(); m.topic != "wills/dies" || m.payload != "boo" {
@@ -161,9 +161,9 @@ func (i *inboundIDs) knows(node, client string, id uint16) bool {
 	return false
 }
 
-// life is the life of a node whose logs were read to their ends after it.
-func (at *peer) life() uint64 {
+// readOnce says whether a node's logs have been read to their ends since this one began.
+func (at *peer) readOnce() bool {
 	at.deadMu.Lock()
 	defer at.deadMu.Unlock()
-	return at.deadLife
+	return at.readAt > 0
 }

@@ -64,7 +64,7 @@ func (p *peers) readEnd(at *peer) {
 		defer cancel()
 		at.deadMu.Lock()
 		defer at.deadMu.Unlock()
-		if err := p.readOut(ctx, at); err != nil {
+		if err := p.readOut(ctx, at, p.b.mono()); err != nil {
 			p.b.log.Debug("the logs of a node that is gone are not read to their ends yet", "node", at.node, "err", err)
 		}
 	})

@@ -413,15 +413,16 @@ func (b *Broker) readOn(ctx context.Context, answers []handover, silent map[stri
 	return nil
 }
 
-// readDead reads the logs of nodes that are gone to their ends, once for each death: what they have
+// readDead reads the logs of nodes that are gone to their ends, each time until they are closed: what they have
 // stored last nobody announces any more. Those that are silent count as gone before their beats are old.
 func (p *peers) readDead(ctx context.Context, silent map[string]bool) error {
+	came := p.b.mono()
 	for _, at := range p.all() {
 		if !silent[at.node] && p.members.alive(at.node) {
 			continue
 		}
 		at.deadMu.Lock()
-		err := p.readOut(ctx, at)
+		err := p.readOut(ctx, at, came)
 		at.deadMu.Unlock()
 		if err != nil {
 			return fmt.Errorf("read what node %s has left: %w", at.node, err)
@@ -430,11 +431,21 @@ func (p *peers) readDead(ctx context.Context, silent map[string]bool) error {
 	return nil
 }
 
-func (p *peers) readOut(ctx context.Context, at *peer) error {
+// over says whether the present life of a node has ended for good, and all of it has been read here: both its logs are
+// closed, and its last beat, which may be of another life, had nothing beyond that.
+func (p *peers) over(at *peer) bool {
 	m, _ := p.members.get(at.node)
-	if at.dead.Load() && at.deadLife == m.Incarnation && at.exact.Load() {
+	messages, state := at.messages.end(), at.state.end()
+	return at.stateFence.Load()+1 == state && p.b.held.fenced(at.node, messages) && m.Messages < messages && m.State < state
+}
+
+// readOut reads the logs of a node to their ends, as they are at a time since the caller came. Those who come together share that.
+// at.deadMu is held.
+func (p *peers) readOut(ctx context.Context, at *peer, came time.Duration) error {
+	if at.exact.Load() && (at.readAt > came || p.over(at)) {
 		return nil
 	}
+	now := p.b.mono()
 	for kind, f := range map[string]*follower{kindState: at.state, kindMessages: at.messages} {
 		log := slots(p.b.engine.logOf(kind, at.node))
 		if at.exact.Load() { // what it has promised is here; the log may have no leader for 9 s yet
@@ -451,9 +462,8 @@ func (p *peers) readOut(ctx context.Context, at *peer) error {
 			}
 		}
 	}
-	at.deadLife = m.Incarnation
+	at.readAt = now
 	at.exact.Store(true)
-	at.dead.Store(!p.members.alive(at.node))
 	return nil
 }
 

@@ -48,9 +48,9 @@ type peer struct {
 	exact    atomic.Bool     // this node has read all that the other has promised to anybody, and will
 	promised *beat           // the first beat since when the other waits for this node; of watch alone
 
-	dead     atomic.Bool // its logs have been read to their ends after it died; not once it is heard again
-	deadMu   sync.Mutex
-	deadLife uint64 // the life of it in which they were
+	stateFence atomic.Uint64 // the last batch of its state log, if that is a fence
+	deadMu     sync.Mutex
+	readAt     time.Duration // when its logs were looked at last of those times that they were read to their ends; under deadMu
 }
 
 // errUnheard is why a node that has just begun takes no clients.
@@ -272,6 +272,9 @@ func (p *peers) hurry(batch *Batch) {
 func (p *peers) takeState(at *peer, batch *Batch) bool {
 	p.b.seen(batch.Lamport)
 	p.b.state.applyOf(batch)
+	if e, _ := endOf(batch); e.fence {
+		at.stateFence.Store(batch.Number)
+	}
 	p.confirms.took(p, at.node, kindState, batch.Number)
 	return true
 }
@@ -427,7 +430,6 @@ func (p *peers) look(ctx context.Context) {
 		if err := p.listen(at); err != nil {
 			p.b.log.Warn("a node cannot be heard yet", "err", err)
 		}
-		at.dead.Store(false) // a node that was paused goes on in the same life
 		at.messages.upTo(m.Messages)
 		at.state.upTo(m.State)
 		p.confirms.beat(m.beat, p.b.cfg.Node.Name)

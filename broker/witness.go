@@ -63,14 +63,16 @@ func (p *peers) reaches(ctx context.Context, node string) bool {
 }
 
 // gone is nil when nobody reaches the nodes that are silent here, and those who say so are, with this one, the
-// majority. What is known to be dead and has been read to its end is not asked for again.
+// majority. It is asked anew each time until their logs are closed and have been read: that they were read to their ends
+// before, for whatever reason, says nothing of whether they live, and one that was cut off may be back and not have been
+// heard yet.
 func (p *peers) gone(ctx context.Context, silent map[string]bool) error {
 	var lost, witnesses []string
 	for _, at := range p.all() {
 		switch {
 		case !silent[at.node] && p.members.alive(at.node):
 			witnesses = append(witnesses, at.node)
-		case !at.dead.Load():
+		case !p.over(at):
 			lost = append(lost, at.node)
 		}
 	}
@@ -86,8 +88,15 @@ func (p *peers) gone(ctx context.Context, silent map[string]bool) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, takeTimeout)
 	defer cancel()
-	errs := make([]error, len(witnesses))
+	errs := make([]error, len(witnesses)+len(lost))
 	var asked sync.WaitGroup
+	for i, node := range lost {
+		asked.Go(func() {
+			if p.reaches(ctx, node) {
+				errs[len(witnesses)+i] = fmt.Errorf("%w: node %s answers again", errUnknown, node)
+			}
+		})
+	}
 	for i, w := range witnesses {
 		asked.Go(func() { errs[i] = p.askWitness(ctx, w, data) })
 	}
