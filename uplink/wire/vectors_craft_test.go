@@ -156,7 +156,7 @@ func (c *craft) envelopes() {
 	c.add("bad-signature", "json: signed by another key", m.withJWS(string(h.appendJSON(nil)), c.keys.other))
 
 	// The classic: the public key, which everybody knows, used as an HMAC secret.
-	confused := &PrivateKey{public: PublicKey{mac: keep(c.keys.ed.public.ed)}}
+	confused := &PrivateKey{public: newHMAC(c.keys.ed.public.ed)}
 	c.add("bad-signature", "json: HS256 with the public key as secret",
 		m.withJWS(strings.Replace(string(h.appendJSON(nil)), "EdDSA", "HS256", 1), confused))
 	_, mh := simple(c.t, JSON, c.keys.mac)
@@ -414,7 +414,7 @@ func (c *craft) coseShapes() {
 	add("bad-signature", "external_aad not empty", parts(protected, empty, s.payload, c.keys.ed.sign(aad)))
 	context := mustCBOR(c.t, []any{"Signature", protected, []byte{}, s.payload})
 	add("bad-signature", "context of COSE_Sign", parts(protected, empty, s.payload, c.keys.ed.sign(context)))
-	confused := &PrivateKey{public: PublicKey{mac: keep(c.keys.ed.public.ed)}}
+	confused := &PrivateKey{public: newHMAC(c.keys.ed.public.ed)}
 	header := coseMap(h)
 	header[1] = coseHS256
 	c.add("bad-signature", "cose: HMAC with the public key as secret", cose(c.t, tagMac0, mustCBOR(c.t, header), s.payload, confused))
