@@ -63,7 +63,7 @@ func BenchmarkVerify(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		s, err := open(m)
+		s, err := open(m, &scratch{})
 		if err != nil {
 			b.Fatal(err)
 		}

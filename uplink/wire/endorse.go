@@ -58,11 +58,11 @@ func VerifyEndorsement(e Endorsement, gateway, epoch string, keys Keys) (key Pub
 	if key.Secret() || !validName(gateway) || !validEpoch(epoch) {
 		return PublicKey{}, "", malformed(errors.New("endorsement: not of an Ed25519 key for an epoch of a gateway"))
 	}
-	d, err := splitDetached(e.JWS, endorsed(gateway, epoch, key))
+	d, err := splitDetached(e.JWS, endorsed(gateway, epoch, key), &scratch{})
 	if err != nil {
 		return PublicKey{}, "", malformed(fmt.Errorf("endorsement: %w", err))
 	}
-	alg, kid, err := parseTypedHeader(d.header, endorsementType)
+	alg, kid, err := parseTypedHeader(string(d.header), endorsementType)
 	if err != nil {
 		return PublicKey{}, "", malformed(fmt.Errorf("endorsement header: %w", err))
 	}

@@ -36,8 +36,8 @@ func seeds(f *testing.F) (list []Message) {
 
 func FuzzHeaderJSON(f *testing.F) {
 	for _, m := range seeds(f) {
-		if d, err := splitDetached(m.JWS, nil); err == nil {
-			f.Add(d.header)
+		if d, err := splitDetached(m.JWS, nil, &scratch{}); err == nil {
+			f.Add(string(d.header))
 		}
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -55,6 +55,27 @@ func FuzzHeaderJSON(f *testing.F) {
 		}
 		if err := json.Unmarshal([]byte(s), &std); err != nil || std.Topic != h.Topic || std.Seq != h.Seq {
 			t.Errorf("encoding/json reads %+v (%v)", std, err)
+		}
+	})
+}
+
+// FuzzHeadersInTurn reads one header after another with the same memory: what is quicker must not read differently, whatever
+// came before.
+func FuzzHeadersInTurn(f *testing.F) {
+	before := "{}"
+	for _, m := range seeds(f) {
+		if d, err := splitDetached(m.JWS, nil, &scratch{}); err == nil {
+			f.Add(before, string(d.header))
+			f.Add(string(d.header), string(d.header))
+			before = string(d.header)
+		}
+	}
+	f.Fuzz(func(t *testing.T, before, s string) {
+		var w scratch
+		w.parseHeader([]byte(before))
+		h, err := w.parseHeader([]byte(s))
+		if want, wantErr := parseJSONHeader(s); (err == nil) != (wantErr == nil) || err == nil && h != want {
+			t.Errorf("after %q\n%q\nis %+v (%v), and alone %+v (%v)", before, s, h, err, want, wantErr)
 		}
 	})
 }
@@ -161,7 +182,7 @@ func FuzzSenMLJSON(f *testing.F) {
 
 func FuzzSenMLCBOR(f *testing.F) {
 	for _, m := range seeds(f) {
-		if s, err := open(m); err == nil && m.JWS == "" {
+		if s, err := open(m, &scratch{}); err == nil && m.JWS == "" {
 			f.Add(s.payload)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -41,15 +42,15 @@ func signDetached(header, payload []byte, k *PrivateKey) string {
 	return string(jws)
 }
 
-// detached is a detached JWS taken apart.
+// detached is a detached JWS taken apart, in the memory of a scratch.
 type detached struct {
-	header    string // decoded
+	header    []byte // decoded
 	signed    []byte
 	signature []byte
 }
 
 // splitDetached takes a detached JWS apart. Each of its strings has one spelling.
-func splitDetached(jws string, payload []byte) (detached, error) {
+func splitDetached(jws string, payload []byte, w *scratch) (detached, error) {
 	if len(jws) > maxJWS {
 		return detached{}, fmt.Errorf("a JWS of %d bytes", len(jws))
 	}
@@ -57,35 +58,36 @@ func splitDetached(jws string, payload []byte) (detached, error) {
 	if !ok {
 		return detached{}, errors.New("the JWS is not header..signature")
 	}
-	raw, err := decode64(header)
-	if err != nil {
+	var err error
+	if w.header, err = appendDecoded64(w.header[:0], header); err != nil {
 		return detached{}, fmt.Errorf("JWS header: %w", err)
 	}
-	sig, err := decode64(signature)
-	if err != nil {
+	if w.signature, err = appendDecoded64(w.signature[:0], signature); err != nil {
 		return detached{}, fmt.Errorf("JWS signature: %w", err)
 	}
-	signed := make([]byte, 0, len(header)+1+b64.EncodedLen(len(payload)))
-	signed = append(signed, header...)
-	signed = append(signed, '.')
-	signed = b64.AppendEncode(signed, payload)
-	return detached{header: string(raw), signed: signed, signature: sig}, nil
+	w.signed = slices.Grow(w.signed[:0], len(header)+1+b64.EncodedLen(len(payload)))
+	w.signed = append(w.signed, header...)
+	w.signed = append(w.signed, '.')
+	w.signed = b64.AppendEncode(w.signed, payload)
+	return detached{header: w.header, signed: w.signed, signature: w.signature}, nil
 }
 
-// decode64 is strict: the decoder of the standard library skips line breaks.
-func decode64(s string) ([]byte, error) {
-	if strings.ContainsAny(s, "\r\n") {
-		return nil, errors.New("line break in base64url")
+func decode64(s string) ([]byte, error) { return appendDecoded64([]byte{}, s) }
+
+// appendDecoded64 is strict: the decoder of the standard library skips line breaks.
+func appendDecoded64(dst []byte, s string) ([]byte, error) {
+	if strings.IndexByte(s, '\n') >= 0 || strings.IndexByte(s, '\r') >= 0 {
+		return dst, errors.New("line break in base64url")
 	}
-	return b64.DecodeString(s)
+	return b64.AppendDecode(dst, []byte(s))
 }
 
-func openJWS(m Message) (opened, error) {
-	d, err := splitDetached(m.JWS, m.Payload)
+func openJWS(m Message, w *scratch) (opened, error) {
+	d, err := splitDetached(m.JWS, m.Payload, w)
 	if err != nil {
 		return opened{}, err
 	}
-	h, err := parseJSONHeader(d.header)
+	h, err := w.parseHeader(d.header)
 	if err != nil {
 		return opened{}, err
 	}

@@ -26,7 +26,9 @@ func FromMQTT(topic, contentType string, properties iter.Seq2[string, string], p
 // Verify checks a message: form, header, key, signature, topic. It does not look into
 // the pack. A COSE message may come without content type, as MQTT 3.1.1 delivers it.
 func Verify(m Message, keys Keys) (Verified, error) {
-	s, err := open(m)
+	w := scratches.Get().(*scratch)
+	defer w.done()
+	s, err := open(m, w)
 	if err != nil {
 		return Verified{}, err
 	}
@@ -47,7 +49,7 @@ func Verify(m Message, keys Keys) (Verified, error) {
 // Inspect returns the header of a message without verifying anything: to choose a
 // key, or to say whose message was refused.
 func Inspect(m Message) (Header, error) {
-	s, err := open(m)
+	s, err := open(m, &scratch{})
 	return s.header, err
 }
 
@@ -62,7 +64,7 @@ func Decode(m Message) (Pack, error) {
 		}
 		return p, nil
 	}
-	s, err := open(m)
+	s, err := open(m, &scratch{})
 	if err != nil {
 		return Pack{}, err
 	}
@@ -89,8 +91,8 @@ type opened struct {
 	signature []byte
 }
 
-// open takes a message apart.
-func open(m Message) (opened, error) {
+// open takes a message apart. What it returns is good until w is used again, but for the header's texts.
+func open(m Message, w *scratch) (opened, error) {
 	var s opened
 	var err error
 	switch {
@@ -101,7 +103,7 @@ func open(m Message) (opened, error) {
 	case m.ContentType != ContentTypeJSON:
 		return s, fmt.Errorf("%w: content type %q with a JWS must be %s", ErrMalformed, clip(m.ContentType), ContentTypeJSON)
 	default:
-		s, err = openJWS(m)
+		s, err = openJWS(m, w)
 	}
 	if err == nil {
 		err = s.header.check()

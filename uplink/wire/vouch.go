@@ -47,11 +47,11 @@ func VerifyVoucher(v Voucher, gateway string, tlsKey []byte) (PublicKey, error) 
 	if key.Secret() || !validName(gateway) {
 		return PublicKey{}, malformed(errors.New("voucher: not of an Ed25519 key of a gateway"))
 	}
-	d, err := splitDetached(v.JWS, vouched(gateway, tlsKey))
+	d, err := splitDetached(v.JWS, vouched(gateway, tlsKey), &scratch{})
 	if err != nil {
 		return PublicKey{}, malformed(fmt.Errorf("voucher: %w", err))
 	}
-	alg, kid, err := parseTypedHeader(d.header, voucherType)
+	alg, kid, err := parseTypedHeader(string(d.header), voucherType)
 	if err != nil {
 		return PublicKey{}, malformed(fmt.Errorf("voucher header: %w", err))
 	}
