@@ -378,7 +378,9 @@ func (b *Broker) sessionOf(id string, record, progress []byte, claim uint64) (*s
 	}
 	s.claim, s.moved = claim, true
 	if progress != nil {
-		if err := b.parseCursor(s, progress); err != nil {
+		// It may have read more of this node's log than this node has: that waits behind barriers here. What is sent and not
+		// finished must not be forgotten for that, nor anything be read again.
+		if err := b.parseCursor(s, progress, cursor{Node: b.cfg.Node.Name, Batch: b.messages.made.Load() + 1}); err != nil {
 			return nil, err
 		}
 	}

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -178,4 +179,30 @@ func TestSessionStaysAfterFailedClaim(t *testing.T) {
 	now := c.comes(2, "x", kept)
 	now.publish("t", "m", 1)
 	now.hears("m")
+}
+
+// TestMovedBeyondTheOwnTail: a session comes from a node that has read more of this node's log than this node, where it waits
+// behind a barrier. Its place and what it has not finished are kept; only beyond the log's end there is nothing.
+func TestMovedBeyondTheOwnTail(t *testing.T) {
+	b := &Broker{cfg: Config{Node: NodeConfig{Name: "n1"}}, messages: &writer{}, mono: func() time.Duration { return 0 }, steady: newClock(time.Now, func() time.Duration { return 0 })}
+	b.tail = newTail(newTailLog("n1", nil, 5, 1), nil)
+	b.messages.made.Store(9)
+	for at, want := range map[uint64]uint64{4: 4, 8: 8, 10: 10, 20: 10} {
+		place := vector{{Node: "n1", Batch: at}, {Node: "n2", Batch: 30}}
+		sent := []*sent{{ID: 1, At: cursor{Node: "n1", Batch: 9, Index: 2}, QoS: 2, Released: true}, {ID: 2, At: cursor{Node: "n1", Batch: 10}, QoS: 2}}
+		progress, err := json.Marshal(cursorRecord{Epoch: 3, At: place, RecvAt: place, Sent: sent})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := b.sessionOf("x", []byte(`{"epoch":3}`), progress, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := (vector{{Node: "n1", Batch: want}, {Node: "n2", Batch: 30}}); s.at.String() != got.String() || s.recvAt.String() != got.String() {
+			t.Errorf("the place is %v and %v, and not %v", s.at, s.recvAt, got)
+		}
+		if s.inflight[1] == nil || len(s.inflight) != 1 {
+			t.Errorf("not finished: %v", s.inflight)
+		}
+	}
 }

@@ -344,7 +344,7 @@ func (b *Broker) restoreSessions() error {
 			}
 			continue
 		}
-		if err := b.parseCursor(s, v.value); err != nil {
+		if err := b.parseCursor(s, v.value, b.tail.end().of(b.cfg.Node.Name)); err != nil {
 			b.log.Error("a session's cursor cannot be read: it gets what the log still has", "key", v.key, "err", err)
 		}
 	}
@@ -404,8 +404,8 @@ func (b *Broker) parseSession(id string, value []byte) (*session, error) {
 	return s, nil
 }
 
-// parseCursor takes how far a session had come.
-func (b *Broker) parseCursor(s *session, value []byte) error {
+// parseCursor takes how far a session had come. End is that of the own log.
+func (b *Broker) parseCursor(s *session, value []byte, end cursor) error {
 	var r cursorRecord
 	if err := json.Unmarshal(value, &r); err != nil {
 		return fmt.Errorf("cursor of session %q: %w", s.id, err)
@@ -413,11 +413,11 @@ func (b *Broker) parseCursor(s *session, value []byte) error {
 	if r.Epoch != s.epoch {
 		return nil
 	}
-	own, end := b.cfg.Node.Name, b.tail.end()
+	own := b.cfg.Node.Name
 	// Where the own log lost its end, other records will stand.
-	s.at, s.nextID, s.recvAt = r.At.named(own).cut(end.of(own)), r.NextID, r.RecvAt.named(own).cut(end.of(own))
+	s.at, s.nextID, s.recvAt = r.At.named(own).cut(end), r.NextID, r.RecvAt.named(own).cut(end)
 	for _, f := range r.Sent {
-		if f.At = f.At.named(own); f.Stored == "" && f.At.Node == own && !end.past(f.At) {
+		if f.At = f.At.named(own); f.Stored == "" && f.At.Node == own && !f.At.before(end) {
 			continue
 		}
 		s.order++
