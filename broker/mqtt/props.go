@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"bytes"
 	"encoding/binary"
 	"unicode/utf8"
 	"unsafe"
@@ -128,11 +129,9 @@ func (r *reader) data() []byte { return r.take(int(r.u16())) }
 // text is a UTF-8 string; ill-formed UTF-8 and U+0000 are malformed ([MQTT-1.5.4-1], [MQTT-1.5.4-2]).
 func (r *reader) text() []byte {
 	v := r.data()
-	for _, c := range v {
-		if c == 0 {
-			r.fail(malformed("string with U+0000"))
-			return nil
-		}
+	if bytes.IndexByte(v, 0) >= 0 {
+		r.fail(malformed("string with U+0000"))
+		return nil
 	}
 	if !utf8.Valid(v) {
 		r.fail(malformed("string that is not UTF-8"))
@@ -204,6 +203,9 @@ func shared(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b))
 // WithoutUserProperty returns a list of encoded properties without the user properties of that
 // name; the same list if there are none.
 func WithoutUserProperty(props []byte, name string) []byte {
+	if !bytes.Contains(props, []byte(name)) { // nearly always, and in a tenth of the time that reading them takes
+		return props
+	}
 	found := false
 	each(props, func(p property) { found = found || p.id == pUser && string(p.key) == name })
 	if !found {
