@@ -47,6 +47,7 @@ type handover struct {
 	Void    attemptID       `json:"void"`            // of the node that answers: it was given up for the one that asks
 	Waits   []waitFor       `json:"waits,omitempty"` // what the client publishes next waits for the ends of these logs
 	Rank    uint64          `json:"rank,omitempty"`  // the highest claim to the session that the node has heard of
+	Gone    uint64          `json:"gone,omitempty"`  // it ended the session that had this claim, which may not be read elsewhere yet
 }
 
 // fetched is a client's session as it has come to this node.
@@ -114,7 +115,7 @@ func (b *Broker) giveAway(ctx context.Context, r takeRequest) handover {
 		return out
 	}
 	if s == nil && h == nil && !b.departed.has(r.Client) {
-		return out
+		return b.nothing(ctx, r.Client, out)
 	}
 	var err error
 	if s != nil {
@@ -132,7 +133,7 @@ func (b *Broker) giveAway(ctx context.Context, r takeRequest) handover {
 	}
 	out.End = b.messages.stored.Load() + 1
 	if s = b.sessions.get(r.Client); s == nil { // it ended with its connection
-		return out
+		return b.nothing(ctx, r.Client, out)
 	}
 	end := b.tail.end()
 	s.mu.Lock()
@@ -145,6 +146,31 @@ func (b *Broker) giveAway(ctx context.Context, r takeRequest) handover {
 	b.dropSession(s)
 	b.departed.add(r.Client) // the answer may be lost: who asks next has to read on here as well
 	return out
+}
+
+// nothing completes the answer of a node that has no session of a client.
+func (b *Broker) nothing(ctx context.Context, client string, out handover) handover {
+	gone, err := b.endedHere(ctx, client)
+	if out.Gone = gone; err != nil {
+		out.Error = err.Error()
+	}
+	return out
+}
+
+// endedHere is the claim of a client's session that ended at this node, or for which this one acted; 0: none did. That
+// it ended may still be on its way to the disk, and to other nodes.
+func (b *Broker) endedHere(ctx context.Context, client string) (uint64, error) {
+	v, known := b.state.version(sessionKey + client)
+	if known && !v.gone && v.node == b.cfg.Node.Name { // it has ended, or another node's claim has not been read yet
+		if err := b.state.sync(ctx); err != nil {
+			return 0, fmt.Errorf("store what has ended: %w", err)
+		}
+		v, _ = b.state.version(sessionKey + client)
+	}
+	if !v.gone || v.node != b.cfg.Node.Name {
+		return 0, nil
+	}
+	return v.rank, nil
 }
 
 // dropSession forgets a session that another node has now. Nothing of it is deleted.
@@ -221,6 +247,11 @@ func (b *Broker) fetch(ctx context.Context, id string, mine *session) (out fetch
 			return out, err
 		}
 	}
+	if mine == nil {
+		if _, err := b.endedHere(ctx, id); err != nil {
+			return out, err
+		}
+	}
 	end := b.messages.stored.Load() + 1
 	out.rank = b.rankOf(id)
 	asking, cancel := context.WithCancelCause(ctx)
@@ -266,7 +297,7 @@ func (b *Broker) fetch(ctx context.Context, id string, mine *session) (out fetch
 		s.mu.Unlock()
 	}
 	for _, h := range answers {
-		out.rank = max(out.rank, h.Rank)
+		out.rank = max(out.rank, h.Rank, h.Gone)
 		if h.Void.N > 0 {
 			if out.void == nil {
 				out.void = map[string]attemptID{}
@@ -340,7 +371,9 @@ func (b *Broker) inherited(s *session, from string, end uint64) (out []*origin) 
 // has ended had saved, up to which record of its log the QoS 2 packet ids are known.
 func (b *Broker) choose(id string, mine *session, answers []handover) (_ *session, from string, ids cursor, err error) {
 	var best *handover
+	var gone uint64
 	for i := range answers {
+		gone = max(gone, answers[i].Gone)
 		if h := &answers[i]; h.Session != nil && (best == nil || h.Claim > best.Claim) {
 			best = h
 		}
@@ -359,7 +392,7 @@ func (b *Broker) choose(id string, mine *session, answers []handover) (_ *sessio
 	if mine != nil {
 		b.dropSession(mine)
 	}
-	if !known || saved.gone {
+	if !known || saved.gone || saved.rank <= gone {
 		return nil, "", ids, nil
 	}
 	cursor, _ := b.state.get(cursorKey + id)

@@ -7,7 +7,7 @@ import (
 )
 
 // When a node is gone, the first by name of those that are ready acts for it: it publishes the wills
-// of its clients and ends the sessions that expire. What it does ranks above what the node had said,
+// of its clients and ends the sessions that expire. What it does counts rather than what the node had said,
 // and the node reads it before it begins again.
 
 // orphansEvery is how often the sessions of a node that is gone are looked through: there may be many.
@@ -35,7 +35,7 @@ func (b *Broker) sweepOrphans(ctx context.Context) {
 			b.log.Warn("a node is gone: this one publishes its clients' wills and ends what expires", "node", at.node)
 			b.adoptWills(at.node)
 		}
-		if now := b.mono(); now-at.expired >= orphansEvery {
+		if now := b.mono(); now-at.expired >= orphansEvery && b.peers.over(at) {
 			at.expired = now
 			b.expireOrphans(at.node, at.gone)
 		}
@@ -52,8 +52,8 @@ func (p *peers) acts() bool {
 	return false
 }
 
-// expireOrphans ends the sessions of a node that is gone which have expired: since their client left,
-// or since the node is gone.
+// expireOrphans ends the sessions of a node that is gone for good which have expired: since their client left,
+// or since the node is gone. A claim that is on its way at another node ranks above that: there the client was in time.
 func (b *Broker) expireOrphans(node string, gone time.Duration) {
 	for _, v := range b.state.versions(sessionKey, false) {
 		var r sessionRecord
@@ -72,8 +72,8 @@ func (b *Broker) expireOrphans(node string, gone time.Duration) {
 		lock.Lock()
 		if now, _ := b.state.version(v.key); now.node == node && now.rank == v.rank {
 			b.stats.SessionsExpired.Add(1)
-			_ = b.state.deleteAsync(v.key, v.rank+1) // refused only when the broker ends
-			_ = b.state.deleteAsync(cursorKey+id, v.rank+1)
+			_ = b.state.deleteAsync(v.key, v.rank) // refused only when the broker ends
+			_ = b.state.deleteAsync(cursorKey+id, v.rank)
 		}
 		lock.Unlock()
 	}

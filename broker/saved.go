@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -147,15 +148,22 @@ func (s *saved) kick(ctx context.Context, b *Broker, forget bool) (SessionKicked
 	lock := b.sessions.lockOf(s.id)
 	lock.Lock()
 	defer lock.Unlock()
-	if now, _ := b.state.version(sessionKey + s.id); now.node != s.node || now.rank != s.claim {
-		return out, &admin.Error{Status: http.StatusConflict, Message: fmt.Sprintf("client %q has just come to node %s", s.id, now.node), Hint: "try again"}
+	if b.sessions.get(s.id) != nil {
+		return out, &admin.Error{Status: http.StatusConflict, Message: fmt.Sprintf("client %q has just come to node %s", s.id, b.cfg.Node.Name), Hint: "try again"}
 	}
-	for _, key := range []string{sessionKey, cursorKey, willKey} {
-		rank := s.claim
-		if v, known := b.state.version(key + s.id); known {
-			rank = max(rank, v.rank)
-		}
-		if err := b.state.deleteAsync(key+s.id, rank+1); err != nil {
+	defer b.attempts.end(s.id)
+	got, err := b.take(ctx, s.id, nil) // as a client would that begins anew: one that connects elsewhere goes before, or comes behind
+	switch {
+	case errors.Is(err, errElsewhere):
+		return out, &admin.Error{Status: http.StatusConflict, Message: fmt.Sprintf("client %q connects to another node at this moment", s.id), Hint: "try again"}
+	case err != nil:
+		return out, &admin.Error{Status: http.StatusServiceUnavailable, Message: fmt.Sprintf("the session of client %q cannot be ended now: %v", s.id, err), Hint: "try again"}
+	}
+	if got.session != nil {
+		b.endSession(got.session)
+	}
+	if v, known := b.state.version(willKey + s.id); known && !v.gone {
+		if err := b.state.deleteAsync(willKey+s.id, v.rank+1); err != nil {
 			return out, err
 		}
 	}

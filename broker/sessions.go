@@ -88,14 +88,10 @@ func (b *Broker) attach(ctx context.Context, c *conn, k *mqtt.Connect) (s *sessi
 	var got fetched
 	if b.peers != nil {
 		defer b.attempts.end(k.ClientID)
-		if got, err = b.fetch(ctx, k.ClientID, s); err != nil {
+		if got, err = b.take(ctx, k.ClientID, s); err != nil {
 			return nil, false, err
 		}
-		if s = got.session; s != nil {
-			if err := b.claimAnew(ctx, s, &got); err != nil {
-				return nil, false, err
-			}
-		}
+		s = got.session
 	}
 	if s != nil && (k.Clean || b.expired(s)) {
 		b.endSession(s)
@@ -120,6 +116,16 @@ func (b *Broker) attach(ctx context.Context, c *conn, k *mqtt.Connect) (s *sessi
 		return nil, false, err
 	}
 	return s, present, nil
+}
+
+// take brings a client's session here, if there is one, and raises the claim to it. Mine is what this node has of it. The attempt
+// ends with attempts.end.
+func (b *Broker) take(ctx context.Context, id string, mine *session) (fetched, error) {
+	got, err := b.fetch(ctx, id, mine)
+	if err == nil && got.session != nil {
+		err = b.claimAnew(ctx, got.session, &got)
+	}
+	return got, err
 }
 
 // claimAnew raises the claim to a session that comes from elsewhere, or that a node which does not answer may have claimed:
@@ -322,6 +328,10 @@ func (b *Broker) endSession(s *session) {
 	for _, p := range s.parts() {
 		b.leaveGroup(s, p)
 	}
+	if kept { // before the session cannot be found here any more: who looks for it waits for what is on its way
+		_ = b.state.deleteAsync(sessionKey+s.id, s.claim)
+		_ = b.state.deleteAsync(cursorKey+s.id, s.claim)
+	}
 	b.sessions.mu.Lock()
 	if b.sessions.m[s.id] == s {
 		delete(b.sessions.m, s.id)
@@ -329,8 +339,6 @@ func (b *Broker) endSession(s *session) {
 	b.sessions.mu.Unlock()
 	if kept {
 		b.countEnded(s)
-		_ = b.state.deleteAsync(sessionKey+s.id, s.claim)
-		_ = b.state.deleteAsync(cursorKey+s.id, s.claim)
 	}
 }
 
