@@ -96,7 +96,7 @@ func TestUpdateCut(t *testing.T) {
 			u.cuts(t, cuts, rand.New(rand.NewPCG(seed, 2)))
 			u.sh(t, 0, "holdfast update "+u.good)
 			u.runs(t, "v1.1.0")
-			u.complete(t)
+			u.accounted(t)
 		})
 	}
 }
@@ -402,4 +402,16 @@ func (u *updating) complete(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// accounted: after cuts the ledger cannot know what was lost with the memory, and says so; of what the gateway was sure of, nothing is missing.
+func (u *updating) accounted(t *testing.T) {
+	t.Helper()
+	for _, e := range u.host.ledgerOf(t, "gw-update").Epochs {
+		for _, d := range e.Devices {
+			if d.Missing+d.Dropped+d.Conflicts > 0 {
+				t.Errorf("the ledger: epoch %s (%s), %+v", e.Epoch, e.Cause, d)
+			}
+		}
+	}
 }
