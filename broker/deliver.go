@@ -14,7 +14,7 @@ const (
 	pullItems = 256
 	pullBytes = 64 << 10
 
-	pullBatches = 16 // read from the logs before what was found is sent
+	pullBatches = 32 // read from the logs before what was found is sent
 )
 
 // pick is an item that is to be sent now.

@@ -211,7 +211,8 @@ func (f *feed) refillTo(ctx context.Context, t *tail, w wish, log *slog.Logger) 
 func (f *feed) takeAll(t *tail, b *Batch, at cursor, w wish) {
 	if w.single {
 		if index := t.topics.of(b); index != nil {
-			for _, i := range index.find(w.topics) {
+			var room [16]uint32
+			for _, i := range index.find(room[:0], w.topics) {
 				if r, ok := b.Records[i].delivers(); ok && i >= at.Index {
 					f.take(r, cursor{at.Node, b.Number, i})
 				}
