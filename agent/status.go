@@ -207,17 +207,16 @@ func AskStatus(ctx context.Context, sockets []string) (st Status, err error) {
 
 // ask reads the status into what the caller wants to know of it.
 func ask(ctx context.Context, sockets []string, into any) error {
-	var errs []error
+	var said []string
 	for _, path := range sockets {
 		err := askSocket(ctx, path, into)
 		if err == nil {
 			return nil
 		}
-		errs = append(errs, err)
-	}
-	said := make([]string, len(errs))
-	for i, err := range errs {
-		said[i] = err.Error()
+		if errors.Is(err, fs.ErrPermission) {
+			return fmt.Errorf("ask the agent: %w", err) // whether it runs nobody can say who may not ask
+		}
+		said = append(said, err.Error())
 	}
 	return fmt.Errorf("%w (%s)", ErrNotRunning, strings.Join(said, "; "))
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"time"
 
@@ -119,7 +120,8 @@ func (u *updating) install(ctx context.Context, src *update.Source) error {
 	m, err := in.Install(ctx, src)
 	for _, no := range []error{update.ErrRefused, update.ErrSignature, update.ErrDamaged} {
 		if errors.Is(err, no) {
-			return u.say(false, outcome{m.Version, "refused", err.Error()}, "refused: "+err.Error())
+			why := strings.TrimPrefix(err.Error(), update.ErrRefused.Error()+": ")
+			return u.say(false, outcome{m.Version, "refused", why}, "refused: "+why)
 		}
 	}
 	switch {
