@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -91,6 +92,44 @@ type waiting struct {
 	b    *Broker
 
 	doing atomic.Pointer[string]
+
+	t    testing.TB
+	logs lastLines
+}
+
+// lastLines are the last of a node's log: what a test that fails has to tell.
+type lastLines struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (l *lastLines) add(line string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.lines) >= 300 {
+		l.lines = l.lines[1:]
+	}
+	l.lines = append(l.lines, line)
+}
+
+func (l *lastLines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Join(l.lines, "")
+}
+
+// eventuallySays waits until what the node waits for has all the words.
+func (w *waiting) eventuallySays(n int, words ...string) {
+	w.t.Helper()
+	eventually(w.t, fmt.Sprintf("n%d says %q", n, words), func() bool {
+		select {
+		case err := <-w.got:
+			w.t.Fatalf("n%d did not wait: %v", n, err)
+		default:
+		}
+		said := w.words()
+		return !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(said, word) })
+	})
 }
 
 // words are what it does or waits for now.
@@ -103,12 +142,18 @@ func (w *waiting) words() string {
 
 // beginWaiting starts a node that may have to wait, and listens to what it says.
 func (c *nodes) beginWaiting(i int, words ...string) *waiting {
-	w := &waiting{says: make(chan struct{}), got: make(chan error, 1)}
+	w := &waiting{says: make(chan struct{}), got: make(chan error, 1), t: c.t}
+	c.t.Cleanup(func() {
+		if c.t.Failed() {
+			c.t.Logf("%s said last: %s\nits log:\n%s", c.cfgs[i].Node.Name, w.words(), &w.logs)
+		}
+	})
 	var once sync.Once
 	log := slog.New(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
 		if !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(string(p), word) }) {
 			once.Do(func() { close(w.says) })
 		}
+		w.logs.add(string(p))
 		if os.Getenv("HOLDFAST_TEST_LOG") != "" || bytes.Contains(p, []byte("level=ERROR")) {
 			c.t.Logf("%s: %s", c.cfgs[i].Node.Name, p)
 		}

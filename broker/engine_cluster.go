@@ -75,6 +75,7 @@ func (e *engine) join(o *server.Options, password string) error {
 	for _, p := range c.Peers {
 		o.Routes = append(o.Routes, &url.URL{Scheme: "nats-route", Host: p})
 	}
+	o.Routes = append(o.Routes, itself(port, advertise))
 	system := server.NewAccount(server.DEFAULT_SYSTEM_ACCOUNT)
 	o.Accounts = []*server.Account{system}
 	o.SystemAccount = server.DEFAULT_SYSTEM_ACCOUNT
@@ -89,6 +90,16 @@ func (e *engine) join(o *server.Options, password string) error {
 	o.ConnectErrorReports, o.ReconnectErrorReports = 600, 600 // one line in ten minutes, not one a second
 	o.Tags = []string{nodeTag(e.cfg.node)}                    // see ring.go
 	return nil
+}
+
+// itself is a route to this node, as the engine's settings usually have one. The engine never opens it: it knows its own
+// addresses. But it takes the number of routes for the number of nodes whose votes a new group needs. With one less, two
+// empty stores of three elect each other beside the third that has everything, which then follows them.
+func itself(port int, advertise string) *url.URL {
+	if _, p, err := splitAddress(advertise); err == nil {
+		port = p // that is what the engine compares
+	}
+	return &url.URL{Scheme: "nats-route", Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(port))}
 }
 
 func splitAddress(addr string) (host string, port int, err error) {

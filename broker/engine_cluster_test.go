@@ -299,3 +299,25 @@ func TestEngineAddressTaken(t *testing.T) {
 		}
 	}
 }
+
+// TestNewGroupNeedsAllNodes: what a new store takes for the number of nodes. Were it one less, two empty stores of three
+// would elect each other, and the third, with everything, would follow them.
+func TestNewGroupNeedsAllNodes(t *testing.T) {
+	for _, n := range []int{2, 3, 5} {
+		for _, advertise := range []bool{false, true} {
+			cfg := clusterConfigs(t, n)[0]
+			if advertise { // as behind a translation of addresses
+				cfg.cluster.Advertise = freeport.Addrs(t, 1)[0]
+			}
+			e, err := openEngine(cfg, testLog(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			info, err := e.server().Jsz(nil)
+			if err != nil || info.Meta == nil || info.Meta.Size != n || e.server().NumRoutes() != 0 {
+				t.Errorf("of %d nodes: %+v, %v; %d routes", n, info.Meta, err, e.server().NumRoutes())
+			}
+			e.close()
+		}
+	}
+}
