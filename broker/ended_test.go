@@ -74,7 +74,6 @@ func TestForgetWhileItMoves(t *testing.T) {
 	c.stop(1)
 	c.unheard(1, 0, 2)
 	eventually(t, "the others take clients", func() bool { return c.up[0].Ready() == nil && c.up[2].Ready() == nil })
-	known := c.up[0].storedRank("x")
 	w := c.up[2].state.w
 	var nc net.Conn
 	eventually(t, "n3 has told which rank it claims", func() bool {
@@ -90,7 +89,7 @@ func TestForgetWhileItMoves(t *testing.T) {
 			t.Fatal(err)
 		}
 		for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
-			if c.up[0].ranks.of("x") > known {
+			if c.up[0].ranks.told("x") {
 				return true
 			}
 			pause(t.Context(), time.Millisecond)

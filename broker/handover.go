@@ -506,7 +506,7 @@ func (p *peers) readOut(ctx context.Context, at *peer, came time.Duration) error
 // now, and this one writes no more about it.
 func (b *Broker) claimed(key string) {
 	id := key[len(sessionKey):]
-	if b.ranks.of(id) > 0 {
+	if b.ranks.told(id) {
 		b.ranks.settled(id, b.storedRank(id))
 	}
 	s := b.sessions.get(id)

@@ -63,7 +63,6 @@ func (c *nodes) claimsLate(i int, id string, o opts, told int) net.Conn {
 	c.t.Helper()
 	w := c.up[i].state.w
 	w.hold()
-	known := c.up[told].storedRank(id)
 	var nc net.Conn
 	eventually(c.t, "the claim was told", func() bool {
 		if nc == nil {
@@ -82,7 +81,7 @@ func (c *nodes) claimsLate(i int, id string, o opts, told int) net.Conn {
 			nc = nil
 			return false
 		}
-		return c.up[told].ranks.of(id) > known
+		return c.up[told].ranks.told(id)
 	})
 	c.pauses[i].stop()
 	w.letGo()
@@ -142,18 +141,39 @@ func TestClaimSinceFetched(t *testing.T) {
 	c.begin()
 	gone := map[string]bool{"n2": true}
 	ctx := t.Context()
-	if rank, err := c.up[0].claim(ctx, "x", 3, &fetched{silent: gone, rank: 3}); rank != 5 || err != nil {
+	known := max(c.up[0].rankOf("x"), c.up[2].rankOf("x"))
+	if rank, err := c.up[0].claim(ctx, "x", 3, &fetched{silent: gone, rank: known}); rank != known+2 || err != nil {
 		t.Fatalf("rank %d, %v", rank, err)
 	}
-	if _, err := c.up[2].claim(ctx, "x", 3, &fetched{silent: gone, rank: 3}); !errors.Is(err, errElsewhere) {
-		t.Errorf("n3 claims from 3 after n1 has: %v", err)
+	if _, err := c.up[2].claim(ctx, "x", 3, &fetched{silent: gone, rank: known}); !errors.Is(err, errElsewhere) {
+		t.Errorf("n3 claims from %d after n1 has: %v", known, err)
 	}
 	got := c.up[2].giveAway(ctx, takeRequest{Client: "x", From: "n1"})
-	if got.Rank < 5 {
+	if got.Rank < known+2 {
 		t.Errorf("n3 has heard of rank %d", got.Rank)
 	}
 	if rank, err := c.up[0].claim(ctx, "x", 3, &fetched{silent: gone, rank: got.Rank}); rank <= got.Rank || err != nil {
 		t.Errorf("rank %d after %d, %v", rank, got.Rank, err)
+	}
+}
+
+// TestRankForgotten: a node that was told of a claim and began anew since answers with a rank above that, so who asks it claims above
+// a claim that nobody else knows of.
+func TestRankForgotten(t *testing.T) {
+	t.Parallel()
+	c := startNodes(t, 3)
+	c.begin()
+	for range 2 {
+		got := fetched{silent: map[string]bool{"n2": true}, rank: max(c.up[0].rankOf("x"), c.up[2].rankOf("x"))}
+		late, err := c.up[2].claim(t.Context(), "x", 0, &got)
+		if err != nil || !c.up[0].ranks.told("x") {
+			t.Fatalf("n1 was not told of claim %d: %v", late, err)
+		}
+		c.stop(0)
+		c.begin(0)
+		if r := c.up[0].giveAway(t.Context(), takeRequest{Client: "x", From: "n2"}).Rank; r <= late {
+			t.Errorf("n1 says %d after it was told of %d", r, late)
+		}
 	}
 }
 

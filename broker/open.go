@@ -151,6 +151,7 @@ func (b *Broker) recover(others []string) error {
 		if err := b.joinPeers(); err != nil {
 			return err
 		}
+		b.ranks.begin(max(b.messages.heard.Load(), b.messages.lamport, b.state.w.lamport)) // the writers have not begun
 	}
 	b.starting.begin("restore the ledger")
 	if err := b.knowsFormat(); err != nil {

@@ -26,11 +26,24 @@ type rankAnswer struct {
 	Rank uint64 `json:"rank"` // the highest that was known before
 }
 
-// ranks is what nodes were about to claim with and nobody has read yet. A node that begins anew has forgotten it.
+// ranks is what nodes were about to claim with and nobody has read yet. A node that begins anew has forgotten it, so its floor is
+// above all that its former life can have been told.
 type ranks struct {
 	mu    sync.Mutex
 	m     map[string]uint64 // by client
 	floor uint64            // of all clients
+}
+
+// rankStep is how far ranks can go up in the time of one Lamport clock: a claim goes up by one and one more for each silent node,
+// and several that come to nothing may follow each other. Nobody claims beyond rankStep times the clocks that are read, and so it
+// stays: each life of a node begins with records that have a higher clock than its floor was made of.
+const rankStep = 64
+
+// begin is called before the node answers anybody, with the highest Lamport clock in all logs.
+func (r *ranks) begin(clock uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.floor = rankStep * (clock + 1)
 }
 
 const maxRanks = 1 << 16 // clients; of more the highest rank counts for all
@@ -50,6 +63,13 @@ func (r *ranks) note(client string, rank uint64) (before uint64) {
 	}
 	r.m[client] = rank
 	return before
+}
+
+// told says whether a client's session was about to be claimed, and nobody has read it yet.
+func (r *ranks) told(client string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.m[client] > 0
 }
 
 func (r *ranks) of(client string) uint64 {
