@@ -34,7 +34,7 @@ type hold struct {
 	client string
 	since  uint64 // this node's log had come here when the client came first
 
-	mu   sync.Mutex // what is handed in, in order
+	busy chan struct{} // full while somebody hands in, or looks; the log may be waited for then
 	open bool
 	late lateRecords // what the origins that have ended had, and nobody has sent again
 
@@ -77,6 +77,23 @@ const (
 	holdAsks  = 16                     // questions at once
 )
 
+// lock takes a hold, in the order in which things are handed in. Without a quorum that can take as long as there is none.
+func (h *hold) lock(ctx context.Context) error {
+	select {
+	case h.busy <- struct{}{}: // also when ctx has ended
+		return nil
+	default:
+	}
+	select {
+	case h.busy <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (h *hold) unlock() { <-h.busy }
+
 // begin holds what a client publishes until the origins are known to end.
 func (hs *holds) begin(client string, since uint64, origins []*origin) {
 	hs.mu.Lock()
@@ -117,7 +134,7 @@ func (hs *holds) add(client string, since uint64) *hold {
 	if hs.m == nil {
 		hs.m, hs.asks = map[string]*hold{}, make(chan struct{}, holdAsks)
 	}
-	h := &hold{client: client, since: since, open: true, closed: make(chan struct{})}
+	h := &hold{client: client, since: since, busy: make(chan struct{}, 1), open: true, closed: make(chan struct{})}
 	hs.m[client] = h
 	hs.some.Add(1)
 	if !hs.running {
@@ -137,10 +154,18 @@ func (hs *holds) of(client string) *hold {
 	return hs.m[client]
 }
 
-// hand hands a message to the log, held if it has to be.
-func (b *Broker) hand(e entry) error { return b.handTo(e, b.messages.submit) }
+// hand hands a message to the log, held if it has to be. It waits for room as long as there is none: whoever publishes more than the
+// log takes is not read from, and there is room again with the quorum. It ends with the writer or the broker.
+func (b *Broker) hand(e entry) error {
+	if e.rec != nil && e.rec.Kind == KindMessage {
+		if err := b.holds.room(e.rec.Client); err != nil {
+			return err
+		}
+	}
+	return b.handTo(e, b.messages.submit)
+}
 
-// handNow is hand without waiting for room.
+// handNow is hand without waiting for room, for what comes behind all that the client has handed in.
 func (b *Broker) handNow(e entry) error { return b.handTo(e, b.messages.submitNow) }
 
 func (b *Broker) handTo(e entry, submit func(entry) error) error {
@@ -154,17 +179,29 @@ func (b *Broker) handTo(e entry, submit func(entry) error) error {
 	return submit(e)
 }
 
+// room waits while too much is held: until what the client sent before is let go.
+func (hs *holds) room(client string) error {
+	if hs.held.Load() < maxHeld {
+		return nil
+	}
+	h := hs.of(client)
+	if h == nil {
+		return nil
+	}
+	select {
+	case <-h.closed:
+		return nil
+	case <-hs.b.ctx.Done():
+		return errClosed
+	}
+}
+
 // submit hands in a message while its hold is open.
 func (hs *holds) submit(h *hold, e entry, submit func(entry) error) (done bool, err error) {
-	if hs.held.Load() >= maxHeld {
-		select {
-		case <-h.closed:
-		case <-hs.b.ctx.Done():
-			return false, errClosed
-		}
+	if h.lock(hs.b.ctx) != nil {
+		return false, errClosed
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
+	defer h.unlock()
 	if !h.open {
 		return false, nil
 	}
@@ -205,7 +242,9 @@ func (o *origin) note(client string, arrival int64) *Record {
 // leave lets another node have the client. What is held is delivered before; where nothing is held, the next
 // node waits in the place of this one. End is where what the client sent to that node itself ends.
 func (hs *holds) leave(ctx context.Context, h *hold, to string, end uint64) (waits []waitFor, err error) {
-	h.mu.Lock()
+	if err := h.lock(ctx); err != nil { // its messages wait for the log, or what they wait for is being looked at
+		return nil, fmt.Errorf("%w: %w", errHeld, err)
+	}
 	hs.mu.Lock()
 	n := 0
 	for _, t := range h.turns {
@@ -225,7 +264,7 @@ func (hs *holds) leave(ctx context.Context, h *hold, to string, end uint64) (wai
 		hs.close(h)
 		hs.mu.Unlock()
 	}
-	h.mu.Unlock()
+	h.unlock()
 	if n == 0 {
 		return waits, nil
 	}

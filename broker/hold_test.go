@@ -1,9 +1,12 @@
 package broker
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"holdfast/broker/mqtt"
 )
@@ -315,12 +318,10 @@ func TestLateIDIsFree(t *testing.T) {
 // TestHoldEndsOnce: a client that leaves while what it sent is let go, or the other way, ends its hold once.
 func TestHoldEndsOnce(t *testing.T) {
 	hs := &holds{b: &Broker{}}
-	h := &hold{client: "c", open: true, closed: make(chan struct{}), turns: []*turn{{}}}
+	h := &hold{client: "c", busy: make(chan struct{}, 1), open: true, closed: make(chan struct{}), turns: []*turn{{}}}
 	hs.m = map[string]*hold{"c": h}
 	hs.some.Add(1)
-	h.mu.Lock()
 	hs.close(h)
-	h.mu.Unlock()
 	if waits, err := hs.leave(t.Context(), h, "n2", 1); err != nil || waits != nil {
 		t.Errorf("leave: %v, %v", waits, err)
 	}
@@ -329,5 +330,44 @@ func TestHoldEndsOnce(t *testing.T) {
 	}
 	if n := hs.some.Load(); n != 0 {
 		t.Errorf("%d holds are counted", n)
+	}
+}
+
+// TestHeldMessagesWithoutAQuorum: while the log takes nothing, a client with held messages keeps nobody waiting for longer than he
+// wants to: not the node to which it goes, and not who publishes its will.
+func TestHeldMessagesWithoutAQuorum(t *testing.T) {
+	ctx, end := context.WithCancel(t.Context())
+	hs := &holds{b: &Broker{ctx: ctx, messages: &writer{wake: make(chan struct{}, 1)}}}
+	h := &hold{client: "c", busy: make(chan struct{}, 1), open: true, closed: make(chan struct{}), turns: []*turn{{}}}
+	hs.m = map[string]*hold{"c": h}
+	hs.some.Add(1)
+	entered, full := make(chan struct{}), make(chan struct{})
+	handed := make(chan error)
+	e := entry{rec: &Record{Kind: KindMessage, Client: "c"}}
+	go func() {
+		_, err := hs.submit(h, e, func(entry) error { close(entered); <-full; return errClosed })
+		handed <- err
+	}()
+	<-entered // and waits for room
+	short, over := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer over()
+	if _, err := hs.leave(short, h, "n2", 1); !errors.Is(err, errHeld) {
+		t.Errorf("leave: %v", err)
+	}
+	if err := hs.end(short, []*hold{h}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("end: %v", err)
+	}
+	close(full)
+	if err := <-handed; !errors.Is(err, errClosed) {
+		t.Errorf("handed in: %v", err)
+	}
+	hs.held.Store(maxHeld)
+	now := func(entry) error { return nil }
+	if done, err := hs.submit(h, e, now); !done || err != nil {
+		t.Errorf("a will is not handed in at once: %v, %v", done, err)
+	}
+	end()
+	if err := hs.room("c"); !errors.Is(err, errClosed) {
+		t.Errorf("there is room: %v", err)
 	}
 }

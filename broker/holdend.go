@@ -132,8 +132,10 @@ func (hs *holds) nudge(ctx context.Context, node string) {
 // end delivers what holds have.
 func (hs *holds) end(ctx context.Context, ripe []*hold) error {
 	for _, h := range ripe {
-		h.mu.Lock()
-		defer h.mu.Unlock()
+		if err := h.lock(ctx); err != nil {
+			return err
+		}
+		defer h.unlock()
 	}
 	if ripe = slices.DeleteFunc(ripe, func(h *hold) bool { return !h.open }); len(ripe) == 0 { // their clients have left meanwhile
 		return nil
@@ -151,7 +153,7 @@ func (hs *holds) end(ctx context.Context, ripe []*hold) error {
 }
 
 // endOne writes the deliver records of a hold's first turn; behind those of the last one the client's messages are
-// held no more. h.mu is held.
+// held no more. h is locked.
 func (hs *holds) endOne(ctx context.Context, h *hold, reader *lateReader) error {
 	b, own := hs.b, hs.b.cfg.Node.Name
 	hs.mu.Lock()
@@ -198,7 +200,7 @@ func (hs *holds) endOne(ctx context.Context, h *hold, reader *lateReader) error 
 }
 
 // pass ends the first turn of a hold, of which so many origins have been looked at: while it holds nothing there may be
-// more of them by now. h.mu and hs.mu are held.
+// more of them by now. h is locked, and hs.mu is held.
 func (hs *holds) pass(h *hold, t *turn, origins int) {
 	hs.held.Add(-int64(t.n))
 	t.n, t.noted = 0, max(0, t.noted-origins)
@@ -210,7 +212,7 @@ func (hs *holds) pass(h *hold, t *turn, origins int) {
 	}
 }
 
-// close forgets a hold that has no turns any more. h.mu and hs.mu are held.
+// close forgets a hold that has no turns any more. h is locked, and hs.mu is held.
 func (hs *holds) close(h *hold) {
 	h.open = false
 	close(h.closed)
