@@ -124,6 +124,7 @@ type Broker struct {
 	unsaved     sync.Map // topic of a retained message that the state store refused
 	checked     vector   // what the newest checkpoint has; house only
 	checkedAt   time.Duration
+	trimLooked  trimLook // house only
 	generation  uint64
 
 	starting starting
