@@ -124,11 +124,14 @@ func sealCBOR(h Header, entries []entry, k *PrivateKey) (Message, error) {
 // toBeSigned is Sig_structure (RFC 9052 section 4.4) or MAC_structure (section 6.3),
 // external_aad empty.
 func toBeSigned(tag byte, protected, payload []byte) []byte {
+	return appendToBeSigned(make([]byte, 0, len(protected)+len(payload)+32), tag, protected, payload)
+}
+
+func appendToBeSigned(b []byte, tag byte, protected, payload []byte) []byte {
 	context := "Signature1"
 	if tag == tagMac0 {
 		context = "MAC0"
 	}
-	b := make([]byte, 0, len(protected)+len(payload)+32)
 	b = append(b, 0x84)
 	b = append(b, 0x60|byte(len(context)))
 	b = append(b, context...)
@@ -172,22 +175,30 @@ func appendBytes(b, s []byte) []byte {
 	return append(b, s...)
 }
 
-func openCOSE(m Message) (opened, error) {
+func openCOSE(m Message, w *scratch) (opened, error) {
 	if m.JWS != "" {
 		return opened{}, errors.New("a COSE message with a JWS beside it")
 	}
 	if len(m.Payload) == 0 || m.Payload[0] != tagSign1 && m.Payload[0] != tagMac0 {
 		return opened{}, errors.New("neither a tagged COSE_Sign1 nor a tagged COSE_Mac0")
 	}
-	tag := m.Payload[0]
+	if s, ok := openWrittenCOSE(m.Payload, w); ok {
+		return s, nil
+	}
+	return openAnyCOSE(m.Payload)
+}
+
+// openAnyCOSE takes a message apart that is spelled in any way that is allowed.
+func openAnyCOSE(b []byte) (opened, error) {
+	tag := b[0]
 	var parts coseParts
-	if err := cborDecoder.Unmarshal(m.Payload[1:], &parts); err != nil {
+	if err := cborDecoder.Unmarshal(b[1:], &parts); err != nil {
 		return opened{}, fmt.Errorf("COSE: %w", err)
 	}
 	if !bytes.Equal(parts.Unprotected, []byte{0xa0}) {
 		return opened{}, errors.New("COSE: the unprotected header is not empty")
 	}
-	if len(m.Payload) != coseSize(parts.Protected, parts.Payload, parts.Signature) {
+	if len(b) != coseSize(parts.Protected, parts.Payload, parts.Signature) {
 		// These bytes are not signed: a second spelling would be another message with the same signature.
 		return opened{}, errors.New("COSE: a length is not written in the shortest way")
 	}

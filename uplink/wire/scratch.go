@@ -13,6 +13,7 @@ type scratch struct {
 	signed    []byte
 	signature []byte
 	last      Header // read by parseWritten
+	lastCOSE  Header // read by parseWrittenCOSE
 }
 
 // scratches are for messages that are verified one by one, many of them.

@@ -61,13 +61,38 @@ func TestHeadersInTurn(t *testing.T) {
 
 // TestOpenAllocates: a message of a device that has been heard before is taken apart without any memory of its own.
 func TestOpenAllocates(t *testing.T) {
-	k := testKey(t, HMACSHA256, 1)
-	m, err := Seal(JSON, testHeader(1), benchPacks()["256B"], k)
-	if err != nil {
-		t.Fatal(err)
+	for _, format := range []Format{JSON, CBOR} {
+		m, err := Seal(format, testHeader(1), benchPacks()["256B"], testKey(t, HMACSHA256, 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var w scratch
+		if n := testing.AllocsPerRun(100, func() { _, err = open(m, &w) }); n != 0 || err != nil {
+			t.Errorf("%s: %v allocations (%v)", format, n, err)
+		}
 	}
+}
+
+// TestWrittenCOSE: every message that we seal is read the quick way, whatever its numbers and texts.
+func TestWrittenCOSE(t *testing.T) {
 	var w scratch
-	if n := testing.AllocsPerRun(100, func() { _, err = open(m, &w) }); n != 0 || err != nil {
-		t.Errorf("%v allocations (%v)", n, err)
+	for _, alg := range []string{HMACSHA256, Ed25519} {
+		for _, n := range []uint64{1, 23, 24, 255, 256, 65535, 65536, 1<<32 - 1, 1 << 32, maxInteger} {
+			h := testHeader(1)
+			h.Seq, h.Floor, h.Total, h.Mono, h.Topic = n, 0, n, int64(n), strings.Repeat("ü", int(min(n, 300)))
+			m, err := Seal(CBOR, h, benchPacks()["256B"], testKey(t, alg, 1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, ok := openWrittenCOSE(m.Payload, &w)
+			if want, err := openAnyCOSE(m.Payload); !ok || err != nil || got.header != want.header {
+				t.Errorf("%s, %d: %v, %+v, not %+v (%v)", alg, n, ok, got.header, want.header, err)
+			}
+			for i := range m.Payload[:len(m.Payload)-1] {
+				if _, ok := openWrittenCOSE(m.Payload[:i+1], &w); ok {
+					t.Errorf("%s, %d: taken with only %d bytes", alg, n, i+1)
+				}
+			}
+		}
 	}
 }

@@ -64,7 +64,7 @@ func cose(t *testing.T, tag byte, protected, payload []byte, k *PrivateKey) Mess
 
 func cosePayload(t *testing.T, m Message) []byte {
 	t.Helper()
-	s, err := openCOSE(m)
+	s, err := openCOSE(m, &scratch{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -378,7 +378,7 @@ func (c *craft) coseHeaders() {
 // coseShapes: the COSE structure around it.
 func (c *craft) coseShapes() {
 	m, h := simple(c.t, CBOR, c.keys.ed)
-	s, err := openCOSE(m)
+	s, err := openCOSE(m, &scratch{})
 	if err != nil {
 		c.t.Fatal(err)
 	}

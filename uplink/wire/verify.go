@@ -97,7 +97,7 @@ func open(m Message, w *scratch) (opened, error) {
 	var err error
 	switch {
 	case m.isCOSE():
-		s, err = openCOSE(m)
+		s, err = openCOSE(m, w)
 	case m.JWS == "":
 		return s, fmt.Errorf("%w: content type %q, no user property %q", ErrUnsigned, clip(m.ContentType), PropertyJWS)
 	case m.ContentType != ContentTypeJSON:
