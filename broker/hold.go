@@ -155,15 +155,19 @@ func (hs *holds) of(client string) *hold {
 }
 
 // hand hands a message to the log, held if it has to be. It waits for room as long as there is none: whoever publishes more than the
-// log takes is not read from, and there is room again with the quorum. It ends with the writer or the broker.
+// log takes is not read from, and there is room again with the quorum. It ends with the broker.
 func (b *Broker) hand(e entry) error {
 	if e.rec != nil && e.rec.Kind == KindMessage {
 		if err := b.holds.room(e.rec.Client); err != nil {
 			return err
 		}
 	}
-	return b.handTo(e, b.messages.submit)
+	return b.handTo(e, b.store)
 }
+
+// store hands an entry to the messages log. It waits for room, but no longer than the broker runs: without a quorum there is none, and
+// a node that stops waits for its connections.
+func (b *Broker) store(e entry) error { return b.messages.submitWithin(b.ctx, e) }
 
 // handNow is hand without waiting for room, for what comes behind all that the client has handed in.
 func (b *Broker) handNow(e entry) error { return b.handTo(e, b.messages.submitNow) }

@@ -371,3 +371,17 @@ func TestHeldMessagesWithoutAQuorum(t *testing.T) {
 		t.Errorf("there is room: %v", err)
 	}
 }
+
+// TestNoRoomAtTheEnd: a connection that waits for room in the log, where nothing makes any, does not keep the node from stopping.
+func TestNoRoomAtTheEnd(t *testing.T) {
+	b := &Broker{messages: &writer{wake: make(chan struct{}, 1)}}
+	b.ctx, b.stop = context.WithCancel(t.Context())
+	b.messages.room.L = &b.messages.mu
+	b.messages.hold()
+	handed := make(chan error)
+	go func() { handed <- b.hand(entry{rec: &Record{Kind: KindMessage, Client: "c"}}) }()
+	b.stop()
+	if err := <-handed; !errors.Is(err, context.Canceled) {
+		t.Errorf("handed in: %v", err)
+	}
+}

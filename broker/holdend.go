@@ -181,7 +181,7 @@ func (hs *holds) endOne(ctx context.Context, h *hold, reader *lateReader) error 
 		return err
 	}
 	for _, r := range append(recs, delivers...) {
-		if err := b.messages.submit(entry{rec: r}); err != nil {
+		if err := b.messages.submitWithin(ctx, entry{rec: r}); err != nil {
 			return err
 		}
 	}

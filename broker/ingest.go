@@ -233,7 +233,7 @@ func (c *conn) answerLater(kind byte, id uint16, verdict func() (again bool, rej
 		}
 		c.whenRead(kind, c.b.messages.stored.Load(), func() { c.answered(kind, id, reject, err) })
 	}
-	if err := c.b.messages.submit(entry{done: done}); err != nil {
+	if err := c.b.store(entry{done: done}); err != nil {
 		return &mqtt.Error{Code: mqtt.ServerShuttingDown, Text: err.Error()}
 	}
 	return nil
@@ -327,7 +327,7 @@ func (c *conn) release(id uint16) error {
 	if kept {
 		rec = &Record{Kind: KindRelease, Client: c.id, PacketID: id, Epoch: s.epoch, Arrival: c.b.steady.now()}
 	}
-	err := c.b.messages.submit(entry{rec, func(at Position, err error) {
+	err := c.b.store(entry{rec, func(at Position, err error) {
 		if err != nil {
 			c.end(mqtt.ImplementationSpecific, "not stored: "+err.Error())
 			return
