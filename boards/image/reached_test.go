@@ -131,7 +131,7 @@ func (e *emulated) mends(t *testing.T, b *broker) {
 		t.Fatal(err)
 	}
 	e.says(t, "mount -o remount,rw /boot/firmware")
-	e.says(t, `sed -i -e '/^ca_file\|^username\|^password_file/d' -e 's|mqtts://10.0.2.2:8883|mqtt://10.0.2.2:`+port+`|' /etc/holdfast/agent.toml`)
+	e.says(t, `sed -i -e '/^ca_file\|^username\|^password_file/d' -e 's|mqtts://10.0.2.2:8883|mqtt://10.0.2.2:`+port+`|' /boot/firmware/holdfast/agent.toml`)
 	e.says(t, "holdfast check && mount -o remount,ro /boot/firmware && systemctl reload holdfast")
 	if got := e.says(t, "findmnt -n -M /etc/holdfast -o OPTIONS"); !strings.HasPrefix(got, "ro,") {
 		t.Errorf("the settings are still writable: %s", got)
