@@ -113,7 +113,9 @@ test-board-long:
 	.ci/test-board long
 
 # A card's image: make image BOARD=rpi4 CONFIG=agent.toml. docs/IMAGE.md
-image: deb
+image:
+	.ci/image -n "$(BOARD)" "$(CONFIG)"
+	$(MAKE) deb
 	.ci/image "$(BOARD)" "$(CONFIG)"
 
 # Makes one for each board, looks into it, and boots that of the Raspberry Pi 3 in QEMU.
