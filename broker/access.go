@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"holdfast/broker/auth"
+	"holdfast/broker/limitlog"
 	"holdfast/broker/mqtt"
 )
 
@@ -21,7 +22,7 @@ import (
 type access struct {
 	b     *Broker
 	chain *auth.Chain
-	log   *limitedLog
+	log   *limitlog.Log
 	cut   bool          // a refused publish ends its connection
 	delay time.Duration // that a refused client waits for its answer
 
@@ -54,7 +55,7 @@ func (b *Broker) openAccess() error {
 	if len(b.cfg.Auth) == 0 {
 		return nil
 	}
-	a := &access{b: b, log: newLimitedLog(b.log, b.wall), cut: b.cfg.Access.OnRefusedPublish == refusedDisconnect,
+	a := &access{b: b, log: limitlog.New(b.log, b.wall), cut: b.cfg.Access.OnRefusedPublish == refusedDisconnect,
 		delay: b.cfg.Access.RefusedDelay, due: map[string]struct{}{}, news: make(chan struct{}, 1)}
 	a.chain = auth.NewChain(b.cfg.Auth, auth.Env{Log: b.log, Now: b.mono, Wall: b.wall, Rand: b.rand}, a.changed)
 	if err := a.chain.Start(b.ctx); err != nil {
@@ -150,7 +151,7 @@ func (a *access) hold(ctx context.Context, began time.Duration) {
 
 // say writes a line of a kind, at most once a minute.
 func (a *access) say(kind, text string, c *conn, more ...any) {
-	a.log.warn(kind, func(to *slog.Logger, repeated uint64) {
+	a.log.Warn(kind, func(to *slog.Logger, repeated uint64) {
 		to.Warn(text, append([]any{"client", c.id, "addr", c.addr, "repeated", repeated}, more...)...)
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"holdfast/broker/limitlog"
 	"holdfast/uplink/wire"
 )
 
@@ -49,7 +50,7 @@ type Verdict struct {
 type Door struct {
 	rules    []VerifyRule
 	keys     *Registry
-	log      *limitedLog
+	log      *limitlog.Log
 	accepted atomic.Uint64
 	refused  [len(refusals)]atomic.Uint64 // as refusals
 }
@@ -91,7 +92,7 @@ var refusals = [...]refusal{
 
 // NewDoor makes a door for rules; keys come from the registry.
 func NewDoor(rules []VerifyRule, keys *Registry, log *slog.Logger) *Door {
-	return &Door{rules: rules, keys: keys, log: newLimitedLog(log, time.Now)}
+	return &Door{rules: rules, keys: keys, log: limitlog.New(log, time.Now)}
 }
 
 // Policy is what the rules demand of a topic.
@@ -168,7 +169,7 @@ func (d *Door) rotate(ctx func() context.Context, m wire.Message, unknown error)
 	if err := d.keys.Rotate(ctx(), v.Gateway, old, key, v.Epoch); err != nil {
 		return v, err
 	}
-	d.log.to.Info("gateway has a new key, endorsed by its old one", "gateway", v.Gateway, "kid", v.Kid, "old", old, "epoch", v.Epoch)
+	d.log.To.Info("gateway has a new key, endorsed by its old one", "gateway", v.Gateway, "kid", v.Kid, "old", old, "epoch", v.Epoch)
 	return v, nil
 }
 
@@ -212,7 +213,7 @@ func (d *Door) refuse(out Verdict, m wire.Message, from Publisher, rule VerifyRu
 	if errors.Is(err, wire.ErrUnsigned) && from.Protocol < 5 {
 		remedy = "an MQTT 3.1.1 publisher cannot carry the signature of the json format: use MQTT 5, or format cbor"
 	}
-	d.log.warn(why.name+"\x00"+from.Client, func(to *slog.Logger, repeated uint64) {
+	d.log.Warn(why.name+"\x00"+from.Client, func(to *slog.Logger, repeated uint64) {
 		h, _ := wire.Inspect(m)
 		msg := "message refused: " + why.reason
 		if rule.Policy == PolicyMark {
@@ -228,7 +229,7 @@ func (d *Door) refuse(out Verdict, m wire.Message, from Publisher, rule VerifyRu
 // Conflicting alarms about a message that the ledger found in conflict with an
 // earlier one: other bytes under the same identity.
 func (d *Door) Conflicting(v *wire.Verified, from Publisher) {
-	d.log.warn("conflict\x00"+v.Gateway+"\x00"+v.Device, func(to *slog.Logger, repeated uint64) {
+	d.log.Warn("conflict\x00"+v.Gateway+"\x00"+v.Device, func(to *slog.Logger, repeated uint64) {
 		to.Error("conflict: two messages with one identity and different bytes",
 			"gateway", v.Gateway, "device", v.Device, "epoch", v.Epoch, "seq", v.Seq, "kid", v.Kid, "hash", fmt.Sprintf("%x", v.Hash[:8]),
 			"client", from.Client, "addr", from.Addr, "topic", v.Topic, "repeated", repeated,

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/broker/limitlog"
 	"holdfast/uplink/wire"
 )
 
@@ -81,7 +82,7 @@ func newSite(t *testing.T, rules ...VerifyRule) *site {
 		t.Fatal(err)
 	}
 	s.door = NewDoor(rules, s.keys, slog.New(slog.NewTextHandler(s.log, nil)))
-	s.door.log.now = func() time.Time { return s.now }
+	s.door.log = limitlog.New(s.door.log.To, func() time.Time { return s.now })
 	return s
 }
 
@@ -148,7 +149,7 @@ func (s *site) check(m wire.Message) Verdict {
 func (s *site) refuses(m wire.Message, why error, code byte, logged ...string) {
 	s.t.Helper()
 	s.log.Reset()
-	s.now = s.now.Add(2 * logInterval)
+	s.now = s.now.Add(2 * limitlog.Every)
 	v := s.check(m)
 	if !errors.Is(v.Err, why) || v.Code != code || v.Reason == "" || v.Verified != nil {
 		s.t.Errorf("verdict %+v, want %v with code %#x", v, why, code)
@@ -338,22 +339,6 @@ func TestDoorUnreadableControlIsRefused(t *testing.T) {
 	text := "not JSON"
 	p := wire.Pack{Gateway: "gw-1", Device: wire.ControlDevice, Base: base, Records: []wire.Record{{Name: wire.TypeDrop, VS: &text}}}
 	s.refuses(s.sealPack(k, wire.TypeDrop, epochA, 1, p), wire.ErrMalformed, 0x99, "reason=malformed")
-}
-
-func TestDoorLogIsBounded(t *testing.T) {
-	s := newSite(t)
-	for i := range 10 * logKinds {
-		s.door.Check(wire.Message{Topic: "gw/x"}, Publisher{Client: fmt.Sprint("c", i%(2*logKinds)), Protocol: 5})
-	}
-	if n := strings.Count(s.log.String(), "\n"); n > logKinds+1 {
-		t.Errorf("%d lines for %d refusals", n, 10*logKinds)
-	}
-	s.now = s.now.Add(2 * logInterval)
-	s.log.Reset()
-	s.check(wire.Message{Topic: "gw/x"})
-	if !strings.Contains(s.log.String(), "repeated=4") {
-		t.Errorf("the number of lines left out is not told: %s", s.log)
-	}
 }
 
 func TestRegistrySurvivesARestart(t *testing.T) {

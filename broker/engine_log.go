@@ -7,6 +7,8 @@ import (
 	"net"
 	"strings"
 	"time"
+
+	"holdfast/broker/limitlog"
 )
 
 // engineLog hands the engine's own log lines on. While it starts, what it calls fatal is not logged: it is
@@ -15,13 +17,13 @@ type engineLog struct {
 	log    *slog.Logger
 	failed chan error // the first fatal error; full once the engine runs
 
-	refused *limitedLog // connections between nodes
+	refused *limitlog.Log // connections between nodes
 
 	doubt func(stream string) error // engineConfig
 }
 
 func newEngineLog(log *slog.Logger, doubt func(stream string) error) *engineLog {
-	return &engineLog{log: log, doubt: doubt, failed: make(chan error, 1), refused: newLimitedLog(log, time.Now)}
+	return &engineLog{log: log, doubt: doubt, failed: make(chan error, 1), refused: limitlog.New(log, time.Now)}
 }
 
 // handshake says that a connection between nodes was refused, and by whom; once a minute and host: whoever it is
@@ -35,7 +37,7 @@ func (l *engineLog) handshake(f string, v []any) bool {
 	if err != nil {
 		host = addr
 	}
-	l.refused.warn(host, func(to *slog.Logger, repeated uint64) {
+	l.refused.Warn(host, func(to *slog.Logger, repeated uint64) {
 		to.Warn("a connection between nodes was refused", "addr", addr, "err", v[1], "repeated", repeated,
 			"do", "secret_file must have the same content on all nodes, and [cluster] the same name; if no node is there: keep strangers away from the port of [cluster] listen")
 	})

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"holdfast/broker/authority"
+	"holdfast/broker/limitlog"
 	"holdfast/uplink/est"
 	"holdfast/uplink/wire"
 )
@@ -92,12 +93,12 @@ type enrolment struct {
 	roots []*x509.Certificate
 	locks [64]sync.Mutex // by gateway: one issue at a time
 	news  chan struct{}  // something was revoked
-	log   *limitedLog
+	log   *limitlog.Log
 }
 
 // openEnrol reads the CA, and looks at what other nodes revoke.
 func (b *Broker) openEnrol() error {
-	e := &enrolment{b: b, news: make(chan struct{}, 1), log: newLimitedLog(b.log, b.wall)}
+	e := &enrolment{b: b, news: make(chan struct{}, 1), log: limitlog.New(b.log, b.wall)}
 	if b.cfg.Enrol != nil {
 		e.cfg = *b.cfg.Enrol
 		var err error

@@ -223,7 +223,7 @@ func (s *estServer) finish(w http.ResponseWriter, r *http.Request, gateway strin
 	}
 	status := estStatus(err)
 	name := strings.ToValidUTF8(gateway[:min(len(gateway), 128)], "?")
-	s.e.log.warn("enrol\x00"+remoteHost(r)+"\x00"+name, func(to *slog.Logger, repeated uint64) {
+	s.e.log.Warn("enrol\x00"+remoteHost(r)+"\x00"+name, func(to *slog.Logger, repeated uint64) {
 		to.Warn("a certificate is not issued", "gateway", name, "addr", r.RemoteAddr, "for", strings.TrimPrefix(r.URL.Path, "/.well-known/est/"), "status", status, "err", err, "repeated", repeated)
 	})
 	switch status {

@@ -81,7 +81,7 @@ func (c *conn) bar(ctx context.Context, id string) error {
 	if !e.revoked(x) {
 		return nil
 	}
-	e.log.warn("revoked\x00"+id, func(to *slog.Logger, repeated uint64) {
+	e.log.Warn("revoked\x00"+id, func(to *slog.Logger, repeated uint64) {
 		to.Warn("a client is refused: its certificate is revoked", "client", id, "addr", c.addr, "serial", serialOf(x), "repeated", repeated)
 	})
 	if a := c.b.access; a != nil { // else it is on this machine

@@ -17,13 +17,15 @@ import (
 	"time"
 
 	"github.com/mochi-mqtt/server/v2/listeners"
+
+	"holdfast/broker/limitlog"
 )
 
 // front is the listeners: mochi's, over sockets that this broker opened and that outlive errors.
 // It takes a connection through PROXY header, TLS and WebSocket, whichever its listener has, and
 // hands on what speaks MQTT.
 type front struct {
-	log     *limitedLog
+	log     *limitlog.Log
 	counts  *FrontCounts
 	trusted []netip.Prefix
 	files   *tlsFiles // nil without TLS
@@ -82,7 +84,7 @@ var frontRefusals = [...]struct{ name, remedy string }{
 }
 
 func newFront(cfg ListenConfig, b *Broker) *front {
-	f := &front{log: newLimitedLog(b.log, b.wall), counts: &b.stats.Front, max: maxConnections(cfg), timeout: b.limits.ConnectTimeout, mono: b.mono, shaking: map[net.Conn]struct{}{}}
+	f := &front{log: limitlog.New(b.log, b.wall), counts: &b.stats.Front, max: maxConnections(cfg), timeout: b.limits.ConnectTimeout, mono: b.mono, shaking: map[net.Conn]struct{}{}}
 	f.book = newAddressBook(b.limits, f.max)
 	return f
 }
@@ -130,7 +132,7 @@ func (f *front) listen(ctx context.Context, cfg ListenConfig, ready func() bool,
 // guard puts a gate in front of an open socket.
 func (f *front) guard(ctx context.Context, g *gate, l net.Listener) {
 	g.Net = listeners.NewNet(g.name, &steady{Listener: l, ctx: ctx, front: f, name: g.name})
-	_ = g.Net.Init(f.log.to) // keeps the logger; the address is open already
+	_ = g.Net.Init(f.log.To) // keeps the logger; the address is open already
 	f.gates = append(f.gates, g)
 	f.addrs = append(f.addrs, l.Addr())
 }
@@ -176,7 +178,7 @@ func (f *front) serve(ctx context.Context, mqtt func(context.Context, net.Conn, 
 		})
 	}
 	if f.files != nil {
-		serving.Go(func() { f.files.watch(ctx, certEvery, f.mono, f.log.to) })
+		serving.Go(func() { f.files.watch(ctx, certEvery, f.mono, f.log.To) })
 	}
 	serving.Wait()
 	f.shaken.Wait()
@@ -275,7 +277,7 @@ func (f *front) refuse(g *gate, nc net.Conn, why int, err error) {
 	if host, _, err := net.SplitHostPort(from); err == nil && why != refusedFull {
 		kind += "\x00" + host
 	}
-	f.log.warn(kind, func(to *slog.Logger, repeated uint64) {
+	f.log.Warn(kind, func(to *slog.Logger, repeated uint64) {
 		to.Warn("connection refused", "reason", r.name, "listener", g.name, "addr", from, "err", err, "do", r.remedy, "repeated", repeated)
 	})
 }
@@ -336,7 +338,7 @@ func (l *steady) Accept() (net.Conn, error) {
 			return nc, err
 		}
 		l.front.counts.AcceptErrors.Add(1)
-		l.front.log.warn("accept\x00"+l.name, func(to *slog.Logger, repeated uint64) {
+		l.front.log.Warn("accept\x00"+l.name, func(to *slog.Logger, repeated uint64) {
 			to.Warn("cannot accept a connection; will try again", "listener", l.name, "addr", l.Addr().String(), "err", err, "repeated", repeated,
 				"do", "if files are too many: raise the limit of file descriptors (LimitNOFILE of the service, ulimit -n) or set max_connections under [listen]")
 		})

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 
+	"holdfast/broker/limitlog"
 	"holdfast/broker/mqtt"
 	"holdfast/systemd/settings"
 )
@@ -40,12 +41,12 @@ var limitNames = [...]string{"connections_per_address", "connect_rate", "connect
 type limits struct {
 	LimitsConfig
 	b    *Broker
-	log  *limitedLog
-	ends *limitedLog // of connections that never became clients
+	log  *limitlog.Log
+	ends *limitlog.Log // of connections that never became clients
 }
 
 func newLimits(b *Broker) *limits {
-	return &limits{LimitsConfig: b.cfg.Limits.filled(), b: b, log: newLimitedLog(b.log, b.wall), ends: newLimitedLog(b.log, b.wall)}
+	return &limits{LimitsConfig: b.cfg.Limits.filled(), b: b, log: limitlog.New(b.log, b.wall), ends: limitlog.New(b.log, b.wall)}
 }
 
 // hit counts and says that somebody reached a limit.
@@ -55,7 +56,7 @@ func (l *limits) hit(which int, client, addr, what string) {
 	if err != nil {
 		host = addr
 	}
-	l.log.warn(limitNames[which]+"\x00"+host, func(to *slog.Logger, repeated uint64) {
+	l.log.Warn(limitNames[which]+"\x00"+host, func(to *slog.Logger, repeated uint64) {
 		to.Warn("limit reached: "+what, "limit", limitNames[which], "client", client, "addr", addr, "do", l.remedy(which), "repeated", repeated)
 	})
 }
@@ -171,7 +172,7 @@ func (b *Broker) sayEnded(c *conn, err error) {
 	if op := (*net.OpError)(nil); errors.As(err, &op) { // it names the port
 		why = op.Err.Error()
 	}
-	b.limits.ends.warn(host+"\x00"+why, func(to *slog.Logger, repeated uint64) {
+	b.limits.ends.Warn(host+"\x00"+why, func(to *slog.Logger, repeated uint64) {
 		to.Info("connection ended", "client", c.id, "addr", c.addr, "err", err, "repeated", repeated)
 	})
 }
