@@ -60,6 +60,8 @@ var allowed = map[string][]string{
 	"broker/admin":        {},
 	"broker/auth":         {"uplink/wire", "systemd/settings"},
 	"broker/auth/servers": {"systemd/freeport"},
+	"broker/limitlog":     {},
+	"broker/limits":       {"broker/limitlog", "systemd/settings"},
 	"broker/cmd":          {"broker", "broker/...", "uplink/est", "uplink/wire", "systemd/program", "systemd/settings"},
 	"devices":             {},
 	"devices/catalog":     {"devices", "devices/..."},

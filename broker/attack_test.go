@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/broker/limits"
 	"holdfast/broker/mqtt"
 )
 
@@ -33,7 +34,7 @@ func TestFrontGarbage(t *testing.T) {
 	t.Parallel()
 	cfg, tc := everyListener(t)
 	cfg.Listen.ProxyProtocol, cfg.Listen.TrustedProxies = []string{"mqtt"}, []string{"127.0.0.1"}
-	cfg.Limits = LimitsConfig{ConnectTimeout: 30 * time.Second} // the witness has to keep it, too
+	cfg.Limits = limits.Config{ConnectTimeout: 30 * time.Second} // the witness has to keep it, too
 	b, err := New(cfg, Options{Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
@@ -76,7 +77,7 @@ func TestFrontGarbage(t *testing.T) {
 		nc.Close()
 	}
 	witness.quiet()
-	eventually(t, "nothing is left of it", func() bool { known, half := r.book.Load().addresses(); return half == 0 && known == 1 })
+	eventually(t, "nothing is left of it", func() bool { known, half := r.book.Load().Addresses(); return half == 0 && known == 1 })
 	if n := r.Stats().Panics.Load(); n != 0 {
 		t.Errorf("%d panics", n)
 	}
@@ -118,7 +119,7 @@ func TestReconnects(t *testing.T) {
 		})
 	}
 	all.Wait()
-	eventually(t, "nothing is left", func() bool { known, half := b.book.Load().addresses(); return known+half == 0 })
+	eventually(t, "nothing is left", func() bool { known, half := b.book.Load().Addresses(); return known+half == 0 })
 }
 
 // TestNoSecretsInLogs: whatever is said at the noisiest level has no password, token or key in it.

@@ -36,6 +36,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"holdfast/broker/limitlog"
+	"holdfast/broker/limits"
 )
 
 // Options is what a broker gets from its surroundings. Everything has a default.
@@ -143,10 +146,11 @@ type Broker struct {
 	doorway  atomic.Pointer[[]doorway]
 	patience time.Duration // of a CONNECT
 	breath   breath        // house only
-	limits   *limits
-	logins   *logins
-	penalty  waiters
-	book     atomic.Pointer[addressBook]
+	limits   *limits.Limits
+	logins   *limits.Logins
+	penalty  limits.Waiters
+	ends     *limitlog.Log // says how connections ended that never became clients
+	book     atomic.Pointer[limits.AddressBook]
 	files    atomic.Pointer[tlsFiles] // nil without TLS
 }
 
@@ -171,7 +175,9 @@ func New(cfg Config, o Options) (*Broker, error) {
 		sessions: newSessions(), groups: map[string]*group{}, leaves: make(chan error, 1), again: make(chan error, 1), conns: connSet{m: map[*conn]struct{}{}}}
 	b.defaults()
 	b.holds.b = b
-	b.limits, b.logins, b.penalty.most = newLimits(b), newLogins(b), maxPenalties
+	b.limits, b.penalty.Most = limits.New(b.cfg.Limits, &b.stats.Limits, limits.Env{Log: b.log, Mono: b.mono, Wall: b.wall, Rand: b.random}), maxPenalties
+	b.logins = limits.NewLogins(b.limits)
+	b.ends = limitlog.New(b.log, b.wall)
 	b.shares = newShares(b)
 	b.discards, b.tracer, b.drainer = newDiscards(b.wall), newTracer(b.cfg.Node.Name, b.wall), newDrainer(b)
 	b.cluster, b.version = soloCluster{b}, o.Version

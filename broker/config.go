@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"holdfast/broker/auth"
+	"holdfast/broker/limits"
 	"holdfast/systemd/settings"
 )
 
@@ -20,7 +21,7 @@ type Config struct {
 	Listen  ListenConfig   `toml:"listen"`
 	Store   StoreConfig    `toml:"store"`
 	Cluster *ClusterConfig // [cluster]; nil: one node
-	Limits  LimitsConfig   `toml:"limits"`
+	Limits  limits.Config  `toml:"limits"`
 	Verify  []VerifyRule   // [[verify]]; the first whose filter matches decides
 	Auth    []auth.Link    // [[auth]], asked in order; none: everybody may everything
 	Access  AccessConfig   `toml:"access"`
@@ -75,7 +76,7 @@ func DefaultConfig() Config {
 		Node:   NodeConfig{Name: name, DataDir: "/var/lib/holdfast-broker"},
 		Listen: ListenConfig{MQTT: ":1883", Admin: "127.0.0.1:18083"},
 		Store:  StoreConfig{Sync: SyncAlways, MaxBytes: 10 << 30, MaxAge: 7 * 24 * time.Hour},
-		Limits: defaultLimits(),
+		Limits: limits.Default(),
 		Verify: defaultVerify(),
 		Access: defaultAccess(),
 	}
@@ -105,7 +106,7 @@ func readConfig(doc *settings.Doc) (Config, []settings.Problem) {
 	cfg.readEnrol(doc)
 	cfg.checkNode(doc)
 	cfg.checkListen(doc)
-	cfg.checkLimits(doc)
+	cfg.Limits.Check(doc)
 	cfg.checkStore(doc)
 	return cfg, doc.Problems()
 }

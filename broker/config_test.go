@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/broker/limits"
 	"holdfast/systemd/settings"
 )
 
@@ -75,7 +76,7 @@ policy = "reject"
 		Listen: ListenConfig{MQTTS: "[::1]:8883", WS: "127.0.0.1:8083", WSS: "127.0.0.1:8084", Admin: "localhost:1", CertFile: certFile, KeyFile: keyFile,
 			WSOrigins: []string{"https://panel.example"}, ProxyProtocol: []string{"mqtts", "ws"}, TrustedProxies: []string{"10.0.0.0/8", "::1"}, MaxConnections: 5000},
 		Store:  StoreConfig{Sync: SyncAlways, MaxBytes: 1 << 30, MaxAge: 36 * time.Hour},
-		Limits: defaultLimits(),
+		Limits: limits.Default(),
 		Verify: []VerifyRule{{"gw/+/raw", PolicyMark}, {"gw/#", PolicyReject}},
 		Access: defaultAccess(),
 	}

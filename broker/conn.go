@@ -14,15 +14,13 @@ import (
 	"time"
 
 	"holdfast/broker/auth"
+	"holdfast/broker/limits"
 	"holdfast/broker/mqtt"
 )
 
 // Limits of a connection.
 const (
-	maxPacket      = 1 << 20          // bytes; default, and the most that can be configured
-	receiveMax     = 1024             // default: unacknowledged publishes of one client
 	aliasMax       = 64               // topic aliases of one client; announced in CONNACK
-	connectTimeout = 10 * time.Second // default, for what comes before MQTT, and as long for the CONNECT
 	writeTimeout   = 60 * time.Second // a client that takes nothing for so long is gone; its session stays
 	goodbyeTimeout = time.Second      // for the last bytes of a connection that ends
 	maxOwed        = 1 << 20          // bytes of answers that a client has not read; more end its connection
@@ -51,11 +49,11 @@ type conn struct {
 	done      chan struct{} // closed when everything about it has ended
 	since     int64         // µs of the wall clock, for people
 	got, gave traffic
-	traced    atomic.Bool // somebody watches
-	client    atomic.Bool // its CONNECT was accepted
-	sentAway  atomic.Bool // by a drain
-	in        *entrance   // nil: in tests
-	pace      *pace       // nil: it may be as fast as it likes
+	traced    atomic.Bool      // somebody watches
+	client    atomic.Bool      // its CONNECT was accepted
+	sentAway  atomic.Bool      // by a drain
+	in        *limits.Entrance // nil: in tests
+	pace      *limits.Pace     // nil: it may be as fast as it likes
 
 	grant    atomic.Pointer[auth.Grant] // what the client may do; nil: nobody has said so, or there is no [[auth]]
 	judged   *auth.Grant                // that the session's subscriptions were opened with
@@ -83,7 +81,7 @@ type conn struct {
 // serve runs a connection to its end. The frames from here to the read of a quiet client stay on
 // its stack for as long as it is connected: what needs room is in functions that have returned by
 // then (docs/decisions/0014-listeners.md).
-func (b *Broker) serve(ctx context.Context, nc net.Conn, from *entrance) {
+func (b *Broker) serve(ctx context.Context, nc net.Conn, from *limits.Entrance) {
 	c := newConn(b, nc, from)
 	if c == nil {
 		return
@@ -95,8 +93,8 @@ func (b *Broker) serve(ctx context.Context, nc net.Conn, from *entrance) {
 // newConn enters a connection, or closes it and returns nil because the broker stops.
 //
 //go:noinline
-func newConn(b *Broker, nc net.Conn, from *entrance) *conn {
-	c := &conn{b: b, nc: nc, in: from, pace: b.limits.newPace(), addr: nc.RemoteAddr().String(), done: make(chan struct{}), since: micros(b.wall()), problems: true}
+func newConn(b *Broker, nc net.Conn, from *limits.Entrance) *conn {
+	c := &conn{b: b, nc: nc, in: from, pace: b.limits.NewPace(), addr: nc.RemoteAddr().String(), done: make(chan struct{}), since: micros(b.wall()), problems: true}
 	if b.conns.add(c) {
 		return c
 	}
@@ -113,7 +111,7 @@ func (c *conn) finish(err error) {
 		_ = c.guard(func() error { c.leave(err); return nil })
 	}
 	c.unwatch(err)
-	c.b.limits.ended(c, err)
+	c.overLimit(err)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, errStopping) {
 		c.b.sayEnded(c, err)
 	}
@@ -236,7 +234,7 @@ func (c *conn) open(ctx context.Context, in *input) error {
 	if first != mqtt.CONNECT<<4 { // [MQTT-3.1.0-1]
 		return &mqtt.Error{Code: mqtt.ProtocolError, Text: "the first packet is not CONNECT"}
 	}
-	c.in.connected()
+	c.in.Connected()
 	c.arrived(first, body)
 	return c.connect(ctx, body)
 }
@@ -545,7 +543,7 @@ func (in *input) next() (first byte, body []byte, err error) {
 //
 //go:noinline
 func (in *input) packet() (first byte, body []byte, need int, err error) {
-	first, at, end, err := mqtt.Frame(in.buf[in.from:in.to], cmp.Or(in.most, maxPacket))
+	first, at, end, err := mqtt.Frame(in.buf[in.from:in.to], cmp.Or(in.most, limits.MaxPacket))
 	if err == nil && in.to > in.from {
 		err = mqtt.CheckFlags(first)
 	}

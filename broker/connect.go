@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"holdfast/broker/limits"
 	"holdfast/broker/mqtt"
 )
 
@@ -60,7 +61,7 @@ func (c *conn) connect(ctx context.Context, body []byte) error {
 		return err
 	}
 	if c.will = k.Will; k.Will != nil {
-		if text := c.b.limits.topic(c, k.Will.Topic); text != "" {
+		if text := c.tooLong(k.Will.Topic); text != "" {
 			return c.refuse(mqtt.TopicNameInvalid, "will: "+text)
 		}
 	}
@@ -161,7 +162,6 @@ func (c *conn) refuseTo(code byte, reason, server string) error {
 
 // Bounds of what one client may ask for.
 const (
-	maxSubs     = 4096      // subscriptions, by default
 	maxSubBytes = 256 << 10 // of their filters together: they are one record in the state store
 	maxStored   = 1 << 16   // retained messages still to be sent, when it subscribes again
 )
@@ -182,7 +182,7 @@ func (c *conn) subscribe(ctx context.Context, p *mqtt.Subscribe) error {
 		if share != "" && f.NoLocal { // [MQTT-3.8.3-4]
 			return &mqtt.Error{Code: mqtt.ProtocolError, Text: "No Local on a shared subscription"}
 		}
-		if codes[i] = b.limits.filter(c, f.Filter); codes[i] != 0 {
+		if codes[i] = c.barredFilter(f.Filter); codes[i] != 0 {
 			continue
 		}
 		may := c.maySubscribe(plain)
@@ -193,7 +193,7 @@ func (c *conn) subscribe(ctx context.Context, p *mqtt.Subscribe) error {
 		f.QoS = min(f.QoS, may.MaxQoS)
 		if !room.takes(s, f.Filter) {
 			codes[i] = mqtt.QuotaExceeded
-			b.limits.hit(limitSubscriptions, c.id, c.addr, "one more subscription is refused")
+			b.limits.Hit(limits.Subscriptions, c.id, c.addr, "one more subscription is refused")
 			continue
 		}
 		codes[i] = f.QoS

@@ -19,6 +19,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/listeners"
 
 	"holdfast/broker/limitlog"
+	"holdfast/broker/limits"
 )
 
 // front is the listeners: mochi's, over sockets that this broker opened and that outlive errors.
@@ -32,7 +33,8 @@ type front struct {
 	max     int64     // connections
 	timeout time.Duration
 	mono    func() time.Duration
-	book    *addressBook
+	limits  *limits.Limits
+	book    *limits.AddressBook
 
 	gates []*gate
 	addrs []net.Addr
@@ -84,8 +86,8 @@ var frontRefusals = [...]struct{ name, remedy string }{
 }
 
 func newFront(cfg ListenConfig, b *Broker) *front {
-	f := &front{log: limitlog.New(b.log, b.wall), counts: &b.stats.Front, max: maxConnections(cfg), timeout: b.limits.ConnectTimeout, mono: b.mono, shaking: map[net.Conn]struct{}{}}
-	f.book = newAddressBook(b.limits, f.max)
+	f := &front{log: limitlog.New(b.log, b.wall), counts: &b.stats.Front, max: maxConnections(cfg), limits: b.limits, timeout: b.limits.ConnectTimeout, mono: b.mono, shaking: map[net.Conn]struct{}{}}
+	f.book = limits.NewAddressBook(b.limits, f.max)
 	return f
 }
 
@@ -163,14 +165,14 @@ func maxConnections(cfg ListenConfig) int64 {
 
 // serve gives every connection to mqtt, in a goroutine of its own, until close. What is on the
 // stack of that goroutine below mqtt stays there for as long as the client: it is little.
-func (f *front) serve(ctx context.Context, mqtt func(context.Context, net.Conn, *entrance)) {
+func (f *front) serve(ctx context.Context, mqtt func(context.Context, net.Conn, *limits.Entrance)) {
 	var serving sync.WaitGroup
 	for _, g := range f.gates {
 		serving.Go(func() {
 			g.Serve(func(_ string, nc net.Conn) error {
 				if c, in := f.admit(ctx, g, nc); c != nil {
 					mqtt(ctx, c, in)
-					in.leave()
+					in.Leave()
 				}
 				f.open.Add(-1)
 				return nil
@@ -187,7 +189,7 @@ func (f *front) serve(ctx context.Context, mqtt func(context.Context, net.Conn, 
 // admit takes a connection to where MQTT begins, or closes it and returns nil.
 //
 //go:noinline
-func (f *front) admit(ctx context.Context, g *gate, nc net.Conn) (net.Conn, *entrance) {
+func (f *front) admit(ctx context.Context, g *gate, nc net.Conn) (net.Conn, *limits.Entrance) {
 	if f.open.Add(1) > f.max {
 		f.refuse(g, nc, refusedFull, fmt.Errorf("there are %d connections", f.max))
 		return nil, nil
@@ -197,12 +199,12 @@ func (f *front) admit(ctx context.Context, g *gate, nc net.Conn) (net.Conn, *ent
 		return nil, nil
 	}
 	defer f.end(nc)
-	in := f.book.arrive(nc)
+	in := f.book.Arrive(nc)
 	_ = nc.SetDeadline(time.Now().Add(f.timeout))
 	c, why, err := f.shake(ctx, g, nc, in)
 	if err != nil {
-		in.leave()
-		if in.evicted.Load() { // that has been said
+		in.Leave()
+		if in.WasEvicted() { // that has been said
 			_ = nc.Close()
 		} else {
 			f.refuse(g, nc, why, err)
@@ -214,7 +216,7 @@ func (f *front) admit(ctx context.Context, g *gate, nc net.Conn) (net.Conn, *ent
 }
 
 // shake goes from the socket to where MQTT begins.
-func (f *front) shake(ctx context.Context, g *gate, nc net.Conn, in *entrance) (c net.Conn, why int, err error) {
+func (f *front) shake(ctx context.Context, g *gate, nc net.Conn, in *limits.Entrance) (c net.Conn, why int, err error) {
 	c = nc
 	if g.proxied {
 		if !f.trusts(nc.RemoteAddr()) {
@@ -228,15 +230,15 @@ func (f *front) shake(ctx context.Context, g *gate, nc net.Conn, in *entrance) (
 			c = &proxied{nc, net.TCPAddrFromAddrPort(client)}
 		}
 	}
-	if wait := f.book.locate(in, c.RemoteAddr()); wait > 0 {
+	if wait := f.book.Locate(in, c.RemoteAddr()); wait > 0 {
 		if !pause(ctx, wait) {
 			return nil, refusedSlow, errStopping
 		}
 		_ = nc.SetDeadline(time.Now().Add(f.timeout)) // that was our time, not the client's
 	}
-	if r := in.refusal; r != nil && g.tls != nil { // to tell it would cost a handshake
-		f.book.l.hit(r.limit, "", c.RemoteAddr().String(), r.text)
-		return nil, refusedLimit, errors.New(r.text)
+	if r := in.Refusal; r != nil && g.tls != nil { // to tell it would cost a handshake
+		f.limits.Hit(r.Limit, "", c.RemoteAddr().String(), r.Text)
+		return nil, refusedLimit, errors.New(r.Text)
 	}
 	if g.tls != nil {
 		t := tls.Server(c, g.tls)

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/broker/limits"
 	"holdfast/broker/mqtt"
 )
 
@@ -144,7 +145,7 @@ func TestReceiveMaximum(t *testing.T) {
 	defer b.messages.letGo()
 	c, _ := dialRaw(t, b.addr, "c", v5)
 	c2 := &conn{b: b.Broker, version: mqtt.V5}
-	for range receiveMax {
+	for range limits.DefaultInflight {
 		if err := c2.begin(); err != nil {
 			t.Fatal(err)
 		}

@@ -110,7 +110,7 @@ func (b *Broker) admit(c *conn, p *mqtt.Publish) (*Record, *mqtt.Error) {
 	if strings.HasPrefix(p.Topic, "$SYS/") || p.Topic == "$SYS" {
 		return nil, b.refused(c, p.Topic, mqtt.TopicNameInvalid, "$SYS is the broker's own")
 	}
-	if e := b.limits.publish(c, p); e != nil {
+	if e := c.tooMuch(p); e != nil {
 		b.stats.Rejected.Add(1)
 		return nil, b.refused(c, p.Topic, e.Code, e.Text)
 	}

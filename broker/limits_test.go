@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/broker/limits"
 	"holdfast/broker/mqtt"
 )
 
@@ -27,7 +28,7 @@ func TestWhoDoesNotReadItsAnswers(t *testing.T) {
 		}
 	}
 	b.conns.mu.Unlock()
-	full := make([]string, maxSubs)
+	full := make([]string, limits.DefaultSubscriptions)
 	for i := range full {
 		full[i] = strconv.Itoa(i)
 	}
@@ -56,13 +57,13 @@ func TestWhoDoesNotReadItsAnswers(t *testing.T) {
 func TestSubscriptionsAreBounded(t *testing.T) {
 	b := start(t, testConfig(t.TempDir()))
 	c, _ := dialRaw(t, b.addr, "greedy", opts{expiry: 100})
-	filters := make([]string, maxSubs+2)
+	filters := make([]string, limits.DefaultSubscriptions+2)
 	for i := range filters {
 		filters[i] = fmt.Sprintf("a/%d", i)
 	}
 	codes := c.subscribe(1, filters...)
-	if codes[maxSubs-1] != 1 || codes[maxSubs] != mqtt.QuotaExceeded || codes[maxSubs+1] != mqtt.QuotaExceeded {
-		t.Fatalf("% x", codes[maxSubs-2:])
+	if codes[limits.DefaultSubscriptions-1] != 1 || codes[limits.DefaultSubscriptions] != mqtt.QuotaExceeded || codes[limits.DefaultSubscriptions+1] != mqtt.QuotaExceeded {
+		t.Fatalf("% x", codes[limits.DefaultSubscriptions-2:])
 	}
 	if codes := c.subscribe(0, "a/0", "a/new"); codes[0] != 0 || codes[1] != mqtt.QuotaExceeded {
 		t.Fatalf("% x", codes)

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/broker/limits"
 	"holdfast/broker/mqtt"
 )
 
@@ -17,17 +18,17 @@ import (
 func TestLimitsOnTheWire(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t.TempDir())
-	cfg.Limits = LimitsConfig{PacketBytes: 4096, ConnectBytes: 1024, ConnectTimeout: time.Minute, Inflight: 7, Subscriptions: 3, TopicLevels: 4, TopicBytes: 20, Retained: 2}
+	cfg.Limits = limits.Config{PacketBytes: 4096, ConnectBytes: 1024, ConnectTimeout: time.Minute, Inflight: 7, Subscriptions: 3, TopicLevels: 4, TopicBytes: 20, Retained: 2}
 	b, log := logged(t, cfg)
 	was := func(limit int) uint64 { return b.Stats().Limits[limit].Load() }
 	once := func(limit int) {
 		t.Helper()
 		if n := was(limit); n == 0 {
-			t.Errorf("%s is not counted", limitNames[limit])
+			t.Errorf("%s is not counted", limits.Names[limit])
 		}
-		eventually(t, limitNames[limit]+" is logged", func() bool { // it is counted first
+		eventually(t, limits.Names[limit]+" is logged", func() bool { // it is counted first
 			s := log.String()
-			return strings.Contains(s, "limit="+limitNames[limit]+" ") && strings.Contains(s, "change "+limitNames[limit]+" = ")
+			return strings.Contains(s, "limit="+limits.Names[limit]+" ") && strings.Contains(s, "change "+limits.Names[limit]+" = ")
 		})
 	}
 	c, ack, err := tryDial(t, b.addr, "c", v5)
@@ -42,7 +43,7 @@ func TestLimitsOnTheWire(t *testing.T) {
 	if codes := c.subscribe(1, "a/b/c/d/e", "+/+/+/#", "a", "b", "c", strings.Repeat("x", 21)); !bytes.Equal(codes, []byte{mqtt.TopicFilterInvalid, 1, 1, 1, mqtt.QuotaExceeded, mqtt.TopicFilterInvalid}) {
 		t.Errorf("% x", codes)
 	}
-	for _, limit := range []int{limitLevels, limitTopic, limitSubscriptions} {
+	for _, limit := range []int{limits.Levels, limits.Topic, limits.Subscriptions} {
 		once(limit)
 	}
 	will := func(body []byte) ([]byte, byte) {
@@ -65,7 +66,7 @@ func TestLimitsOnTheWire(t *testing.T) {
 			t.Errorf("retain %s: 0x%02x", s.topic, code)
 		}
 	}
-	once(limitRetained)
+	once(limits.Retained)
 	retain("r/2", "", 20)
 	eventually(t, "a topic that was let go makes room", func() bool { return retain("r/3", "x", 21) != mqtt.QuotaExceeded })
 	// A packet that is too large, and too many on their way.
@@ -73,12 +74,12 @@ func TestLimitsOnTheWire(t *testing.T) {
 	if p := r.closed(); p.kind != mqtt.DISCONNECT || p.body[0] != mqtt.PacketTooLarge {
 		t.Errorf("%+v", p)
 	}
-	eventually(t, "the large packet is counted", func() bool { return was(limitPacket) == 1 })
+	eventually(t, "the large packet is counted", func() bool { return was(limits.Packet) == 1 })
 	for i := range 8 { // QoS 2 counts until its PUBREL
 		c.write(c.publishPacket("a", "x", 4, uint16(i+1), nil))
 	}
-	eventually(t, "the publishes in flight are counted", func() bool { return was(limitInflight) == 1 })
-	once(limitInflight)
+	eventually(t, "the publishes in flight are counted", func() bool { return was(limits.Inflight) == 1 })
+	once(limits.Inflight)
 	// A CONNECT that is too large, and is not waited for.
 	nc, err := net.Dial("tcp", b.addr)
 	if err != nil {
@@ -92,15 +93,15 @@ func TestLimitsOnTheWire(t *testing.T) {
 	if got, err := io.ReadAll(nc); err != nil || len(got) > 0 {
 		t.Errorf("%x, %v", got, err)
 	}
-	eventually(t, "the large CONNECT is counted", func() bool { return was(limitConnectBytes) == 1 })
-	once(limitConnectBytes)
+	eventually(t, "the large CONNECT is counted", func() bool { return was(limits.ConnectBytes) == 1 })
+	once(limits.ConnectBytes)
 }
 
 // TestTooManyFromOneAddress: MQTT 5 and 3.1.1 are told so, TLS is closed; who was there stays.
 func TestTooManyFromOneAddress(t *testing.T) {
 	t.Parallel()
 	cfg, tc := everyListener(t)
-	cfg.Limits = LimitsConfig{ConnectionsPerAddress: 2}
+	cfg.Limits = limits.Config{ConnectionsPerAddress: 2}
 	b, log := logged(t, cfg)
 	one := speak(t, b, 0, "", "one", nil)
 	speak(t, b, 1, "", "two", tc)
@@ -115,7 +116,7 @@ func TestTooManyFromOneAddress(t *testing.T) {
 		t.Error("let in over TLS")
 	}
 	eventually(t, "one that was closed before its handshake is counted, and two that were told", func() bool {
-		return b.Stats().Front.Refused[refusedLimit].Load() == 1 && b.Stats().Limits[limitConnections].Load() == 3
+		return b.Stats().Front.Refused[refusedLimit].Load() == 1 && b.Stats().Limits[limits.Connections].Load() == 3
 	})
 	eventually(t, "it is logged", func() bool {
 		return strings.Contains(log.String(), "change connections_per_address = 2 under [limits]")
@@ -135,7 +136,7 @@ func TestTooManyFromOneAddress(t *testing.T) {
 func TestConnectRate(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t.TempDir())
-	cfg.Limits = LimitsConfig{ConnectRatePerAddress: 1}
+	cfg.Limits = limits.Config{ConnectRatePerAddress: 1}
 	b := start(t, cfg)
 	codes := make(chan byte, 20)
 	for i := range cap(codes) {
@@ -167,7 +168,7 @@ func TestConnectRate(t *testing.T) {
 func TestSilentConnections(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t.TempDir())
-	cfg.Limits = LimitsConfig{HalfOpen: 50, ConnectTimeout: patience}
+	cfg.Limits = limits.Config{HalfOpen: 50, ConnectTimeout: patience}
 	b := start(t, cfg)
 	slow, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}).Dial("tcp", b.addr)
 	if err != nil {
@@ -197,14 +198,14 @@ func TestSilentConnections(t *testing.T) {
 			})
 		}
 	}
-	eventually(t, "those who say nothing make room", func() bool { _, half := b.book.Load().addresses(); return half <= 51 })
+	eventually(t, "those who say nothing make room", func() bool { _, half := b.book.Load().Addresses(); return half <= 51 })
 	c, ack, err := tryGoOn(t, slow, connect[5:])
 	if err != nil || ack.body[1] != 0 {
 		t.Fatalf("the slow one was given up: %v", err)
 	}
 	c.quiet()
-	if b.Stats().Limits[limitHalfOpen].Load() < uint64(n-60) {
-		t.Errorf("%d are counted", b.Stats().Limits[limitHalfOpen].Load())
+	if b.Stats().Limits[limits.HalfOpen].Load() < uint64(n-60) {
+		t.Errorf("%d are counted", b.Stats().Limits[limits.HalfOpen].Load())
 	}
 }
 
@@ -222,7 +223,7 @@ func tryGoOn(t *testing.T, nc net.Conn, rest []byte) (*rawClient, packet, error)
 func TestNoConnect(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t.TempDir())
-	cfg.Limits = LimitsConfig{ConnectTimeout: time.Second}
+	cfg.Limits = limits.Config{ConnectTimeout: time.Second}
 	b := start(t, cfg)
 	for _, sent := range []string{"", "\x10", string(binary.AppendUvarint([]byte{0x10}, 500)) + "\x00\x04MQTT"} {
 		nc, err := net.Dial("tcp", b.addr)
@@ -238,7 +239,7 @@ func TestNoConnect(t *testing.T) {
 			t.Errorf("%q: %x, %v", sent, got, err)
 		}
 	}
-	eventually(t, "they are counted", func() bool { return b.Stats().Limits[limitConnectTime].Load() == 3 })
+	eventually(t, "they are counted", func() bool { return b.Stats().Limits[limits.ConnectTime].Load() == 3 })
 }
 
 // TestLimitsConfig: what cannot be is said with the key; every key has a default.
@@ -263,14 +264,14 @@ func TestLimitsConfig(t *testing.T) {
 		}
 	}
 	cfg, problems := ParseConfig("b.toml", []byte("[limits]\nconnections_per_address = 10\nbytes_per_second = \"128KiB\"\nlogin_failures = 0\n"))
-	want := defaultLimits()
+	want := limits.Default()
 	want.ConnectionsPerAddress, want.BytesPerSecond, want.LoginFailures = 10, 128<<10, 0
 	for _, p := range problems {
 		if !p.Warning {
 			t.Error(p)
 		}
 	}
-	if cfg.Limits != want || cfg.Limits.filled() != want {
+	if cfg.Limits != want || cfg.Limits.Filled() != want {
 		t.Errorf("%+v", cfg.Limits)
 	}
 }

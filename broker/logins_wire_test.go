@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"holdfast/broker/limits"
 	"holdfast/broker/mqtt"
 )
 
@@ -51,7 +52,7 @@ func TestGuessing(t *testing.T) {
 	if code := connect("bob", "bob", mqtt.V5); code != 0 {
 		t.Errorf("another user at the same address: 0x%02X", code)
 	}
-	if b.Stats().LoginsFailed.Load() < 5 || b.Stats().Limits[limitLogins].Load() == 0 {
+	if b.Stats().LoginsFailed.Load() < 5 || b.Stats().Limits[limits.FailedLogins].Load() == 0 {
 		t.Error("it is not counted")
 	}
 	u.fail(true)
@@ -82,8 +83,8 @@ func TestGuessingOverNodes(t *testing.T) {
 		}
 	}
 	for _, n := range c.up[1:] {
-		eventually(t, "the others know", func() bool { known, _ := n.logins.remembered(); return known == 3 })
-		if got := n.logins.left(keyOf(loginPair, addressOf(n.Addrs()[0]), "ann"), n.mono()); got <= 0 {
+		eventually(t, "the others know", func() bool { known, _ := n.logins.Remembered(); return known == 3 })
+		if got := n.logins.Wait(n.logins.Login(limits.AddressOf(n.Addrs()[0]), "ann", []byte("another guess"))); got <= 0 {
 			t.Errorf("%s: nobody waits", n.cfg.Node.Name)
 		}
 	}

@@ -3,27 +3,9 @@ package broker
 import (
 	"fmt"
 	"testing"
-	"time"
-)
 
-func TestBucket(t *testing.T) {
-	b := newBucket(10, 5, 0)
-	for i, c := range []struct {
-		n    float64
-		now  time.Duration
-		wait time.Duration
-	}{
-		{5, 0, 0}, {1, 0, 100 * time.Millisecond}, {1, 0, 200 * time.Millisecond},
-		{1, time.Second, 0}, // it has been filled to 5, not to 8
-		{4, time.Second, 0}, {100, time.Second, 10 * time.Second},
-		{0, 500 * time.Millisecond, 10 * time.Second}, // a clock that goes back gives nothing
-		{0, 11 * time.Second, 0},
-	} {
-		if wait := b.take(c.n, c.now); wait != c.wait {
-			t.Errorf("%d: %v, want %v", i, wait, c.wait)
-		}
-	}
-}
+	"holdfast/broker/limits"
+)
 
 // TestPace: a client that publishes faster than it may is slowed, and nothing of what it sends is lost; another one is
 // not slowed.
@@ -46,7 +28,7 @@ func TestPace(t *testing.T) {
 			}
 		}
 	}
-	if b.Stats().Limits[limitMessages].Load() == 0 {
+	if b.Stats().Limits[limits.Messages].Load() == 0 {
 		t.Error("nobody was slowed")
 	}
 }
@@ -59,7 +41,7 @@ func TestPaceEnds(t *testing.T) {
 	b := start(t, cfg)
 	c, _ := dialRaw(t, b.addr, "c", v5)
 	c.write(c.publishPacket("a", string(make([]byte, 1<<20-64)), 0, 0, nil))
-	eventually(t, "it rests", func() bool { return b.Stats().Limits[limitBytes].Load() > 0 })
+	eventually(t, "it rests", func() bool { return b.Stats().Limits[limits.Bytes].Load() > 0 })
 	if _, err := b.kickSession(t.Context(), "c", false); err != nil {
 		t.Fatal(err)
 	}

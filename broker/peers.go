@@ -307,7 +307,7 @@ func (p *peers) start() error {
 	p.b.background(p.watch)
 	p.b.background(newGuard(p.b, p.members).run)
 	p.b.background(p.b.scrub)
-	p.b.background(p.b.logins.run)
+	p.b.background(p.b.logins.Run)
 	return nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/broker/limits"
 	"holdfast/broker/mqtt"
 )
 
@@ -19,17 +20,17 @@ import (
 func TestReceiveMaximumCountsUntilPubcomp(t *testing.T) {
 	b := start(t, testConfig(t.TempDir()))
 	c, _ := dialRaw(t, b.addr, "pub", v5)
-	for id := uint16(1); id <= receiveMax; id++ {
+	for id := uint16(1); id <= limits.DefaultInflight; id++ {
 		c.write(c.publishPacket("a", "x", 4, id, nil))
 	}
-	for range receiveMax {
+	for range limits.DefaultInflight {
 		c.expect(mqtt.PUBREC)
 	}
 	c.ack(mqtt.PUBREL, 1) // one place is free, for one more
 	c.expect(mqtt.PUBCOMP)
-	c.write(c.publishPacket("a", "x", 4, receiveMax+1, nil))
+	c.write(c.publishPacket("a", "x", 4, limits.DefaultInflight+1, nil))
 	c.expect(mqtt.PUBREC)
-	c.write(c.publishPacket("a", "x", 2, receiveMax+2, nil))
+	c.write(c.publishPacket("a", "x", 2, limits.DefaultInflight+2, nil))
 	if p := c.expect(mqtt.DISCONNECT); p.body[0] != mqtt.ReceiveMaximumExceeded {
 		t.Errorf("% x", p.body)
 	}
@@ -42,7 +43,7 @@ func TestFastPublisherOf311(t *testing.T) {
 	for name, topic := range map[string]string{"stored": "a/b", "refused": "$SYS/own"} {
 		t.Run(name, func(t *testing.T) {
 			c, _ := dialRaw(t, b.addr, "pub-"+name, opts{version: mqtt.V311, clean: true})
-			const n = 20 * receiveMax
+			const n = 20 * limits.DefaultInflight
 			go func() {
 				var out []byte
 				for i := range n {
@@ -59,8 +60,8 @@ func TestFastPublisherOf311(t *testing.T) {
 				most = max(most, server.pending)
 				server.mu.Unlock()
 			}
-			if most > receiveMax {
-				t.Errorf("%d publishes on their way at once; at most %d", most, receiveMax)
+			if most > limits.DefaultInflight {
+				t.Errorf("%d publishes on their way at once; at most %d", most, limits.DefaultInflight)
 			}
 		})
 	}
@@ -206,7 +207,7 @@ func TestClaimedLengthTakesNoMemory(t *testing.T) {
 	client, server := net.Pipe()
 	defer client.Close()
 	in := input{nc: server}
-	body := make([]byte, maxPacket-5)
+	body := make([]byte, limits.MaxPacket-5)
 	go func() {
 		_, _ = client.Write(binary.AppendUvarint([]byte{mqtt.CONNECT << 4}, uint64(len(body))))
 		_, _ = client.Write([]byte("abc"))
@@ -215,7 +216,7 @@ func TestClaimedLengthTakesNoMemory(t *testing.T) {
 		}
 	}()
 	for in.to < 8 {
-		in.room(maxPacket)
+		in.room(limits.MaxPacket)
 		n, err := in.nc.Read(in.buf[in.to:])
 		if err != nil {
 			t.Fatal(err)
@@ -228,7 +229,7 @@ func TestClaimedLengthTakesNoMemory(t *testing.T) {
 	if _, got, err := in.next(); err != nil || len(got) != len(body) || string(got[:3]) != "abc" {
 		t.Fatalf("%d bytes, %v", len(got), err)
 	}
-	if len(in.buf) > 2*maxPacket {
+	if len(in.buf) > 2*limits.MaxPacket {
 		t.Errorf("the buffer has %d bytes", len(in.buf))
 	}
 }
@@ -270,7 +271,7 @@ func TestSlowConnect(t *testing.T) {
 			select {
 			case <-stop:
 				return
-			case <-time.After(connectTimeout / 20):
+			case <-time.After(limits.DefaultConnectTimeout / 20):
 				if _, err := nc.Write([]byte{one}); err != nil {
 					return
 				}

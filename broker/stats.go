@@ -3,32 +3,34 @@ package broker
 import (
 	"errors"
 	"sync/atomic"
+
+	"holdfast/broker/limits"
 )
 
 // Stats counts since the start. Nothing is dropped, refused or lost without being counted in one
 // of them.
 type Stats struct {
-	Connects        atomic.Uint64                  // CONNECTs that were accepted
-	Refused         atomic.Uint64                  // CONNECTs that were refused
-	Received        atomic.Uint64                  // PUBLISHes from clients
-	Rejected        atomic.Uint64                  // … refused by the door
-	SilentlyRefused atomic.Uint64                  // … of them acknowledged to MQTT 3.1.1 clients, which can be told nothing
-	StoreRefused    atomic.Uint64                  // … refused because they could not be stored
-	Duplicates      atomic.Uint64                  // verified messages that the log had already
-	Conflicts       atomic.Uint64                  // verified messages whose number was used for other bytes
-	Sent            atomic.Uint64                  // PUBLISHes to clients
-	Expired         atomic.Uint64                  // not sent: message expiry
-	TooLarge        atomic.Uint64                  // not sent: longer than the client's Maximum Packet Size
-	TrimmedBatches  atomic.Uint64                  // batches that retention removed
-	TrimmedSessions atomic.Uint64                  // sessions that had not read what was trimmed, once per trim
-	LostUnread      atomic.Uint64                  // unfinished messages that were trimmed or damaged before they were sent again
-	DamagedBatches  atomic.Uint64                  // batches that could not be read, once per reader
-	SessionsExpired atomic.Uint64                  // sessions whose expiry had passed
-	SharedAgain     atomic.Uint64                  // messages of shared subscriptions that a node had in hand which is gone
-	Panics          atomic.Uint64                  // bugs that ended a connection
-	Front           FrontCounts                    // connections that never spoke MQTT
-	Limits          [len(limitNames)]atomic.Uint64 // how often each was reached
-	LoginsFailed    atomic.Uint64                  // user name or password was wrong
+	Connects        atomic.Uint64 // CONNECTs that were accepted
+	Refused         atomic.Uint64 // CONNECTs that were refused
+	Received        atomic.Uint64 // PUBLISHes from clients
+	Rejected        atomic.Uint64 // … refused by the door
+	SilentlyRefused atomic.Uint64 // … of them acknowledged to MQTT 3.1.1 clients, which can be told nothing
+	StoreRefused    atomic.Uint64 // … refused because they could not be stored
+	Duplicates      atomic.Uint64 // verified messages that the log had already
+	Conflicts       atomic.Uint64 // verified messages whose number was used for other bytes
+	Sent            atomic.Uint64 // PUBLISHes to clients
+	Expired         atomic.Uint64 // not sent: message expiry
+	TooLarge        atomic.Uint64 // not sent: longer than the client's Maximum Packet Size
+	TrimmedBatches  atomic.Uint64 // batches that retention removed
+	TrimmedSessions atomic.Uint64 // sessions that had not read what was trimmed, once per trim
+	LostUnread      atomic.Uint64 // unfinished messages that were trimmed or damaged before they were sent again
+	DamagedBatches  atomic.Uint64 // batches that could not be read, once per reader
+	SessionsExpired atomic.Uint64 // sessions whose expiry had passed
+	SharedAgain     atomic.Uint64 // messages of shared subscriptions that a node had in hand which is gone
+	Panics          atomic.Uint64 // bugs that ended a connection
+	Front           FrontCounts   // connections that never spoke MQTT
+	Limits          limits.Counts // how often each was reached
+	LoginsFailed    atomic.Uint64 // user name or password was wrong
 
 	ByCode    [256]atomic.Uint64              // CONNECTs that were refused, by reason code
 	NotStored [notStoredReasons]atomic.Uint64 // StoreRefused, by reason

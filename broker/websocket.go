@@ -14,14 +14,16 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"holdfast/broker/limits"
 )
 
 const (
 	wsPath       = "/mqtt"
 	wsProtocol   = "mqtt" // [MQTT-6.0.0-3]
 	wsHead       = 8 << 10
-	wsReadBuffer = 512           // stays with the connection
-	wsMessage    = 4 * maxPacket // bytes of one message; it may hold several packets, or a part of one [MQTT-6.0.0-2]
+	wsReadBuffer = 512                  // stays with the connection
+	wsMessage    = 4 * limits.MaxPacket // bytes of one message; it may hold several packets, or a part of one [MQTT-6.0.0-2]
 	anyOrigin    = "*"
 )
 

@@ -1,4 +1,4 @@
-package broker
+package limits
 
 import (
 	"encoding/json"
@@ -16,21 +16,21 @@ var (
 )
 
 // try is a CONNECT: how long it has to wait, or what came of it.
-func (l *logins) try(addr netip.Addr, user, password string) (in bool, wait time.Duration) {
-	login := l.login(addr, user, []byte(password))
-	if wait = l.wait(login); wait > 0 {
+func (l *Logins) try(addr netip.Addr, user, password string) (in bool, wait time.Duration) {
+	login := l.Login(addr, user, []byte(password))
+	if wait = l.Wait(login); wait > 0 {
 		return false, wait
 	}
 	if password != string(right) {
-		l.fail(login)
+		l.Fail(login)
 		return false, 0
 	}
-	l.succeed(login)
+	l.Succeed(login)
 	return true, 0
 }
 
 // guess fails n times, and returns how many of the guesses were looked at.
-func (l *logins) guess(addr netip.Addr, user string, n int) (looked int) {
+func (l *Logins) guess(addr netip.Addr, user string, n int) (looked int) {
 	for i := range n {
 		if _, wait := l.try(addr, user, fmt.Sprint("wrong", i)); wait == 0 {
 			looked++
@@ -42,13 +42,13 @@ func (l *logins) guess(addr netip.Addr, user string, n int) (looked int) {
 // TestWhoGuesses waits longer and longer, and no longer than the setting; what is over is forgotten.
 func TestWhoGuesses(t *testing.T) {
 	var now time.Duration
-	l := withLimits(defaultLimits(), &now).logins
+	l := NewLogins(withLimits(Default(), &now))
 	if n := l.guess(home, "u", 1000); n != 5 {
 		t.Errorf("%d guesses are looked at at once", n)
 	}
 	var waits []time.Duration
 	for range 9 {
-		wait := l.wait(l.login(home, "u", []byte("wrong")))
+		wait := l.Wait(l.Login(home, "u", []byte("wrong")))
 		waits = append(waits, wait)
 		now += wait
 		if n := l.guess(home, "u", 10); n != 1 {
@@ -75,7 +75,7 @@ func TestWhoGuesses(t *testing.T) {
 // TestWhoHasARight gets in, whatever others do.
 func TestWhoHasARight(t *testing.T) {
 	var now time.Duration
-	l := withLimits(defaultLimits(), &now).logins
+	l := NewLogins(withLimits(Default(), &now))
 	must := func(addr netip.Addr, user, why string) {
 		t.Helper()
 		if in, wait := l.try(addr, user, "right"); !in {
@@ -90,8 +90,8 @@ func TestWhoHasARight(t *testing.T) {
 		l.guess(home, fmt.Sprint("u", i), 3)
 	}
 	must(home, "old", "somebody at the same address tries all users")
-	l.fail(l.login(home, "old", nil))
-	if wait := l.wait(l.login(home, "old", []byte("new password"))); wait > 0 {
+	l.Fail(l.Login(home, "old", nil))
+	if wait := l.Wait(l.Login(home, "old", []byte("new password"))); wait > 0 {
 		t.Errorf("a user that is known there waits %v for what others do", wait)
 	}
 	now += time.Second
@@ -100,7 +100,7 @@ func TestWhoHasARight(t *testing.T) {
 		l.guess(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), "victim", 5)
 	}
 	must(abroad, "victim", "a thousand addresses guess at one user; it comes from one that has not failed")
-	l.fail(l.login(abroad, "other", nil))
+	l.Fail(l.Login(abroad, "other", nil))
 	must(abroad, "victim", "and again, when somebody there has failed")
 }
 
@@ -108,7 +108,7 @@ func TestWhoHasARight(t *testing.T) {
 // again and again: the others all get in.
 func TestManyInError(t *testing.T) {
 	var now time.Duration
-	l := withLimits(defaultLimits(), &now).logins
+	l := NewLogins(withLimits(Default(), &now))
 	rnd := rand.New(rand.NewPCG(1, 6))
 	waited := 0
 	for i := range 5000 {
@@ -128,16 +128,16 @@ func TestManyInError(t *testing.T) {
 // TestLoginsAreBounded: however many users are tried.
 func TestLoginsAreBounded(t *testing.T) {
 	now := time.Hour
-	l := withLimits(defaultLimits(), &now).logins
+	l := NewLogins(withLimits(Default(), &now))
 	for i := range 2 * maxFailures {
-		l.fail(l.login(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), fmt.Sprint("u", i), nil))
+		l.Fail(l.Login(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), fmt.Sprint("u", i), nil))
 	}
-	if n, lost := l.remembered(); n > maxFailures || lost == 0 {
+	if n, lost := l.Remembered(); n > maxFailures || lost == 0 {
 		t.Errorf("%d are remembered, %d not", n, lost)
 	}
 	now += time.Hour
-	l.fail(l.login(home, "u", nil))
-	if n, _ := l.remembered(); n != 3 {
+	l.Fail(l.Login(home, "u", nil))
+	if n, _ := l.Remembered(); n != 3 {
 		t.Errorf("%d are remembered when all is over", n)
 	}
 	r := newRing2[int](100)
@@ -153,20 +153,19 @@ func TestLoginsAreBounded(t *testing.T) {
 // known at the other.
 func TestLoginsAreShared(t *testing.T) {
 	var now time.Duration
-	var all []*logins
+	var all []*Logins
 	for i := range 3 {
-		b := withLimits(defaultLimits(), &now)
-		b.cfg.Node.Name = fmt.Sprint("n", i+1)
-		b.peers = &peers{b: b}
-		all = append(all, b.logins)
+		l := NewLogins(withLimits(Default(), &now))
+		l.Share(fmt.Sprint("n", i+1), func([]byte) error { return nil })
+		all = append(all, l)
 	}
-	bus := func(m loginMessage, to ...*logins) {
+	bus := func(m message, to ...*Logins) {
 		data, err := json.Marshal(m)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, l := range to {
-			var in loginMessage
+			var in message
 			if err := json.Unmarshal(data, &in); err != nil {
 				t.Fatal(err)
 			}
@@ -174,8 +173,8 @@ func TestLoginsAreShared(t *testing.T) {
 		}
 	}
 	a, b, late := all[0], all[1], all[2]
-	tell := func(l *logins, to ...*logins) {
-		bus(loginMessage{From: l.b.cfg.Node.Name, News: l.news}, to...)
+	tell := func(l *Logins, to ...*Logins) {
+		bus(message{From: l.node, News: l.news}, to...)
 		l.news = nil
 	}
 	a.try(home, "known", "right")
@@ -189,19 +188,19 @@ func TestLoginsAreShared(t *testing.T) {
 	}
 	tell(b, a)
 	for _, l := range all[:2] {
-		if l.wait(l.login(home, "known", []byte("another"))) > 0 {
-			t.Error(l.b.cfg.Node.Name, "a user that got in at one node is not known at the other")
+		if l.Wait(l.Login(home, "known", []byte("another"))) > 0 {
+			t.Error(l.node, "a user that got in at one node is not known at the other")
 		}
-		if l.wait(l.login(home, "stranger", nil)) == 0 {
-			t.Error(l.b.cfg.Node.Name, "the address is free to go on")
+		if l.Wait(l.Login(home, "stranger", nil)) == 0 {
+			t.Error(l.node, "the address is free to go on")
 		}
 	}
 	now += 500 * time.Millisecond
 	a.mu.Lock()
 	table := a.table()
 	a.mu.Unlock()
-	bus(loginMessage{From: "n1", For: "n3", News: table}, late, b)
-	if w, v := a.wait(a.login(home, "u", nil)), late.wait(late.login(home, "u", nil)); w != v || w == 0 {
+	bus(message{From: "n1", For: "n3", News: table}, late, b)
+	if w, v := a.Wait(a.Login(home, "u", nil)), late.Wait(late.Login(home, "u", nil)); w != v || w == 0 {
 		t.Errorf("one that comes up lets it wait %v, the other %v", v, w)
 	}
 	if len(late.news) > 0 {
@@ -217,17 +216,16 @@ func FuzzLogins(f *testing.F) {
 	f.Add([]byte(`{"from":"n2","news":[{"t":112,"k":"00112233445566778899aabbccddeeff","a":"00112233445566778899aabbccddeeff"}]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		now := time.Hour
-		b := withLimits(defaultLimits(), &now)
-		b.cfg.Node.Name = "n1"
-		var m loginMessage
+		l := NewLogins(withLimits(Default(), &now))
+		l.Share("n1", func([]byte) error { return nil })
+		var m message
 		if json.Unmarshal(data, &m) != nil {
 			return
 		}
-		m.Hello = false // it would be answered over a bus
-		b.logins.hear(m)
-		b.logins.hear(m)
+		l.hear(m)
+		l.hear(m)
 		for _, n := range m.News {
-			if w := b.logins.left(n.Key, now); w < 0 || w > time.Minute {
+			if w := l.left(n.Key, now); w < 0 || w > time.Minute {
 				t.Errorf("%v", w)
 			}
 		}

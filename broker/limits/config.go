@@ -1,4 +1,4 @@
-package broker
+package limits
 
 import (
 	"time"
@@ -6,8 +6,8 @@ import (
 	"holdfast/systemd/settings"
 )
 
-// LimitsConfig is [limits]. 0 is no limit where that is said; elsewhere it is the default.
-type LimitsConfig struct {
+// Config is [limits]. 0 is no limit where that is said; elsewhere it is the default.
+type Config struct {
 	ConnectionsPerAddress int           `toml:"connections_per_address"`    // 0: no limit. An IPv6 address counts as its /64, here and below
 	ConnectRate           int           `toml:"connect_rate"`               // new connections a second; 0: no limit
 	ConnectRatePerAddress int           `toml:"connect_rate_per_address"`   // 0: no limit
@@ -29,20 +29,28 @@ type LimitsConfig struct {
 	LoginForget           time.Duration `toml:"login_forget"`               // failures are forgotten so long after the last one
 }
 
-func defaultLimits() LimitsConfig {
-	return LimitsConfig{
-		ConnectTimeout: connectTimeout, ConnectBytes: 128 << 10, PacketBytes: maxPacket, Inflight: receiveMax, Subscriptions: maxSubs,
+// Default is what no key under [limits] means.
+func Default() Config {
+	return Config{
+		ConnectTimeout: DefaultConnectTimeout, ConnectBytes: 128 << 10, PacketBytes: MaxPacket, Inflight: DefaultInflight, Subscriptions: DefaultSubscriptions,
 		TopicLevels: 128, TopicBytes: maxTopic, Retained: 1 << 20,
 		LoginFailures: 5, LoginFailuresUser: 20, LoginFailuresAddress: 50, LoginBackoff: time.Minute, LoginForget: 15 * time.Minute,
 	}
 }
 
+const (
+	MaxPacket             = 1 << 20          // bytes; default, and the most that can be configured
+	DefaultInflight       = 1024             // unacknowledged publishes of one client
+	DefaultConnectTimeout = 10 * time.Second // for what comes before MQTT, and as long for the CONNECT
+	DefaultSubscriptions  = 4096             // of a session
+)
+
 // maxTopic is the longest string that MQTT has (1.5.4).
 const maxTopic = 65535
 
-// filled is the limits with defaults for what cannot be 0.
-func (l LimitsConfig) filled() LimitsConfig {
-	d := defaultLimits()
+// Filled is the limits with defaults for what cannot be 0.
+func (l Config) Filled() Config {
+	d := Default()
 	for _, f := range []struct{ to, by *int }{{&l.Inflight, &d.Inflight}, {&l.Subscriptions, &d.Subscriptions}, {&l.TopicLevels, &d.TopicLevels}, {&l.Retained, &d.Retained},
 		{&l.LoginFailuresUser, &d.LoginFailuresUser}, {&l.LoginFailuresAddress, &d.LoginFailuresAddress}} {
 		if *f.to == 0 {
@@ -62,8 +70,8 @@ func (l LimitsConfig) filled() LimitsConfig {
 	return l
 }
 
-func (c *Config) checkLimits(doc *settings.Doc) {
-	l := &c.Limits
+// Check reports what cannot be meant.
+func (l *Config) Check(doc *settings.Doc) {
 	for _, f := range []struct {
 		key         string
 		value       int64
@@ -91,8 +99,8 @@ func (c *Config) checkLimits(doc *settings.Doc) {
 		value       int64
 		least, most int64
 	}{
-		{"connect_bytes", l.ConnectBytes, 1 << 10, maxPacket},
-		{"packet_bytes", l.PacketBytes, 1 << 10, maxPacket}, // a batch of the log holds at least one packet
+		{"connect_bytes", l.ConnectBytes, 1 << 10, MaxPacket},
+		{"packet_bytes", l.PacketBytes, 1 << 10, MaxPacket}, // a batch of the log holds at least one packet
 		{"topic_bytes", l.TopicBytes, 16, maxTopic},
 		{"bytes_per_second", l.BytesPerSecond, 0, 1 << 40},
 	} {

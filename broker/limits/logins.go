@@ -1,20 +1,14 @@
-package broker
+package limits
 
 import (
-	"context"
 	"crypto/hmac"
 	"crypto/sha256"
-	"errors"
-	"fmt"
 	"net/netip"
 	"sync"
 	"time"
-
-	"holdfast/broker/auth"
-	"holdfast/broker/mqtt"
 )
 
-// logins slows down who tries passwords. Only failures count, in three places: of one user from one address, of one user
+// Logins slows down who tries passwords. Only failures count, in three places: of one user from one address, of one user
 // from everywhere, of one address with whatever users. Who is over waits before a password of his is looked at again.
 //
 // Whoever has a right to come in does:
@@ -24,23 +18,26 @@ import (
 //   - an address that has not failed lately may always try: nobody can lock a user out from elsewhere;
 //   - an address may fail more often the more users have got in from it: behind a balancer or a NAT many are in error.
 //
-// The nodes of a cluster tell each other what failed (logins_share.go).
-type logins struct {
-	b   *Broker
+// The nodes of a cluster tell each other what failed (share.go).
+type Logins struct {
+	l   *Limits
 	key []byte // of what is remembered: it dies with the process
 
 	mu     sync.Mutex
-	failed map[loginKey]*failures
-	known  ring2[loginKey] // (address, user) that got in; of all nodes
-	proven ring2[loginKey] // (address, user, password) that got in here
-	users  map[loginKey]int
-	lost   uint64      // failures for which there was no room
-	news   []loginNews // for the other nodes
-	swept  time.Duration
+	failed map[key]*failures
+	known  ring2[key] // (address, user) that got in; of all nodes
+	proven ring2[key] // (address, user, password) that got in here
+	users  map[key]int
+	lost   uint64 // failures for which there was no room
+	news   []news // for the other nodes
+
+	node    string
+	publish func([]byte) error // to all nodes; nil: this one is alone
+	swept   time.Duration
 }
 
-// loginKey stands for whom a failure counts.
-type loginKey [16]byte
+// key stands for whom a failure counts.
+type key [16]byte
 
 // failures is what is remembered of one key.
 type failures struct {
@@ -57,7 +54,7 @@ const (
 	perUser      = 10 // further failures that an address has for each user that got in from there
 )
 
-// The kinds of a loginKey.
+// The kinds of a key.
 const (
 	loginPair    = 'p'
 	loginUser    = 'u'
@@ -65,13 +62,14 @@ const (
 	loginProof   = 's'
 )
 
-func newLogins(b *Broker) *logins {
-	return &logins{b: b, key: b.random(32), failed: map[loginKey]*failures{}, users: map[loginKey]int{},
-		known: newRing2[loginKey](maxKnown), proven: newRing2[loginKey](maxKnown)}
+// NewLogins makes an account of logins under limits.
+func NewLogins(l *Limits) *Logins {
+	return &Logins{l: l, key: l.env.Rand(32), failed: map[key]*failures{}, users: map[key]int{},
+		known: newRing2[key](maxKnown), proven: newRing2[key](maxKnown)}
 }
 
 // keyOf is the same on all nodes: what is in it is no secret.
-func keyOf(kind byte, addr netip.Addr, user string) loginKey {
+func keyOf(kind byte, addr netip.Addr, user string) key {
 	h := sha256.New()
 	h.Write([]byte{kind})
 	if kind != loginUser {
@@ -81,35 +79,35 @@ func keyOf(kind byte, addr netip.Addr, user string) loginKey {
 	if kind != loginAddress {
 		h.Write([]byte(user))
 	}
-	return loginKey(h.Sum(nil)[:16])
+	return key(h.Sum(nil)[:16])
 }
 
 // proofOf has a password in it, and so a key that nobody else has.
-func (l *logins) proofOf(addr netip.Addr, user string, password []byte) loginKey {
+func (l *Logins) proofOf(addr netip.Addr, user string, password []byte) key {
 	h := hmac.New(sha256.New, l.key)
 	pair := keyOf(loginProof, addr, user)
 	h.Write(pair[:])
 	h.Write(password)
-	return loginKey(h.Sum(nil)[:16])
+	return key(h.Sum(nil)[:16])
 }
 
-// login is one CONNECT with a password, without the password.
-type login struct{ pair, user, address, proof loginKey }
+// Login is one CONNECT with a password, without the password.
+type Login struct{ pair, user, address, proof key }
 
-// login is what a client says; nil: nobody guesses here.
-func (l *logins) login(addr netip.Addr, user string, password []byte) *login {
-	if l.b.limits.LoginFailures == 0 || !addr.IsValid() {
+// Login is what a client says; nil: nobody guesses here.
+func (l *Logins) Login(addr netip.Addr, user string, password []byte) *Login {
+	if l.l.LoginFailures == 0 || !addr.IsValid() {
 		return nil
 	}
-	return &login{keyOf(loginPair, addr, user), keyOf(loginUser, addr, user), keyOf(loginAddress, addr, user), l.proofOf(addr, user, password)}
+	return &Login{keyOf(loginPair, addr, user), keyOf(loginUser, addr, user), keyOf(loginAddress, addr, user), l.proofOf(addr, user, password)}
 }
 
-// wait says how long a client has to wait before its password is looked at; 0: it may try.
-func (l *logins) wait(in *login) time.Duration {
+// Wait says how long a client has to wait before its password is looked at; 0: it may try.
+func (l *Logins) Wait(in *Login) time.Duration {
 	if in == nil {
 		return 0
 	}
-	now := l.b.mono()
+	now := l.l.env.Mono()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.proven.has(in.proof) {
@@ -126,24 +124,23 @@ func (l *logins) wait(in *login) time.Duration {
 }
 
 // left is how long a key's time is not over; l.mu is held.
-func (l *logins) left(k loginKey, now time.Duration) time.Duration {
-	if f := l.failed[k]; f != nil && now-f.last < l.b.limits.LoginForget {
+func (l *Logins) left(k key, now time.Duration) time.Duration {
+	if f := l.failed[k]; f != nil && now-f.last < l.l.LoginForget {
 		return max(0, f.until-now)
 	}
 	return 0
 }
 
 // count is how often a key has failed lately; l.mu is held.
-func (l *logins) count(k loginKey, now time.Duration) int {
-	if f := l.failed[k]; f != nil && now-f.last < l.b.limits.LoginForget {
+func (l *Logins) count(k key, now time.Duration) int {
+	if f := l.failed[k]; f != nil && now-f.last < l.l.LoginForget {
 		return f.n
 	}
 	return 0
 }
 
-// fail counts a wrong password. An error of a source is none.
-func (l *logins) fail(in *login) {
-	l.b.stats.LoginsFailed.Add(1)
+// Fail counts a wrong password. An error of a source is none.
+func (l *Logins) Fail(in *Login) {
 	if in == nil {
 		return
 	}
@@ -151,16 +148,16 @@ func (l *logins) fail(in *login) {
 	defer l.mu.Unlock()
 	for _, k := range []struct {
 		kind byte
-		key  loginKey
+		key  key
 	}{{loginPair, in.pair}, {loginUser, in.user}, {loginAddress, in.address}} {
 		l.add(k.key, k.kind, 1)
-		l.tell(loginNews{Kind: k.kind, Key: k.key, Failed: 1})
+		l.tell(news{Kind: k.kind, Key: k.key, Failed: 1})
 	}
 }
 
 // add counts failures of a key; l.mu is held.
-func (l *logins) add(k loginKey, kind byte, n int) {
-	now := l.b.mono()
+func (l *Logins) add(k key, kind byte, n int) {
+	now := l.l.env.Mono()
 	f := l.failed[k]
 	if f == nil {
 		if len(l.failed) >= maxFailures {
@@ -173,7 +170,7 @@ func (l *logins) add(k loginKey, kind byte, n int) {
 		f = &failures{kind: kind}
 		l.failed[k] = f
 	}
-	if now-f.last >= l.b.limits.LoginForget {
+	if now-f.last >= l.l.LoginForget {
 		f.n = 0
 	}
 	f.n, f.last = f.n+n, now
@@ -183,26 +180,26 @@ func (l *logins) add(k loginKey, kind byte, n int) {
 }
 
 // free is how many failures cost nothing; l.mu is held.
-func (l *logins) free(k loginKey, kind byte) int {
+func (l *Logins) free(k key, kind byte) int {
 	switch kind {
 	case loginPair:
-		return l.b.limits.LoginFailures
+		return l.l.LoginFailures
 	case loginUser:
-		return l.b.limits.LoginFailuresUser
+		return l.l.LoginFailuresUser
 	}
-	return l.b.limits.LoginFailuresAddress + perUser*l.users[k]
+	return l.l.LoginFailuresAddress + perUser*l.users[k]
 }
 
 // backoff doubles with each failure. An address is slowed to one try a second: behind it there may be many.
-func (l *logins) backoff(over int, kind byte) time.Duration {
+func (l *Logins) backoff(over int, kind byte) time.Duration {
 	if kind == loginAddress {
 		return firstBackoff
 	}
-	return min(l.b.limits.LoginBackoff, firstBackoff<<min(over, 20))
+	return min(l.l.LoginBackoff, firstBackoff<<min(over, 20))
 }
 
-// succeed forgets what failed of this user from this address, and remembers that it got in.
-func (l *logins) succeed(in *login) {
+// Succeed forgets what failed of this user from this address, and remembers that it got in.
+func (l *Logins) Succeed(in *Login) {
 	if in == nil {
 		return
 	}
@@ -210,13 +207,13 @@ func (l *logins) succeed(in *login) {
 	defer l.mu.Unlock()
 	l.proven.add(in.proof)
 	if l.failed[in.pair] != nil || !l.known.has(in.pair) {
-		l.tell(loginNews{Kind: loginPair, Key: in.pair, At: in.address})
+		l.tell(news{Kind: loginPair, Key: in.pair, At: in.address})
 	}
 	l.in(in.pair, in.address)
 }
 
 // in notes that a user got in; l.mu is held.
-func (l *logins) in(pair, at loginKey) {
+func (l *Logins) in(pair, at key) {
 	delete(l.failed, pair)
 	if l.known.add(pair) && (l.users[at] > 0 || len(l.users) < maxFailures) {
 		l.users[at]++
@@ -224,46 +221,23 @@ func (l *logins) in(pair, at loginKey) {
 }
 
 // sweep forgets what is over; l.mu is held.
-func (l *logins) sweep(now time.Duration) {
+func (l *Logins) sweep(now time.Duration) {
 	if now-l.swept < time.Second {
 		return
 	}
 	l.swept = now
 	for k, f := range l.failed {
-		if now-f.last >= l.b.limits.LoginForget {
+		if now-f.last >= l.l.LoginForget {
 			delete(l.failed, k)
 		}
 	}
 }
 
-// remembered is how many keys have failed lately, or a while ago.
-func (l *logins) remembered() (n int, lost uint64) {
+// Remembered is how many keys have failed lately, or a while ago.
+func (l *Logins) Remembered() (n int, lost uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.failed), l.lost
-}
-
-// guarded refuses a client that has to wait; without an error its password may be looked at, and settled says what came of
-// it. The answer comes a little later, so that it does not come again at once. Who gives no password guesses none.
-func (c *conn) guarded(ctx context.Context, k *mqtt.Connect) (settled func(error), err error) {
-	if !k.HasPassword {
-		return func(error) {}, nil
-	}
-	l := c.b.logins
-	in := l.login(addressOf(c.nc.RemoteAddr()), k.User, k.Password)
-	if wait := l.wait(in); wait > 0 {
-		c.b.limits.hit(limitLogins, c.id, c.addr, fmt.Sprintf("too many failed logins: none is looked at for %s", wait.Round(time.Second)))
-		c.b.penalty.wait(ctx, refusalDelay)
-		return nil, c.refuse(mqtt.ConnectionRateExceeded, fmt.Sprintf("too many failed logins; try again in %d s", int(wait/time.Second)+1))
-	}
-	return func(err error) {
-		switch {
-		case err == nil:
-			l.succeed(in)
-		case errors.Is(err, auth.ErrCredentials): // not a source that does not answer, or a hash that waits too long
-			l.fail(in)
-		}
-	}, nil
 }
 
 // ring2 is a set with a bound: when its younger half is full, the older one is forgotten.

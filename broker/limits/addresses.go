@@ -1,4 +1,4 @@
-package broker
+package limits
 
 import (
 	"encoding/binary"
@@ -14,9 +14,9 @@ import (
 	"holdfast/broker/mqtt"
 )
 
-// entrance is how a connection came in, and what it costs the limits until it is gone.
-type entrance struct {
-	book    *addressBook
+// Entrance is how a connection came in, and what it costs the limits until it is gone.
+type Entrance struct {
+	book    *AddressBook
 	nc      net.Conn
 	evicted atomic.Bool // it made room for another
 
@@ -26,24 +26,24 @@ type entrance struct {
 	gone  bool
 	found bool // it counts for its address
 
-	refusal *limitRefusal
+	Refusal *Refusal // nil: it may come in
 }
 
-// limitRefusal is what a client is told when its CONNECT has come.
-type limitRefusal struct {
-	limit int
-	code  byte
-	text  string
+// Refusal is what a client is told when its CONNECT has come.
+type Refusal struct {
+	Limit int    // which
+	Code  byte   // MQTT reason code
+	Text  string // for people
 }
 
-// addressBook is who is connected from where, how fast they come, and who has not said anything yet.
-type addressBook struct {
-	l       *limits
+// AddressBook is who is connected from where, how fast they come, and who has not said anything yet.
+type AddressBook struct {
+	l       *Limits
 	halfMax int
 
 	mu      sync.Mutex
 	m       map[netip.Addr]*addressUse
-	half    []*entrance
+	half    []*Entrance
 	all     bucket // connect_rate
 	others  bucket // of addresses for which there is no room
 	swept   time.Duration
@@ -63,19 +63,20 @@ const (
 	evictFrom    = 16              // of so many half-open connections one makes room
 )
 
-func newAddressBook(l *limits, maxConns int64) *addressBook {
-	b := &addressBook{l: l, halfMax: l.HalfOpen, m: map[netip.Addr]*addressUse{}, choose: rand.New(rand.NewPCG(binary.BigEndian.Uint64(l.b.random(8)), 0)), maximum: maxAddresses}
+// NewAddressBook makes a book for a node that takes so many connections.
+func NewAddressBook(l *Limits, maxConns int64) *AddressBook {
+	b := &AddressBook{l: l, halfMax: l.HalfOpen, m: map[netip.Addr]*addressUse{}, choose: rand.New(rand.NewPCG(binary.BigEndian.Uint64(l.env.Rand(8)), 0)), maximum: maxAddresses}
 	if b.halfMax == 0 {
 		b.halfMax = max(1, int(min(maxConns/2, 1<<30)))
 	}
-	now := l.b.mono()
+	now := l.env.Mono()
 	b.all = newBucket(float64(l.ConnectRate), float64(l.ConnectRate), now)
 	b.others = newBucket(float64(l.ConnectRatePerAddress), float64(l.ConnectRatePerAddress), now)
 	return b
 }
 
-// countedAs is an address as limits count it: whoever has one IPv6 address has its /64.
-func countedAs(a netip.Addr) netip.Addr {
+// CountedAs is an address as limits count it: whoever has one IPv6 address has its /64.
+func CountedAs(a netip.Addr) netip.Addr {
 	a = a.Unmap().WithZone("")
 	if !a.Is6() {
 		return a
@@ -87,24 +88,24 @@ func countedAs(a netip.Addr) netip.Addr {
 	return p.Addr()
 }
 
-// addressOf is countedAs of a connection's other end; the zero Addr if it has none.
-func addressOf(a net.Addr) netip.Addr {
+// AddressOf is CountedAs of a connection's other end; the zero Addr if it has none.
+func AddressOf(a net.Addr) netip.Addr {
 	t, is := a.(*net.TCPAddr)
 	if !is {
 		return netip.Addr{}
 	}
-	return countedAs(t.AddrPort().Addr())
+	return CountedAs(t.AddrPort().Addr())
 }
 
-// arrive enters a connection that was accepted. If too many have not said who they are, one of them makes room: of some
+// Arrive enters a connection that was accepted. If too many have not said who they are, one of them makes room: of some
 // that chance has chosen, one of the address that has the most, so that who floods the broker drowns himself.
-func (b *addressBook) arrive(nc net.Conn) *entrance {
-	in := &entrance{book: b, nc: nc, addr: addressOf(nc.RemoteAddr())}
+func (b *AddressBook) Arrive(nc net.Conn) *Entrance {
+	in := &Entrance{book: b, nc: nc, addr: AddressOf(nc.RemoteAddr())}
 	b.mu.Lock()
 	in.half = len(b.half)
 	b.half = append(b.half, in)
 	b.use(in.addr).half++
-	var out *entrance
+	var out *Entrance
 	if len(b.half) > b.halfMax {
 		if out = b.victim(in); out != nil {
 			out.evicted.Store(true)
@@ -113,15 +114,15 @@ func (b *addressBook) arrive(nc net.Conn) *entrance {
 	}
 	b.mu.Unlock()
 	if out != nil {
-		b.l.hit(limitHalfOpen, "", out.nc.RemoteAddr().String(), fmt.Sprintf("%d connections have sent no CONNECT yet: this one made room", b.halfMax))
+		b.l.Hit(HalfOpen, "", out.nc.RemoteAddr().String(), fmt.Sprintf("%d connections have sent no CONNECT yet: this one made room", b.halfMax))
 		_ = out.nc.Close()
 	}
 	return in
 }
 
 // victim chooses who makes room. b.mu is held.
-func (b *addressBook) victim(newest *entrance) *entrance {
-	var out *entrance
+func (b *AddressBook) victim(newest *Entrance) *Entrance {
+	var out *Entrance
 	for range evictFrom {
 		e := b.half[b.choose.IntN(len(b.half))]
 		if e == newest {
@@ -135,22 +136,22 @@ func (b *addressBook) victim(newest *entrance) *entrance {
 }
 
 // use is what an address has; b.mu is held.
-func (b *addressBook) use(addr netip.Addr) *addressUse {
+func (b *AddressBook) use(addr netip.Addr) *addressUse {
 	u := b.m[addr]
 	if u == nil {
-		u = &addressUse{rate: newBucket(float64(b.l.ConnectRatePerAddress), float64(b.l.ConnectRatePerAddress), b.l.b.mono())}
+		u = &addressUse{rate: newBucket(float64(b.l.ConnectRatePerAddress), float64(b.l.ConnectRatePerAddress), b.l.env.Mono())}
 		b.m[addr] = u
 	}
 	return u
 }
 
 // let forgets an address that has nothing; b.mu is held.
-func (b *addressBook) let(addr netip.Addr) {
+func (b *AddressBook) let(addr netip.Addr) {
 	u := b.m[addr]
 	if u == nil || u.conns+u.half > 0 {
 		return
 	}
-	now := b.l.b.mono()
+	now := b.l.env.Mono()
 	if b.l.ConnectRatePerAddress == 0 || u.rate.full(now) {
 		delete(b.m, addr)
 		return
@@ -169,10 +170,10 @@ func (b *addressBook) let(addr netip.Addr) {
 	}
 }
 
-// locate counts a connection for the address that its client really has, and says how long it has to wait for its turn. A
+// Locate counts a connection for the address that its client really has, and says how long it has to wait for its turn. A
 // refusal is told when its CONNECT has come.
-func (b *addressBook) locate(in *entrance, client net.Addr) (wait time.Duration) {
-	addr := addressOf(client)
+func (b *AddressBook) Locate(in *Entrance, client net.Addr) (wait time.Duration) {
+	addr := AddressOf(client)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if in.half >= 0 && addr != in.addr {
@@ -183,22 +184,22 @@ func (b *addressBook) locate(in *entrance, client net.Addr) (wait time.Duration)
 	u, l := b.use(addr), b.l
 	in.addr = addr
 	if n := l.ConnectionsPerAddress; n > 0 && u.conns >= n { // one that is refused counts for nobody
-		in.refusal = &limitRefusal{limitConnections, mqtt.QuotaExceeded, fmt.Sprintf("there are %d connections from this address", n)}
+		in.Refusal = &Refusal{Connections, mqtt.QuotaExceeded, fmt.Sprintf("there are %d connections from this address", n)}
 		return 0
 	}
 	in.found = true
 	u.conns++
-	now := l.b.mono()
+	now := l.env.Mono()
 	if l.ConnectRatePerAddress > 0 {
 		if wait = b.turn(u, now); wait > rateWait {
-			in.refusal = &limitRefusal{limitAddressRate, mqtt.ConnectionRateExceeded, "too many connects from this address"}
+			in.Refusal = &Refusal{AddressRate, mqtt.ConnectionRateExceeded, "too many connects from this address"}
 			return 0
 		}
 	}
 	if l.ConnectRate > 0 {
 		if w := b.all.take(1, now); w > rateWait {
 			b.all.level++ // who is turned away takes nobody's turn
-			in.refusal = &limitRefusal{limitConnectRate, mqtt.ConnectionRateExceeded, "too many connects"}
+			in.Refusal = &Refusal{ConnectRate, mqtt.ConnectionRateExceeded, "too many connects"}
 			return 0
 		} else if w > wait {
 			wait = w
@@ -208,7 +209,7 @@ func (b *addressBook) locate(in *entrance, client net.Addr) (wait time.Duration)
 }
 
 // turn takes a turn of an address, or of those for which there was no room; b.mu is held.
-func (b *addressBook) turn(u *addressUse, now time.Duration) time.Duration {
+func (b *AddressBook) turn(u *addressUse, now time.Duration) time.Duration {
 	bucket := &u.rate
 	if len(b.m) > b.maximum && u.conns == 1 && b.others.owes() > 0 {
 		bucket = &b.others
@@ -220,8 +221,11 @@ func (b *addressBook) turn(u *addressUse, now time.Duration) time.Duration {
 	return wait
 }
 
-// connected: its CONNECT has come.
-func (in *entrance) connected() {
+// WasEvicted says whether its connection was closed to make room for another.
+func (in *Entrance) WasEvicted() bool { return in.evicted.Load() }
+
+// Connected: its CONNECT has come.
+func (in *Entrance) Connected() {
 	if in == nil {
 		return
 	}
@@ -231,7 +235,7 @@ func (in *entrance) connected() {
 }
 
 // whole takes it out of those whose CONNECT has not come; book.mu is held.
-func (in *entrance) whole() {
+func (in *Entrance) whole() {
 	b := in.book
 	if in.half < 0 {
 		return
@@ -249,8 +253,8 @@ func (in *entrance) whole() {
 	b.let(in.addr)
 }
 
-// leave: the connection is gone.
-func (in *entrance) leave() {
+// Leave: the connection is gone.
+func (in *Entrance) Leave() {
 	b := in.book
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -265,24 +269,9 @@ func (in *entrance) leave() {
 	}
 }
 
-// addresses is how many are known, and how many connections have sent no CONNECT yet.
-func (b *addressBook) addresses() (known, half int) {
+// Addresses is how many are known, and how many connections have sent no CONNECT yet.
+func (b *AddressBook) Addresses() (known, half int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.m), len(b.half)
 }
-
-// unwelcome refuses a client that a limit of its address turns away, once it has said in which protocol it can be told; a
-// little later, so that it does not come again at once.
-func (c *conn) unwelcome() error {
-	if c.in == nil || c.in.refusal == nil {
-		return nil
-	}
-	r := c.in.refusal
-	c.b.limits.hit(r.limit, c.id, c.addr, r.text)
-	c.b.penalty.wait(c.b.ctx, refusalDelay)
-	return c.refuse(r.code, r.text)
-}
-
-// refusalDelay is how long somebody waits who is refused by a limit.
-const refusalDelay = time.Second

@@ -1,11 +1,9 @@
-package broker
+package limits
 
 import (
 	"context"
 	"sync"
 	"time"
-
-	"holdfast/broker/mqtt"
 )
 
 // bucket is a token bucket that may be in debt: what is taken is taken, and who took it waits until it is paid.
@@ -51,75 +49,59 @@ func (b *bucket) full(now time.Duration) bool {
 // paceDebt is how many seconds a client may not be heard because of one packet: its keep alive must outlast it.
 const paceDebt = 10
 
-// pace is how fast a client may send. Who is faster is not read from for a while: TCP tells it to wait, and nothing of
+// Pace is how fast a client may send. Who is faster is not read from for a while: TCP tells it to wait, and nothing of
 // what it sends is dropped. Only the connection's reader uses it.
-type pace struct {
+type Pace struct {
 	messages, bytes bucket // rate 0: no limit
 }
 
-// newPace makes the pace of a connection; nil: it may be as fast as it likes.
-func (l *limits) newPace() *pace {
+// NewPace makes the pace of a connection; nil: it may be as fast as it likes.
+func (l *Limits) NewPace() *Pace {
 	if l.MessagesPerSecond == 0 && l.BytesPerSecond == 0 {
 		return nil
 	}
-	now := l.b.mono()
+	now := l.env.Mono()
 	m, b := float64(l.MessagesPerSecond), float64(l.BytesPerSecond)
-	return &pace{newBucket(m, m, now), newBucket(b, b, now)}
+	return &Pace{newBucket(m, m, now), newBucket(b, b, now)}
 }
 
-// paced waits until the client may send on. What it has just sent counts.
-func (c *conn) paced(ctx context.Context, first byte, size int) error {
-	p, now := c.pace, c.b.mono()
+// Take counts a packet that has come, and says how long nothing more is read, and because of which limit. A nil pace is no limit.
+func (p *Pace) Take(publish bool, size int, now time.Duration) (wait time.Duration, which int) {
 	if p == nil {
-		return nil
+		return 0, 0
 	}
-	var wait time.Duration
-	which := limitMessages
-	if first>>4 == mqtt.PUBLISH && p.messages.rate > 0 {
+	which = Messages
+	if publish && p.messages.rate > 0 {
 		wait = p.messages.take(1, now)
 	}
 	if p.bytes.rate > 0 {
 		if w := p.bytes.take(float64(size), now); w > wait {
-			wait, which = w, limitBytes
+			wait, which = w, Bytes
 		}
 	}
-	if wait <= 0 {
-		return nil
-	}
-	c.b.limits.hit(which, c.id, c.addr, "it sends faster, and is not read from for a while")
-	return c.rest(ctx, wait)
+	return wait, which
 }
 
-// rest waits, or until the connection ends.
-func (c *conn) rest(ctx context.Context, d time.Duration) error {
-	over := false
-	t := time.AfterFunc(d, func() {
-		c.mu.Lock()
-		over = true
-		c.nudge()
-		c.mu.Unlock()
-	})
-	defer t.Stop()
-	return c.waitFor(ctx, func() bool { return over })
-}
-
-// waiters bounds how many may be kept waiting at once.
-type waiters struct {
+// Waiters bounds how many may be kept waiting at once.
+type Waiters struct {
 	mu   sync.Mutex
 	n    int
-	most int
+	Most int // at once
 }
 
-// wait waits if there is room, else not.
-func (w *waiters) wait(ctx context.Context, d time.Duration) {
+// Wait waits if there is room, else not.
+func (w *Waiters) Wait(ctx context.Context, d time.Duration) {
 	w.mu.Lock()
-	if w.n >= w.most {
+	if w.n >= w.Most {
 		w.mu.Unlock()
 		return
 	}
 	w.n++
 	w.mu.Unlock()
-	pause(ctx, d)
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
 	w.mu.Lock()
 	w.n--
 	w.mu.Unlock()

@@ -1,4 +1,4 @@
-package broker
+package limits
 
 import (
 	"crypto/rand"
@@ -10,11 +10,15 @@ import (
 	"time"
 )
 
-// withLimits is as much of a broker as its limits need, with a clock that the test sets.
-func withLimits(l LimitsConfig, now *time.Duration) *Broker {
-	b := &Broker{cfg: Config{Limits: l}, log: slog.New(slog.DiscardHandler), mono: func() time.Duration { return *now }, wall: time.Now, rand: rand.Reader}
-	b.limits, b.logins = newLimits(b), newLogins(b)
-	return b
+// withLimits makes limits with a clock that the test sets.
+func withLimits(l Config, now *time.Duration) *Limits {
+	return New(l, &Counts{}, Env{Log: slog.New(slog.DiscardHandler), Mono: func() time.Duration { return *now }, Wall: time.Now, Rand: someBytes})
+}
+
+func someBytes(n int) []byte {
+	out := make([]byte, n)
+	_, _ = rand.Read(out) // it never fails
+	return out
 }
 
 // addressed is a connection of which only the address and the end matter.
@@ -32,15 +36,15 @@ func from(addr string) *addressed {
 }
 
 // enter is arrive and locate.
-func (b *addressBook) enter(nc *addressed) (*entrance, time.Duration) {
-	in := b.arrive(nc)
-	return in, b.locate(in, nc.addr)
+func (b *AddressBook) enter(nc *addressed) (*Entrance, time.Duration) {
+	in := b.Arrive(nc)
+	return in, b.Locate(in, nc.addr)
 }
 
 func TestConnectionsPerAddress(t *testing.T) {
 	var now time.Duration
-	book := newAddressBook(withLimits(LimitsConfig{ConnectionsPerAddress: 2}, &now).limits, 1000)
-	var all []*entrance
+	book := NewAddressBook(withLimits(Config{ConnectionsPerAddress: 2}, &now), 1000)
+	var all []*Entrance
 	for i, c := range []struct {
 		addr    string
 		refused bool
@@ -49,24 +53,24 @@ func TestConnectionsPerAddress(t *testing.T) {
 		{"[2001:db8::1]:1", false}, {"[2001:db8::ffff:2]:1", false}, {"[2001:db8:0:0:9::3]:1", true}, {"[2001:db8:0:1::1]:1", false},
 	} {
 		in, wait := book.enter(from(c.addr))
-		if (in.refusal != nil) != c.refused || wait != 0 {
-			t.Errorf("%d, %s: %+v", i, c.addr, in.refusal)
+		if (in.Refusal != nil) != c.refused || wait != 0 {
+			t.Errorf("%d, %s: %+v", i, c.addr, in.Refusal)
 		}
 		all = append(all, in)
 	}
-	all[0].connected()
-	all[0].leave()
-	all[0].leave() // once is enough
-	if in, _ := book.enter(from("192.0.2.1:5")); in.refusal != nil {
+	all[0].Connected()
+	all[0].Leave()
+	all[0].Leave() // once is enough
+	if in, _ := book.enter(from("192.0.2.1:5")); in.Refusal != nil {
 		t.Error("a place that was given up is not free")
 	} else {
 		all = append(all, in)
 	}
 	for _, in := range all {
-		in.connected()
-		in.leave()
+		in.Connected()
+		in.Leave()
 	}
-	if known, half := book.addresses(); known != 0 || half != 0 {
+	if known, half := book.Addresses(); known != 0 || half != 0 {
 		t.Errorf("%d addresses and %d half-open connections are left", known, half)
 	}
 }
@@ -74,45 +78,45 @@ func TestConnectionsPerAddress(t *testing.T) {
 // TestConnectRates: who comes too fast waits for his turn; who would wait too long is turned away, and takes nobody's turn.
 func TestConnectRates(t *testing.T) {
 	var now time.Duration
-	b := withLimits(LimitsConfig{ConnectRate: 100, ConnectRatePerAddress: 10}, &now)
-	book := newAddressBook(b.limits, 1000)
+	l := withLimits(Config{ConnectRate: 100, ConnectRatePerAddress: 10}, &now)
+	book := NewAddressBook(l, 1000)
 	var waited time.Duration
 	refused := 0
 	for i := range 100 {
 		in, wait := book.enter(from(fmt.Sprintf("192.0.2.1:%d", i+1)))
 		waited = max(waited, wait)
-		if in.refusal != nil {
+		if in.Refusal != nil {
 			refused++
 		}
-		in.leave()
+		in.Leave()
 	}
 	if refused != 40 || waited != 5*time.Second { // 10 at once, 50 in their turn
 		t.Errorf("%d refused, the longest wait %v", refused, waited)
 	}
 	in, wait := book.enter(from("192.0.2.2:1"))
-	if in.refusal != nil || wait != 0 {
-		t.Errorf("another address: %+v, %v", in.refusal, wait)
+	if in.Refusal != nil || wait != 0 {
+		t.Errorf("another address: %+v, %v", in.Refusal, wait)
 	}
-	in.leave()
+	in.Leave()
 	now += 10 * time.Second
 	for range 2 { // the buckets are full again: the addresses are forgotten
 		for _, a := range []string{"192.0.2.1:1", "192.0.2.2:1"} {
 			in, _ := book.enter(from(a))
 			now += time.Second
-			in.leave()
+			in.Leave()
 		}
 	}
-	if known, _ := book.addresses(); known != 0 {
+	if known, _ := book.Addresses(); known != 0 {
 		t.Errorf("%d addresses are left", known)
 	}
 	// All together.
 	refused = 0
 	for i := range 1000 {
 		in, _ := book.enter(from(fmt.Sprintf("10.0.%d.%d:1", i/250, i%250)))
-		if in.refusal != nil {
+		if in.Refusal != nil {
 			refused++
 		}
-		in.leave()
+		in.Leave()
 	}
 	if refused != 400 {
 		t.Errorf("%d of 1000 refused", refused)
@@ -122,17 +126,17 @@ func TestConnectRates(t *testing.T) {
 // TestAddressesAreBounded: however many come, so many are remembered, and those for which there is no room share one rate.
 func TestAddressesAreBounded(t *testing.T) {
 	var now time.Duration
-	book := newAddressBook(withLimits(LimitsConfig{ConnectRatePerAddress: 1}, &now).limits, 1000)
+	book := NewAddressBook(withLimits(Config{ConnectRatePerAddress: 1}, &now), 1000)
 	book.maximum = 100
 	refused := 0
 	for i := range 10000 {
 		in, _ := book.enter(from(fmt.Sprintf("[2001:db8:%x:%x::1]:1", i/256, i%256)))
-		if in.refusal != nil {
+		if in.Refusal != nil {
 			refused++
 		}
-		in.leave()
+		in.Leave()
 	}
-	if known, _ := book.addresses(); known > 101 {
+	if known, _ := book.Addresses(); known > 101 {
 		t.Errorf("%d addresses are remembered", known)
 	}
 	if refused < 9000 {
@@ -143,8 +147,8 @@ func TestAddressesAreBounded(t *testing.T) {
 // TestHalfOpen: who opens connections and says nothing makes room by his own; a slow client elsewhere stays.
 func TestHalfOpen(t *testing.T) {
 	var now time.Duration
-	b := withLimits(LimitsConfig{HalfOpen: 200}, &now)
-	book := newAddressBook(b.limits, 1000)
+	l := withLimits(Config{HalfOpen: 200}, &now)
+	book := NewAddressBook(l, 1000)
 	var slow []*addressed
 	for i := range 10 {
 		nc := from(fmt.Sprintf("198.51.100.%d:1", i))
@@ -162,10 +166,10 @@ func TestHalfOpen(t *testing.T) {
 			t.Errorf("%s made room for a flood from elsewhere", nc.addr)
 		}
 	}
-	if _, half := book.addresses(); half > 200 {
+	if _, half := book.Addresses(); half > 200 {
 		t.Errorf("%d half-open connections", half)
 	}
-	if n := b.stats.Limits[limitHalfOpen].Load(); n != 10000+10-200 {
+	if n := l.counts[HalfOpen].Load(); n != 10000+10-200 {
 		t.Errorf("%d counted", n)
 	}
 }
