@@ -61,7 +61,8 @@ var allowed = map[string][]string{
 	"broker/auth":         {"uplink/wire", "systemd/settings"},
 	"broker/auth/servers": {"systemd/freeport"},
 	"broker/limitlog":     {},
-	"broker/limits":       {"broker/limitlog", "systemd/settings"},
+	"broker/limits":       {"broker/limitlog", "broker/mqtt", "systemd/settings"},
+	"broker/listen":       {"broker/limitlog", "broker/limits", "systemd/settings"},
 	"broker/cmd":          {"broker", "broker/...", "uplink/est", "uplink/wire", "systemd/program", "systemd/settings"},
 	"devices":             {},
 	"devices/catalog":     {"devices", "devices/..."},
@@ -139,7 +140,7 @@ func TestHouseImports(t *testing.T) {
 var soleUsers = map[string][]string{
 	"github.com/nats-io/nats-server/v2":   {"broker"},
 	"github.com/nats-io/nats.go":          {"broker"},
-	"github.com/mochi-mqtt/server/v2":     {"broker", "broker/mqtt"},
+	"github.com/mochi-mqtt/server/v2":     {"broker/listen", "broker/mqtt"},
 	"github.com/dgraph-io/badger/v4":      {"buffer"},
 	"github.com/eclipse/paho.golang":      {"uplink", "agent/cmd/holdfast", "agent/cmd/demo"},
 	"aead.dev/minisign":                   {"agent/update", "agent/cmd/release"},

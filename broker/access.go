@@ -2,8 +2,6 @@ package broker
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"log/slog"
 	"net"
@@ -14,6 +12,7 @@ import (
 
 	"holdfast/broker/auth"
 	"holdfast/broker/limitlog"
+	"holdfast/broker/listen"
 	"holdfast/broker/mqtt"
 )
 
@@ -88,7 +87,7 @@ func (c *conn) enter(ctx context.Context, k *mqtt.Connect) error {
 		return err
 	}
 	began, generation := c.b.mono(), a.generation.Load()
-	client := &auth.Client{ID: k.ClientID, Username: k.User, Addr: addrPort(c.nc.RemoteAddr()), Listener: c.b.listenerOf(c.nc), Certificate: certificateOf(c.nc)}
+	client := &auth.Client{ID: k.ClientID, Username: k.User, Addr: addrPort(c.nc.RemoteAddr()), Listener: c.b.listenerOf(c.nc), Certificate: listen.CertificateOf(c.nc)}
 	if k.HasPassword {
 		client.Password = append([]byte{}, k.Password...) // never nil: an empty one is one
 	}
@@ -218,8 +217,8 @@ func (c *conn) endAt(g *auth.Grant) {
 func (b *Broker) listenerOf(nc net.Conn) string {
 	to := addrPort(nc.LocalAddr()).Port()
 	for _, d := range b.doorways() {
-		if addrPort(d.addr).Port() == to {
-			return d.name
+		if addrPort(d.Addr).Port() == to {
+			return d.Name
 		}
 	}
 	return ""
@@ -231,19 +230,4 @@ func addrPort(a net.Addr) netip.AddrPort {
 		return netip.AddrPortFrom(p.Addr().Unmap().WithZone(""), p.Port())
 	}
 	return netip.AddrPort{}
-}
-
-// certificateOf is the certificate that a client has shown and that was verified.
-func certificateOf(nc net.Conn) *x509.Certificate {
-	if w, ok := nc.(*wsConn); ok {
-		nc = w.Conn
-	}
-	t, ok := nc.(*tls.Conn)
-	if !ok {
-		return nil
-	}
-	if s := t.ConnectionState(); len(s.VerifiedChains) > 0 && len(s.PeerCertificates) > 0 {
-		return s.PeerCertificates[0]
-	}
-	return nil
 }

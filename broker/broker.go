@@ -2,7 +2,7 @@
 //
 // # What it is
 //
-// A PUBLISH is framed and decoded (front.go, conn.go, the pure codec in broker/mqtt), verified
+// A PUBLISH is framed and decoded (broker/listen, conn.go, the pure codec in broker/mqtt), verified
 // at the door (door.go), offered to the ledger (ingest.go, ledger.go), packed with what else is
 // waiting into one batch (log.go, writer.go), stored and synced by an embedded JetStream on a
 // quorum of the nodes (stream.go), and only then acknowledged. A session is a cursor into that log plus its
@@ -39,6 +39,7 @@ import (
 
 	"holdfast/broker/limitlog"
 	"holdfast/broker/limits"
+	"holdfast/broker/listen"
 )
 
 // Options is what a broker gets from its surroundings. Everything has a default.
@@ -143,7 +144,7 @@ type Broker struct {
 	loud     atomic.Int64 // second in which damage was last logged
 	addrs    atomic.Pointer[[]net.Addr]
 	estAddr  atomic.Pointer[net.Addr] // where gateways enrol; nil: nowhere
-	doorway  atomic.Pointer[[]doorway]
+	doorway  atomic.Pointer[[]listen.Doorway]
 	patience time.Duration // of a CONNECT
 	breath   breath        // house only
 	limits   *limits.Limits
@@ -151,7 +152,7 @@ type Broker struct {
 	penalty  limits.Waiters
 	ends     *limitlog.Log // says how connections ended that never became clients
 	book     atomic.Pointer[limits.AddressBook]
-	files    atomic.Pointer[tlsFiles] // nil without TLS
+	files    atomic.Pointer[listen.TLSFiles] // nil without TLS
 }
 
 // depart ends Run, because this node has left the cluster for good; err is what is wrong besides.
@@ -247,7 +248,7 @@ func (b *Broker) alone() bool { return b.cfg.Cluster == nil }
 // error says why. Nothing else of the settings changes while the broker runs.
 func (b *Broker) Reload() error {
 	if f := b.files.Load(); f != nil {
-		return f.reload()
+		return f.Reload()
 	}
 	return nil
 }

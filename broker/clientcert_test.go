@@ -10,7 +10,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"io"
-	"log/slog"
 	"math/big"
 	"net"
 	"os"
@@ -20,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/broker/listen"
 	"holdfast/broker/mqtt"
 )
 
@@ -138,7 +138,7 @@ func TestClientCertificates(t *testing.T) {
 			t.Errorf("%d: let in: %v", i, got)
 		}
 	}
-	if n := b.Stats().Front.Refused[refusedClientCert].Load(); n < 2 { // one that no CA of ours signed is not sent by every client
+	if n := b.Stats().Front.Refused[listen.RefusedClientCert].Load(); n < 2 { // one that no CA of ours signed is not sent by every client
 		t.Errorf("%d are counted", n)
 	}
 	if !strings.Contains(log.String(), "reason=client_certificate") || !strings.Contains(log.String(), "client_ca_file") {
@@ -152,7 +152,7 @@ func TestClientCertificates(t *testing.T) {
 		speak(t, b, 3, "", id, c)
 		s := b.sessions.get(id)
 		s.mu.Lock()
-		got := certificateOf(s.conn.nc)
+		got := listen.CertificateOf(s.conn.nc)
 		s.mu.Unlock()
 		if (got == nil) != (want == "") || got != nil && got.Subject.CommonName != want {
 			t.Errorf("%s: %+v", id, got)
@@ -164,7 +164,7 @@ func TestClientCertificates(t *testing.T) {
 		if err := errors.Join(os.WriteFile(tmp, data, 0o600), os.Rename(tmp, caFile)); err != nil {
 			t.Fatal(err)
 		}
-		return b.files.Load().refresh()
+		return b.files.Load().Refresh()
 	}
 	if err := replace([]byte("nothing")); err == nil || !strings.Contains(err.Error(), "holds no certificate") {
 		t.Error(err)
@@ -225,47 +225,4 @@ func TestClientCertificatesOfPrograms(t *testing.T) {
 			t.Errorf("%s: %s", flag, out)
 		}
 	}
-}
-
-// TestExpiryIsSaid: two weeks before, once a day, and when it has happened.
-func TestExpiryIsSaid(t *testing.T) {
-	certFile, keyFile, _ := certificate(t) // an hour
-	at := time.Now()
-	buf := &logBuffer{}
-	log := slog.New(slog.NewTextHandler(buf, nil))
-	f, err := loadTLS(ListenConfig{CertFile: certFile, KeyFile: keyFile}, func() time.Time { return at }, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	said := func(now time.Duration) string {
-		before := len(buf.String())
-		f.warn(now, log)
-		return buf.String()[before:]
-	}
-	at = at.Add(-expiresSoon)
-	if s := said(0); s != "" {
-		t.Error(s)
-	}
-	at = at.Add(expiresSoon)
-	if s := said(0); !strings.Contains(s, "expires soon") || !strings.Contains(s, "use=server") {
-		t.Error(s)
-	}
-	if s := said(time.Hour); s != "" {
-		t.Error("said twice a day:", s)
-	}
-	at = at.Add(2 * time.Hour)
-	if s := said(25 * time.Hour); !strings.Contains(s, "level=ERROR") || !strings.Contains(s, "has expired") {
-		t.Error(s)
-	}
-}
-
-// FuzzCAs: whatever stands in the file of the CAs.
-func FuzzCAs(f *testing.F) {
-	f.Add(newSigner(f, "CA").pem())
-	f.Add([]byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		if p, err := parseCAs(data); err == nil && (p.pool.Equal(x509.NewCertPool()) || p.until.IsZero()) {
-			t.Error("an empty pool")
-		}
-	})
 }

@@ -9,6 +9,7 @@ import (
 
 	"holdfast/broker/auth"
 	"holdfast/broker/limits"
+	"holdfast/broker/listen"
 	"holdfast/systemd/settings"
 )
 
@@ -18,7 +19,7 @@ const DefaultConfigFile = "/etc/holdfast-broker/broker.toml"
 // Config is the broker's settings, as docs/BROKER.md explains them.
 type Config struct {
 	Node    NodeConfig     `toml:"node"`
-	Listen  ListenConfig   `toml:"listen"`
+	Listen  listen.Config  `toml:"listen"`
 	Store   StoreConfig    `toml:"store"`
 	Cluster *ClusterConfig // [cluster]; nil: one node
 	Limits  limits.Config  `toml:"limits"`
@@ -74,7 +75,7 @@ func DefaultConfig() Config {
 	}
 	return Config{
 		Node:   NodeConfig{Name: name, DataDir: "/var/lib/holdfast-broker"},
-		Listen: ListenConfig{MQTT: ":1883", Admin: "127.0.0.1:18083"},
+		Listen: listen.Config{MQTT: ":1883", Admin: "127.0.0.1:18083"},
 		Store:  StoreConfig{Sync: SyncAlways, MaxBytes: 10 << 30, MaxAge: 7 * 24 * time.Hour},
 		Limits: limits.Default(),
 		Verify: defaultVerify(),
@@ -105,7 +106,7 @@ func readConfig(doc *settings.Doc) (Config, []settings.Problem) {
 	cfg.readAuth(doc)
 	cfg.readEnrol(doc)
 	cfg.checkNode(doc)
-	cfg.checkListen(doc)
+	cfg.Listen.Check(doc, len(cfg.Auth) > 0 || len(doc.Tables("auth")) > 0) // one with a mistake keeps the broker from starting
 	cfg.Limits.Check(doc)
 	cfg.checkStore(doc)
 	return cfg, doc.Problems()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"holdfast/broker/limits"
+	"holdfast/broker/listen"
 	"holdfast/systemd/settings"
 )
 
@@ -73,7 +74,7 @@ policy = "reject"
 	}
 	want := Config{
 		Node: NodeConfig{Name: "n-2", DataDir: filepath.Join(dir, "data")},
-		Listen: ListenConfig{MQTTS: "[::1]:8883", WS: "127.0.0.1:8083", WSS: "127.0.0.1:8084", Admin: "localhost:1", CertFile: certFile, KeyFile: keyFile,
+		Listen: listen.Config{MQTTS: "[::1]:8883", WS: "127.0.0.1:8083", WSS: "127.0.0.1:8084", Admin: "localhost:1", CertFile: certFile, KeyFile: keyFile,
 			WSOrigins: []string{"https://panel.example"}, ProxyProtocol: []string{"mqtts", "ws"}, TrustedProxies: []string{"10.0.0.0/8", "::1"}, MaxConnections: 5000},
 		Store:  StoreConfig{Sync: SyncAlways, MaxBytes: 1 << 30, MaxAge: 36 * time.Hour},
 		Limits: limits.Default(),
@@ -183,7 +184,7 @@ func TestConfigIsDocumented(t *testing.T) {
 		}
 	}
 	keys("node", NodeConfig{})
-	keys("listen", ListenConfig{})
+	keys("listen", listen.Config{})
 	keys("store", StoreConfig{})
 	keys("cluster", ClusterConfig{})
 	keys("verify", VerifyRule{})

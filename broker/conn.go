@@ -15,6 +15,7 @@ import (
 
 	"holdfast/broker/auth"
 	"holdfast/broker/limits"
+	"holdfast/broker/listen"
 	"holdfast/broker/mqtt"
 )
 
@@ -224,7 +225,7 @@ func (c *conn) open(ctx context.Context, in *input) error {
 	if in.to = n; n == 0 && err != nil {
 		return err
 	}
-	if looksProxied(in.buf[:n]) { // a mistake that is often made; as a packet it would be waited for
+	if listen.LooksProxied(in.buf[:n]) { // a mistake that is often made; as a packet it would be waited for
 		return errors.New("a PROXY header came first: add the listener to proxy_protocol under [listen], and the proxy to trusted_proxies")
 	}
 	first, body, err := in.next()

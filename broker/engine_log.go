@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"holdfast/broker/limitlog"
+	"holdfast/broker/listen"
 )
 
 // engineLog hands the engine's own log lines on. While it starts, what it calls fatal is not logged: it is
@@ -69,7 +70,7 @@ func (l *engineLog) Fatalf(f string, v ...any) {
 	for _, a := range v {
 		var op *net.OpError
 		if cause, _ := a.(error); errors.As(cause, &op) && op.Op == "listen" {
-			err = fmt.Errorf("[cluster] listen: %w", listenError(op))
+			err = fmt.Errorf("[cluster] listen: %w", listen.Explain(op))
 		}
 	}
 	select {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"holdfast/broker/authority"
+	"holdfast/broker/listen"
 	"holdfast/systemd/settings"
 )
 
@@ -83,7 +84,7 @@ func (e *EnrolConfig) checkFiles(doc *settings.Doc) {
 	}
 }
 
-func (e *EnrolConfig) checkListen(doc *settings.Doc, l *ListenConfig) {
+func (e *EnrolConfig) checkListen(doc *settings.Doc, l *listen.Config) {
 	const key = "enrol.listen"
 	if e.Listen == "" {
 		return

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"holdfast/broker/listen"
 	"holdfast/uplink/est"
 	"holdfast/uplink/wire"
 )
@@ -41,14 +42,14 @@ type estServer struct {
 }
 
 // listenEnrol opens the listener, if there is to be one.
-func (b *Broker) listenEnrol(ctx context.Context, files *tlsFiles) (*estServer, error) {
+func (b *Broker) listenEnrol(ctx context.Context, files *listen.TLSFiles) (*estServer, error) {
 	if b.enrol.cfg.Listen == "" || b.enrol.ca == nil || files == nil {
 		return nil, nil
 	}
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", b.enrol.cfg.Listen)
 	if err != nil {
-		return nil, fmt.Errorf("enrol.listen: %w", listenError(err))
+		return nil, fmt.Errorf("enrol.listen: %w", listen.Explain(err))
 	}
 	s := &estServer{e: b.enrol, slots: make(chan struct{}, estRequests)}
 	s.l = tls.NewListener(&boundedListener{Listener: l, most: estConns}, estTLS(files))
@@ -60,8 +61,8 @@ func (b *Broker) listenEnrol(ctx context.Context, files *tlsFiles) (*estServer, 
 }
 
 // estTLS asks for a certificate and leaves it to the handlers whether it is good: one that has ended is, for its renewal.
-func estTLS(files *tlsFiles) *tls.Config {
-	c := files.config(clientCertNone)
+func estTLS(files *listen.TLSFiles) *tls.Config {
+	c := files.Config(listen.ClientCertNone)
 	c.ClientAuth, c.SessionTicketsDisabled, c.NextProtos = tls.RequestClientCert, true, []string{"http/1.1"}
 	return c
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"holdfast/broker/authority"
+	"holdfast/broker/listen"
 	"holdfast/broker/mqtt"
 )
 
@@ -77,7 +78,7 @@ const revokedMark = `"revoked":"`
 // bar refuses a client whose certificate is revoked.
 func (c *conn) bar(ctx context.Context, id string) error {
 	e := c.b.enrol
-	x := certificateOf(c.nc)
+	x := listen.CertificateOf(c.nc)
 	if !e.revoked(x) {
 		return nil
 	}
@@ -127,7 +128,7 @@ func (e *enrolment) run(ctx context.Context) {
 // endRevoked ends the connections whose certificates are revoked.
 func (e *enrolment) endRevoked() {
 	for _, c := range e.b.conns.all() {
-		if x := certificateOf(c.nc); e.revoked(x) {
+		if x := listen.CertificateOf(c.nc); e.revoked(x) {
 			e.b.log.Warn("a client's certificate is revoked: its connection is closed", "gateway", x.Subject.CommonName, "addr", c.addr, "serial", serialOf(x))
 			c.grant.Store(&nobody) // its will is not published
 			c.end(mqtt.NotAuthorized, "the certificate is revoked")

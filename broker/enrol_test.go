@@ -22,6 +22,7 @@ import (
 
 	"holdfast/broker/admin"
 	"holdfast/broker/authority"
+	"holdfast/broker/listen"
 	"holdfast/broker/mqtt"
 	"holdfast/systemd/settings"
 	"holdfast/uplink/est"
@@ -547,7 +548,7 @@ func TestEnrolInACluster(t *testing.T) {
 	eventually(t, "its connections have ended at every node", func() bool {
 		for _, n := range c.up {
 			for _, x := range n.conns.all() {
-				if n.enrol.revoked(certificateOf(x.nc)) {
+				if n.enrol.revoked(listen.CertificateOf(x.nc)) {
 					return false
 				}
 			}

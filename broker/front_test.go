@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"context"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -154,43 +153,4 @@ func TestReceiveMaximum(t *testing.T) {
 		t.Error("one more is taken")
 	}
 	c.quiet()
-}
-
-// flaky is a listener whose Accept fails now and then.
-type flaky struct {
-	net.Listener
-	n int
-}
-
-func (f *flaky) Accept() (net.Conn, error) {
-	if f.n++; f.n%2 == 1 {
-		return nil, fmt.Errorf("accept: too many open files")
-	}
-	return f.Listener.Accept()
-}
-
-// TestAcceptErrors: a failing Accept ends no listener.
-func TestAcceptErrors(t *testing.T) {
-	b := start(t, testConfig(t.TempDir()))
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx := context.Background()
-	f := newFront(ListenConfig{}, b.Broker)
-	f.guard(ctx, &gate{clientListener: clientListener{name: "flaky"}}, &flaky{Listener: l})
-	done := make(chan struct{})
-	go func() {
-		f.serve(ctx, b.serve)
-		close(done)
-	}()
-	for i := range 3 {
-		c, _ := dialRaw(t, l.Addr().String(), fmt.Sprint("c", i), v5)
-		c.quiet()
-	}
-	if n := b.Stats().Front.AcceptErrors.Load(); n < 3 {
-		t.Errorf("%d errors of Accept counted", n)
-	}
-	f.close()
-	<-done
 }

@@ -3,7 +3,6 @@ package broker
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -16,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/broker/listen"
 	"holdfast/broker/mqtt"
 )
 
@@ -51,7 +51,7 @@ func logged(t *testing.T, cfg Config) (*running, *logBuffer) {
 func everyListener(t testing.TB) (cfg Config, tc *tls.Config) {
 	cfg = testConfig(t.TempDir())
 	certFile, keyFile, pool := certificate(t)
-	cfg.Listen = ListenConfig{MQTT: "127.0.0.1:0", MQTTS: "127.0.0.1:0", WS: "127.0.0.1:0", WSS: "127.0.0.1:0", CertFile: certFile, KeyFile: keyFile}
+	cfg.Listen = listen.Config{MQTT: "127.0.0.1:0", MQTTS: "127.0.0.1:0", WS: "127.0.0.1:0", WSS: "127.0.0.1:0", CertFile: certFile, KeyFile: keyFile}
 	return cfg, &tls.Config{RootCAs: pool, ServerName: "127.0.0.1"}
 }
 
@@ -88,14 +88,14 @@ func TestProxyProtocol(t *testing.T) {
 	cfg.Listen.ProxyProtocol = []string{"mqtt", "mqtts", "ws", "wss"}
 	cfg.Listen.TrustedProxies = []string{"10.0.0.0/8", "127.0.0.1"}
 	b, log := logged(t, cfg)
-	for i, l := range cfg.Listen.clients() {
+	for i, name := range []string{"mqtt", "mqtts", "ws", "wss"} {
 		for way, c := range map[string]struct{ header, addr string }{
 			"v1":    {"PROXY TCP4 192.0.2.7 10.0.0.1 49153 1883\r\n", "192.0.2.7:49153"},
 			"v2":    {v2Header(0x21, 0x21, inet6...), "[2001:db8::7]:49153"},
 			"TLVs":  {v2Header(0x21, 0x11, append(inet4, tlvs...)...), "192.0.2.7:49153"},
 			"local": {v2Header(0x20, 0), "127.0.0.1:"},
 		} {
-			id := l.name + "-" + way
+			id := name + "-" + way
 			client := speak(t, b, i, c.header, id, tc)
 			s, found := b.showSession(t.Context(), id)
 			if !found || !strings.HasPrefix(s.Addr, c.addr) {
@@ -123,12 +123,12 @@ func TestTurnedAway(t *testing.T) {
 		why      int
 		says     string
 	}{
-		{"no header", 0, "127.0.0.1", string(connectPacket("x", opts{version: mqtt.V5})), refusedHeader, "send-proxy-v2"},
-		{"a bad header", 0, "127.0.0.1", "PROXY TCP4 a b c d\r\n", refusedHeader, "malformed PROXY v1 line"},
-		{"an untrusted proxy", 0, "127.0.0.2", "PROXY TCP4 192.0.2.7 10.0.0.1 49153 1883\r\n", refusedUntrusted, "trusted_proxies"},
-		{"no TLS", 1, "127.0.0.1", string(connectPacket("x", opts{version: mqtt.V5})), refusedTLS, "reason=tls"},
-		{"no HTTP", 2, "127.0.0.1", string(connectPacket("x", opts{version: mqtt.V5})) + "\r\n\r\n", refusedWebSocket, "reason=websocket"},
-		{"endless headers", 2, "127.0.0.1", "GET /mqtt HTTP/1.1\r\nX: " + strings.Repeat("x", 2*wsHead), refusedWebSocket, "reason=websocket"},
+		{"no header", 0, "127.0.0.1", string(connectPacket("x", opts{version: mqtt.V5})), listen.RefusedHeader, "send-proxy-v2"},
+		{"a bad header", 0, "127.0.0.1", "PROXY TCP4 a b c d\r\n", listen.RefusedHeader, "malformed PROXY v1 line"},
+		{"an untrusted proxy", 0, "127.0.0.2", "PROXY TCP4 192.0.2.7 10.0.0.1 49153 1883\r\n", listen.RefusedUntrusted, "trusted_proxies"},
+		{"no TLS", 1, "127.0.0.1", string(connectPacket("x", opts{version: mqtt.V5})), listen.RefusedTLS, "reason=tls"},
+		{"no HTTP", 2, "127.0.0.1", string(connectPacket("x", opts{version: mqtt.V5})) + "\r\n\r\n", listen.RefusedWebSocket, "reason=websocket"},
+		{"endless headers", 2, "127.0.0.1", "GET /mqtt HTTP/1.1\r\nX: " + strings.Repeat("x", 16<<10), listen.RefusedWebSocket, "reason=websocket"},
 	} {
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(c.from)}}
 		was := b.Stats().Front.Refused[c.why].Load() // some are turned away as soon as they are accepted
@@ -168,74 +168,6 @@ func TestUnexpectedProxyHeader(t *testing.T) {
 	}
 }
 
-// gates opens a front of its own for a broker.
-func gates(t *testing.T, b *running, cfg ListenConfig, timeout time.Duration) (f *front, end func()) {
-	f = newFront(cfg, b.Broker)
-	f.timeout = timeout
-	if err := f.listen(t.Context(), cfg, func() bool { return true }, b.Broker); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	ctx, cancel := context.WithCancel(t.Context())
-	go func() {
-		defer close(done)
-		f.serve(ctx, b.serve)
-	}()
-	return f, func() {
-		cancel()
-		f.close()
-		<-done
-	}
-}
-
-// TestSlowHandshakes: who does not come as far as MQTT in time is gone.
-func TestSlowHandshakes(t *testing.T) {
-	cfg, _ := everyListener(t)
-	cfg.Listen.ProxyProtocol, cfg.Listen.TrustedProxies = []string{"wss"}, []string{"127.0.0.0/8"}
-	b := start(t, testConfig(t.TempDir()))
-	f, end := gates(t, b, cfg.Listen, 50*time.Millisecond)
-	defer end()
-	slow := &b.Stats().Front.Refused[refusedSlow]
-	for n, c := range []struct {
-		listener int
-		send     string
-	}{
-		{1, ""}, {1, "\x16\x03\x01"}, {2, ""}, {2, "GET /mqtt HTTP/1.1\r\nHost: "}, {3, ""}, {3, "PROXY TCP4 1"}, {3, v2Header(0x20, 0)},
-	} {
-		nc, err := net.Dial("tcp", f.addrs[c.listener].String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, _ = io.WriteString(nc, c.send)
-		_, _ = io.Copy(io.Discard, nc) // until it is closed
-		nc.Close()
-		eventually(t, "it is counted as slow", func() bool { return slow.Load() == uint64(n+1) })
-	}
-}
-
-// TestEndWhileShaking: the end does not wait for those who have not come as far as MQTT.
-func TestEndWhileShaking(t *testing.T) {
-	cfg, _ := everyListener(t)
-	b := start(t, testConfig(t.TempDir()))
-	f, end := gates(t, b, cfg.Listen, time.Hour)
-	for i := 1; i < 4; i++ {
-		nc, err := net.Dial("tcp", f.addrs[i].String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer nc.Close()
-	}
-	eventually(t, "three are waited for", func() bool {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		return len(f.shaking) == 3
-	})
-	end()
-	if n := b.Stats().Front.Refused[refusedSlow].Load(); n != 0 {
-		t.Errorf("%d counted as turned away", n)
-	}
-}
-
 // TestConnectionLimit: more are closed, counted and said; who leaves makes room.
 func TestConnectionLimit(t *testing.T) {
 	cfg := testConfig(t.TempDir())
@@ -246,7 +178,7 @@ func TestConnectionLimit(t *testing.T) {
 	if _, _, err := tryDial(t, b.addr, "three", v5); err == nil {
 		t.Error("a third is taken")
 	}
-	eventually(t, "it is counted", func() bool { return b.Stats().Front.Refused[refusedFull].Load() == 1 })
+	eventually(t, "it is counted", func() bool { return b.Stats().Front.Refused[listen.RefusedFull].Load() == 1 })
 	eventually(t, "it is logged", func() bool {
 		return strings.Contains(log.String(), "reason=full") && strings.Contains(log.String(), "max_connections")
 	})
@@ -288,17 +220,17 @@ func TestCertificateReload(t *testing.T) {
 	old := speak(t, b, 1, "", "old", &tls.Config{InsecureSkipVerify: true})
 	nextCert, nextKey, _ := certificate(t)
 	move(nextCert, cfg.Listen.CertFile) // and not its key
-	if err := b.files.Load().refresh(); err == nil || !strings.Contains(err.Error(), "is not the key of") {
+	if err := b.files.Load().Refresh(); err == nil || !strings.Contains(err.Error(), "is not the key of") {
 		t.Errorf("a certificate without its key: %v", err)
 	}
-	if err := b.files.Load().refresh(); err != nil {
+	if err := b.files.Load().Refresh(); err != nil {
 		t.Errorf("the same again: %v", err)
 	}
 	if serial() != first {
 		t.Error("the old certificate did not stay")
 	}
 	move(nextKey, cfg.Listen.KeyFile)
-	if err := b.files.Load().refresh(); err != nil {
+	if err := b.files.Load().Refresh(); err != nil {
 		t.Error(err)
 	}
 	second := serial()
@@ -318,33 +250,4 @@ func TestCertificateReload(t *testing.T) {
 		t.Error("the certificate did not stay")
 	}
 	old.quiet()
-}
-
-// TestListenErrorsSayWhatToDo: where it is, and what to do.
-func TestListenErrorsSayWhatToDo(t *testing.T) {
-	taken, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer taken.Close()
-	certFile, keyFile, _ := certificate(t)
-	_, otherKey, _ := certificate(t)
-	b := start(t, testConfig(t.TempDir()))
-	for _, c := range []struct {
-		name string
-		cfg  ListenConfig
-		says string
-	}{
-		{"port in use", ListenConfig{WS: taken.Addr().String()}, "listen.ws: listen tcp " + taken.Addr().String() + ": bind: address already in use; another program has this port"},
-		{"not this host's", ListenConfig{MQTT: "192.0.2.1:1883"}, "this host does not have that address"},
-		{"no files", ListenConfig{MQTTS: "127.0.0.1:0", CertFile: "none", KeyFile: "none"}, "listen.mqtts: open none: no such file or directory; cert_file and key_file"},
-		{"another's key", ListenConfig{WSS: "127.0.0.1:0", CertFile: certFile, KeyFile: otherKey}, "listen.wss: " + otherKey + " is not the key of " + certFile},
-		{"files changed round", ListenConfig{WSS: "127.0.0.1:0", CertFile: keyFile, KeyFile: certFile}, keyFile + " holds no usable certificate"},
-		{"no network", ListenConfig{MQTT: "127.0.0.1:0", TrustedProxies: []string{"x"}}, "listen.trusted_proxies"},
-	} {
-		_, err := listen(t.Context(), c.cfg, func() bool { return true }, b.Broker)
-		if err == nil || !strings.Contains(err.Error(), c.says) {
-			t.Errorf("%s: %v, want %q", c.name, err, c.says)
-		}
-	}
 }

@@ -20,7 +20,7 @@ func (c collector) limits(m metrics) {
 	if files == nil {
 		return
 	}
-	for use, until := range files.ends() {
+	for use, until := range files.Ends() {
 		m.gauge(figure{"certificate_not_after_seconds", "When a TLS certificate expires, in seconds since 1970: the listeners' own, and of the CAs of client certificates the first.", uint64(max(0, until.Unix()))}, "use", use)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"holdfast/broker/limits"
+	"holdfast/broker/listen"
 	"holdfast/broker/mqtt"
 )
 
@@ -116,7 +117,7 @@ func TestTooManyFromOneAddress(t *testing.T) {
 		t.Error("let in over TLS")
 	}
 	eventually(t, "one that was closed before its handshake is counted, and two that were told", func() bool {
-		return b.Stats().Front.Refused[refusedLimit].Load() == 1 && b.Stats().Limits[limits.Connections].Load() == 3
+		return b.Stats().Front.Refused[listen.RefusedLimit].Load() == 1 && b.Stats().Limits[limits.Connections].Load() == 3
 	})
 	eventually(t, "it is logged", func() bool {
 		return strings.Contains(log.String(), "change connections_per_address = 2 under [limits]")

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"holdfast/broker/listen"
 )
 
 func TestMain(m *testing.M) {
@@ -42,7 +44,7 @@ const testsAtOnce = 4
 func testConfig(dir string) Config {
 	cfg := DefaultConfig()
 	cfg.Node = NodeConfig{Name: "n1", DataDir: dir}
-	cfg.Listen = ListenConfig{MQTT: "127.0.0.1:0"}
+	cfg.Listen = listen.Config{MQTT: "127.0.0.1:0"}
 	cfg.Verify = nil
 	return cfg
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"holdfast/broker/listen"
 	"holdfast/broker/mqtt"
 )
 
@@ -140,8 +141,8 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	for reason, n := range refused {
 		m.counter(figure{"not_verified", "Messages that did not verify, by reason.", n}, "reason", reason)
 	}
-	for i, r := range frontRefusals {
-		m.counter(figure{"connections_turned_away", "Connections that ended before they spoke MQTT, by reason.", b.stats.Front.Refused[i].Load()}, "reason", r.name)
+	for i, r := range listen.Refusals {
+		m.counter(figure{"connections_turned_away", "Connections that ended before they spoke MQTT, by reason.", b.stats.Front.Refused[i].Load()}, "reason", r.Name)
 	}
 	c.limits(m)
 	messages, batches := b.discards.sums()

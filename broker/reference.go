@@ -6,20 +6,14 @@ import (
 	"slices"
 	"strings"
 
+	"holdfast/broker/listen"
 	"holdfast/broker/mqtt"
 )
 
 // A client that this node cannot serve is told where to go instead (5.0 section 4.11): to the same
 // listener of nodes that are ready.
 
-// doorway is an open listener, as a Server Reference needs it.
-type doorway struct {
-	name    string // "mqtt", "mqtts", ...
-	addr    net.Addr
-	proxied bool // clients must not come here themselves
-}
-
-func (b *Broker) doorways() []doorway {
+func (b *Broker) doorways() []listen.Doorway {
 	if p := b.doorway.Load(); p != nil {
 		return *p
 	}
@@ -32,10 +26,10 @@ func (b *Broker) reach() []string {
 	var out []string
 	for _, d := range b.doorways() {
 		addr := ""
-		if !d.proxied {
-			addr = b.named(d.addr.String())
+		if !d.Proxied {
+			addr = b.named(d.Addr.String())
 		}
-		out = append(out, d.name+"="+addr)
+		out = append(out, d.Name+"="+addr)
 	}
 	return out
 }
@@ -95,20 +89,20 @@ func (c peerCluster) reference(listener string) (server string, ready bool) {
 // mainListener is the first that is open.
 func (b *Broker) mainListener() string {
 	for _, d := range b.doorways() {
-		return d.name
+		return d.Name
 	}
-	return listenMQTT
+	return listen.MQTT
 }
 
 // listener is the name of the listener that a connection came by.
 func (c *conn) listener() string {
 	local, ok := c.nc.LocalAddr().(*net.TCPAddr)
 	for _, d := range c.b.doorways() {
-		if a, is := d.addr.(*net.TCPAddr); ok && is && a.Port == local.Port {
-			return d.name
+		if a, is := d.Addr.(*net.TCPAddr); ok && is && a.Port == local.Port {
+			return d.Name
 		}
 	}
-	return listenMQTT
+	return listen.MQTT
 }
 
 // instead is what a client is told that this node cannot serve: another server, if one is ready, or else

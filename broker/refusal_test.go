@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/broker/listen"
 	"holdfast/broker/mqtt"
 )
 
@@ -23,7 +24,7 @@ func TestNotReadySendsElsewhere(t *testing.T) {
 	n1.unready(errors.New("it is being tested"))
 	want, other := n2.addr+" "+n3.addr, n3.addr+" "+n2.addr // whoever was not heard for a moment comes last
 	eventually(t, "n1 knows where the others are", func() bool {
-		s, ready := n1.cluster.reference(listenMQTT)
+		s, ready := n1.cluster.reference(listen.MQTT)
 		return ready && (s == want || s == other)
 	})
 	_, ack, err := tryDial(t, n1.addr, "five", v5)
@@ -37,16 +38,16 @@ func TestNotReadySendsElsewhere(t *testing.T) {
 	if _, ack, err = tryDial(t, n1.addr, "three", opts{version: mqtt.V311}); err != nil || ack.body[1] != 3 {
 		t.Errorf("3.1.1: %x, %v", ack.body, err)
 	}
-	if _, ready := n1.cluster.reference(listenMQTTS); ready {
+	if _, ready := n1.cluster.reference(listen.MQTTS); ready {
 		t.Error("a client with TLS is sent to nodes without")
 	}
 
 	n2.drainer.mu.Lock()
 	n2.drainer.to = &elsewhere{code: mqtt.UseAnotherServer} // as cluster drain does
 	n2.drainer.mu.Unlock()
-	eventually(t, "a node that is being emptied is not named", func() bool { s, _ := n1.cluster.reference(listenMQTT); return s == n3.addr })
+	eventually(t, "a node that is being emptied is not named", func() bool { s, _ := n1.cluster.reference(listen.MQTT); return s == n3.addr })
 	n3.unready(errors.New("it is being tested"))
-	eventually(t, "nobody is ready", func() bool { _, ready := n1.cluster.reference(listenMQTT); return !ready })
+	eventually(t, "nobody is ready", func() bool { _, ready := n1.cluster.reference(listen.MQTT); return !ready })
 	if _, ack, err = tryDial(t, n1.addr, "five", v5); err != nil || ack.body[1] != mqtt.ServerUnavailable {
 		t.Errorf("%q, %v", ack.body, err)
 	}
@@ -68,7 +69,7 @@ func TestReferenceOrder(t *testing.T) {
 	}
 	is := func(want string) {
 		t.Helper()
-		if got, ready := (peerCluster{b}).reference(listenMQTT); got != want || ready != (want != "") {
+		if got, ready := (peerCluster{b}).reference(listen.MQTT); got != want || ready != (want != "") {
 			t.Errorf("at %v: %q, %v, want %q", now, got, ready, want)
 		}
 	}
@@ -100,7 +101,7 @@ func TestReach(t *testing.T) {
 		}
 	}
 	addr := fakeAddr("10.0.0.1:8883")
-	b.doorway.Store(&[]doorway{{listenMQTT, fakeAddr("10.0.0.1:1883"), false}, {listenMQTTS, addr, true}})
+	b.doorway.Store(&[]listen.Doorway{{Name: listen.MQTT, Addr: fakeAddr("10.0.0.1:1883")}, {Name: listen.MQTTS, Addr: addr, Proxied: true}})
 	if got := strings.Join(b.reach(), " "); got != "mqtt=10.0.0.1:1883 mqtts=" {
 		t.Errorf("%s: who is behind a load balancer must not be come to directly", got)
 	}

@@ -6,20 +6,24 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"time"
+
+	"holdfast/broker/listen"
 )
 
 // Run serves clients until ctx ends, then stops in the order that loses nothing.
 func (b *Broker) Run(ctx context.Context) error {
 	defer b.Close()
-	f, err := listen(ctx, b.cfg.Listen, func() bool { return len(NewConsole(b, "").Ready()) == 0 }, b)
+	f, err := listen.Open(ctx, b.cfg.Listen, listen.Env{Log: b.log, Mono: b.mono, Wall: b.wall, Limits: b.limits, Counts: &b.stats.Front,
+		Ready: func() bool { return len(NewConsole(b, "").Ready()) == 0 }})
 	if err != nil {
 		return err
 	}
-	est, err := b.listenEnrol(ctx, f.files)
+	est, err := b.listenEnrol(ctx, f.Files)
 	if err != nil {
-		f.close()
+		f.Close()
 		return err
 	}
 	b.opened(f)
@@ -30,7 +34,7 @@ func (b *Broker) Run(ctx context.Context) error {
 		b.background(b.growth.run)
 	}
 	var serving sync.WaitGroup
-	serving.Go(func() { f.serve(ctx, b.serve) })
+	serving.Go(func() { f.Serve(ctx, b.serve) })
 	asking, deaf := context.WithCancel(ctx)
 	defer deaf()
 	if est != nil {
@@ -40,7 +44,7 @@ func (b *Broker) Run(ctx context.Context) error {
 
 	err = b.untilEnd(ctx)
 	b.unready(errStopping)
-	f.close()
+	f.Close()
 	deaf()
 	serving.Wait()
 	release := time.AfterFunc(endTimeout, b.stop)
@@ -169,13 +173,13 @@ func (b *Broker) seal(ctx context.Context) {
 	}
 }
 
-func (b *Broker) opened(f *front) {
-	var open []doorway
-	for i, g := range f.gates {
-		open = append(open, doorway{g.name, f.addrs[i], g.proxied})
+func (b *Broker) opened(f *listen.Front) {
+	var addrs []net.Addr
+	for _, d := range f.Doorways {
+		addrs = append(addrs, d.Addr)
 	}
-	b.doorway.Store(&open)
-	b.addrs.Store(&f.addrs)
-	b.files.Store(f.files)
-	b.book.Store(f.book)
+	b.doorway.Store(&f.Doorways)
+	b.addrs.Store(&addrs)
+	b.files.Store(f.Files)
+	b.book.Store(f.Book)
 }

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"holdfast/broker/auth/servers"
+	"holdfast/broker/listen"
 )
 
 // BenchmarkConnectsBySource: CONNECT to CONNACK and DISCONNECT, 64 at a time, with each source of users, whose servers are real,
@@ -99,7 +100,7 @@ func byCertificate(b *testing.B, users int) {
 	ca := servers.NewCA(b, "gateways")
 	own := ca.Pair(b, "broker", time.Time{})
 	cfg := withAuth(b, fmt.Sprintf("[[auth]]\ntype = \"certificate\"\nca_file = %q\nmatch = [\"username\"]\npublish = [\"gw/%%i/#\"]\n", ca.File))
-	cfg.Listen = ListenConfig{MQTTS: "127.0.0.1:0", CertFile: own.Cert, KeyFile: own.Key, ClientCAFile: ca.File, ClientCertRequired: []string{"mqtts"}}
+	cfg.Listen = listen.Config{MQTTS: "127.0.0.1:0", CertFile: own.Cert, KeyFile: own.Key, ClientCAFile: ca.File, ClientCertRequired: []string{"mqtts"}}
 	pairs := map[string]*tls.Config{}
 	for i := range users {
 		user := fmt.Sprint("user", i)

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 
 	"holdfast/broker/limits"
+	"holdfast/broker/listen"
 )
 
 // Stats counts since the start. Nothing is dropped, refused or lost without being counted in one
@@ -28,7 +29,7 @@ type Stats struct {
 	SessionsExpired atomic.Uint64 // sessions whose expiry had passed
 	SharedAgain     atomic.Uint64 // messages of shared subscriptions that a node had in hand which is gone
 	Panics          atomic.Uint64 // bugs that ended a connection
-	Front           FrontCounts   // connections that never spoke MQTT
+	Front           listen.Counts // connections that never spoke MQTT
 	Limits          limits.Counts // how often each was reached
 	LoginsFailed    atomic.Uint64 // user name or password was wrong
 

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/broker/listen"
 	"holdfast/broker/mqtt"
 )
 
@@ -77,20 +78,20 @@ func TestTLS(t *testing.T) {
 
 // TestListenErrors: a port in use, a certificate that is not there.
 func TestListenErrors(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	for _, listen := range []ListenConfig{{MQTT: l.Addr().String()}, {MQTT: "127.0.0.1:0", MQTTS: "127.0.0.1:0", CertFile: "none", KeyFile: "none"}} {
+	defer taken.Close()
+	for _, l := range []listen.Config{{MQTT: taken.Addr().String()}, {MQTT: "127.0.0.1:0", MQTTS: "127.0.0.1:0", CertFile: "none", KeyFile: "none"}} {
 		cfg := testConfig(t.TempDir())
-		cfg.Listen = listen
+		cfg.Listen = l
 		b, err := New(cfg, Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		if err := b.Run(t.Context()); err == nil {
-			t.Errorf("%+v: no error", listen)
+			t.Errorf("%+v: no error", l)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package broker
+package listen
 
 import (
 	"context"
@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// tlsFiles is what the TLS listeners read from files: their own certificate, and who signs the clients'.
-type tlsFiles struct {
+// TLSFiles is what the TLS listeners read from files: their own certificate, and who signs the clients'.
+type TLSFiles struct {
 	pair *serverCert
 	cas  *clientCAs // nil: clients are not asked for certificates
 
@@ -20,8 +20,8 @@ const (
 	warnEvery   = 24 * time.Hour
 )
 
-// reload reads all files again. What cannot be used stays as it was.
-func (f *tlsFiles) reload() error {
+// Reload reads all files again. What cannot be used stays as it was.
+func (f *TLSFiles) Reload() error {
 	err := f.pair.reload()
 	if f.cas != nil {
 		err = errors.Join(err, f.cas.reload())
@@ -29,8 +29,8 @@ func (f *tlsFiles) reload() error {
 	return err
 }
 
-// refresh reads those that have changed. It reports a failure once per change.
-func (f *tlsFiles) refresh() error {
+// Refresh reads those that have changed. It reports a failure once per change.
+func (f *TLSFiles) Refresh() error {
 	err := f.pair.refresh()
 	if f.cas != nil {
 		err = errors.Join(err, f.cas.refresh())
@@ -39,20 +39,20 @@ func (f *tlsFiles) refresh() error {
 }
 
 // watch refreshes until ctx ends, and says when a certificate is about to expire.
-func (f *tlsFiles) watch(ctx context.Context, every time.Duration, mono func() time.Duration, log *slog.Logger) {
+func (f *TLSFiles) watch(ctx context.Context, every time.Duration, mono func() time.Duration, log *slog.Logger) {
 	for {
 		f.warn(mono(), log)
 		if !pause(ctx, every) {
 			return
 		}
-		if err := f.refresh(); err != nil {
+		if err := f.Refresh(); err != nil {
 			log.Error("the new TLS certificate cannot be used: the old one stays; mend the files, they are looked at again", "err", err)
 		}
 	}
 }
 
-// ends is when each certificate does, by what it is for.
-func (f *tlsFiles) ends() map[string]time.Time {
+// Ends is when each certificate does, by what it is for.
+func (f *TLSFiles) Ends() map[string]time.Time {
 	out := map[string]time.Time{"server": f.pair.current.Load().Leaf.NotAfter}
 	if f.cas != nil {
 		out["client_ca"] = f.cas.current.Load().until
@@ -60,11 +60,11 @@ func (f *tlsFiles) ends() map[string]time.Time {
 	return out
 }
 
-func (f *tlsFiles) warn(now time.Duration, log *slog.Logger) {
+func (f *TLSFiles) warn(now time.Duration, log *slog.Logger) {
 	if f.warned == nil {
 		f.warned = map[string]time.Duration{}
 	}
-	for use, until := range f.ends() {
+	for use, until := range f.Ends() {
 		left := until.Sub(f.pair.wall())
 		said, before := f.warned[use]
 		if left > expiresSoon || before && now-said < warnEvery {
@@ -80,12 +80,12 @@ func (f *tlsFiles) warn(now time.Duration, log *slog.Logger) {
 }
 
 // loadTLS reads the files of the TLS listeners.
-func loadTLS(cfg ListenConfig, wall func() time.Time, log *slog.Logger) (*tlsFiles, error) {
+func loadTLS(cfg Config, wall func() time.Time, log *slog.Logger) (*TLSFiles, error) {
 	pair, err := loadCertificate(cfg.CertFile, cfg.KeyFile, wall, log)
 	if err != nil {
 		return nil, err
 	}
-	f := &tlsFiles{pair: pair}
+	f := &TLSFiles{pair: pair}
 	if cfg.ClientCAFile != "" {
 		f.cas, err = loadClientCAs(cfg.ClientCAFile, log)
 	}
@@ -95,7 +95,7 @@ func loadTLS(cfg ListenConfig, wall func() time.Time, log *slog.Logger) (*tlsFil
 // tlsRefusal is why a handshake failed.
 func tlsRefusal(err error) int {
 	if badClientCert(err) {
-		return refusedClientCert
+		return RefusedClientCert
 	}
-	return refusedTLS
+	return RefusedTLS
 }

@@ -1,4 +1,4 @@
-package broker
+package listen
 
 import (
 	"context"
@@ -22,28 +22,35 @@ import (
 	"holdfast/broker/limits"
 )
 
-// front is the listeners: mochi's, over sockets that this broker opened and that outlive errors.
+// Front is the listeners: mochi's, over sockets that this broker opened and that outlive errors.
 // It takes a connection through PROXY header, TLS and WebSocket, whichever its listener has, and
 // hands on what speaks MQTT.
-type front struct {
+type Front struct {
+	Files    *TLSFiles           // nil without TLS
+	Book     *limits.AddressBook // who is connected from where
+	Doorways []Doorway           // one for each listener, in their order
+
 	log     *limitlog.Log
-	counts  *FrontCounts
+	counts  *Counts
 	trusted []netip.Prefix
-	files   *tlsFiles // nil without TLS
-	max     int64     // connections
+	max     int64 // connections
 	timeout time.Duration
 	mono    func() time.Duration
 	limits  *limits.Limits
-	book    *limits.AddressBook
-
-	gates []*gate
-	addrs []net.Addr
+	gates   []*gate
 
 	open    atomic.Int64 // connections
 	mu      sync.Mutex
 	shaking map[net.Conn]struct{} // not handed on yet
 	closed  bool
 	shaken  sync.WaitGroup
+}
+
+// Doorway is an open listener, as others need to know it.
+type Doorway struct {
+	Name    string // "mqtt", "mqtts", ...
+	Addr    net.Addr
+	Proxied bool // clients must not come here themselves
 }
 
 // gate is one listener.
@@ -55,26 +62,26 @@ type gate struct {
 	ws      *wsGate     // nil: none
 }
 
-// FrontCounts counts the connections that ended before they spoke MQTT, and why.
-type FrontCounts struct {
-	Refused      [len(frontRefusals)]atomic.Uint64 // as frontRefusals
+// Counts counts the connections that ended before they spoke MQTT, and why.
+type Counts struct {
+	Refused      [len(Refusals)]atomic.Uint64 // as Refusals
 	AcceptErrors atomic.Uint64
 }
 
-// Why a connection is turned away before it speaks MQTT: indices of frontRefusals.
+// Why a connection is turned away before it speaks MQTT: indices of Refusals.
 const (
-	refusedFull = iota
-	refusedUntrusted
-	refusedHeader
-	refusedTLS
-	refusedWebSocket
+	RefusedFull = iota
+	RefusedUntrusted
+	RefusedHeader
+	RefusedTLS
+	RefusedWebSocket
 	refusedSlow
-	refusedClientCert
-	refusedLimit
+	RefusedClientCert
+	RefusedLimit
 )
 
-// frontRefusals are the names in metrics and logs, and what an operator can do.
-var frontRefusals = [...]struct{ name, remedy string }{
+// Refusals are the names in metrics and logs, and what an operator can do.
+var Refusals = [...]struct{ Name, remedy string }{
 	{"full", "raise max_connections under [listen], or the limit of file descriptors (LimitNOFILE of the service, ulimit -n)"},
 	{"proxy_untrusted", "if it is a proxy of yours, add its address to trusted_proxies under [listen]; clients must not come to this listener directly"},
 	{"proxy_header", "this listener requires the PROXY protocol: let the proxy send it (HAProxy: send-proxy-v2, health checks: check-send-proxy; nginx: proxy_protocol on), or take the listener out of proxy_protocol under [listen]"},
@@ -85,23 +92,33 @@ var frontRefusals = [...]struct{ name, remedy string }{
 	{"limit", "a limit of connections from its address, see limit_reached_total; over TLS it can be told nothing"},
 }
 
-func newFront(cfg ListenConfig, b *Broker) *front {
-	f := &front{log: limitlog.New(b.log, b.wall), counts: &b.stats.Front, max: maxConnections(cfg), limits: b.limits, timeout: b.limits.ConnectTimeout, mono: b.mono, shaking: map[net.Conn]struct{}{}}
-	f.book = limits.NewAddressBook(b.limits, f.max)
+// Env is what listeners get from their surroundings.
+type Env struct {
+	Log    *slog.Logger
+	Mono   func() time.Duration // orders and ages
+	Wall   func() time.Time     // for certificates and the log
+	Limits *limits.Limits
+	Counts *Counts
+	Ready  func() bool // what /readyz says
+}
+
+func newFront(cfg Config, env Env) *Front {
+	f := &Front{log: limitlog.New(env.Log, env.Wall), counts: env.Counts, max: maxConnections(cfg), limits: env.Limits, timeout: env.Limits.ConnectTimeout, mono: env.Mono, shaking: map[net.Conn]struct{}{}}
+	f.Book = limits.NewAddressBook(env.Limits, f.max)
 	return f
 }
 
-// listen opens the configured listeners, all or none. ready is what /readyz says.
-func listen(ctx context.Context, cfg ListenConfig, ready func() bool, b *Broker) (*front, error) {
-	f := newFront(cfg, b)
-	if err := f.listen(ctx, cfg, ready, b); err != nil {
-		f.close()
+// Open opens the configured listeners, all or none.
+func Open(ctx context.Context, cfg Config, env Env) (*Front, error) {
+	f := newFront(cfg, env)
+	if err := f.listen(ctx, cfg, env); err != nil {
+		f.Close()
 		return nil, err
 	}
 	return f, nil
 }
 
-func (f *front) listen(ctx context.Context, cfg ListenConfig, ready func() bool, b *Broker) (err error) {
+func (f *Front) listen(ctx context.Context, cfg Config, env Env) (err error) {
 	if f.trusted, err = parseNetworks(cfg.TrustedProxies); err != nil {
 		return fmt.Errorf("listen.trusted_proxies: %w", err)
 	}
@@ -110,21 +127,21 @@ func (f *front) listen(ctx context.Context, cfg ListenConfig, ready func() bool,
 			continue
 		}
 		g := &gate{clientListener: o, proxied: slices.Contains(cfg.ProxyProtocol, o.name)}
-		if o.tls && f.files == nil {
-			if f.files, err = loadTLS(cfg, b.wall, b.log); err != nil {
+		if o.tls && f.Files == nil {
+			if f.Files, err = loadTLS(cfg, env.Wall, env.Log); err != nil {
 				return fmt.Errorf("listen.%s: %w", o.name, err)
 			}
 		}
 		if o.tls {
-			g.tls = f.files.config(cfg.clientCert(o.name))
+			g.tls = f.Files.Config(cfg.clientCert(o.name))
 		}
 		if o.ws {
-			g.ws = newWSGate(cfg.WSOrigins, ready)
+			g.ws = newWSGate(cfg.WSOrigins, env.Ready)
 		}
 		var lc net.ListenConfig
 		l, err := lc.Listen(ctx, "tcp", g.addr)
 		if err != nil {
-			return fmt.Errorf("listen.%s: %w", o.name, listenError(err))
+			return fmt.Errorf("listen.%s: %w", o.name, Explain(err))
 		}
 		f.guard(ctx, g, l)
 	}
@@ -132,15 +149,18 @@ func (f *front) listen(ctx context.Context, cfg ListenConfig, ready func() bool,
 }
 
 // guard puts a gate in front of an open socket.
-func (f *front) guard(ctx context.Context, g *gate, l net.Listener) {
+func (f *Front) guard(ctx context.Context, g *gate, l net.Listener) {
 	g.Net = listeners.NewNet(g.name, &steady{Listener: l, ctx: ctx, front: f, name: g.name})
 	_ = g.Net.Init(f.log.To) // keeps the logger; the address is open already
 	f.gates = append(f.gates, g)
-	f.addrs = append(f.addrs, l.Addr())
+	f.Doorways = append(f.Doorways, Doorway{g.name, l.Addr(), g.proxied})
 }
 
-// listenError adds what to do.
-func listenError(err error) error {
+// errClosing is why a connection that was waiting for its turn is not taken.
+var errClosing = errors.New("the listeners close")
+
+// Explain adds what to do.
+func Explain(err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return fmt.Errorf("%w; another program has this port (ss -ltnp shows which): stop it, or give this listener another", err)
@@ -153,7 +173,7 @@ func listenError(err error) error {
 }
 
 // maxConnections leaves file descriptors to the store: a broker that has none cannot write its log.
-func maxConnections(cfg ListenConfig) int64 {
+func maxConnections(cfg Config) int64 {
 	const store = 256
 	var l syscall.Rlimit
 	if cfg.MaxConnections > 0 || syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l) != nil {
@@ -163,9 +183,9 @@ func maxConnections(cfg ListenConfig) int64 {
 	return max(n/2, n-store)
 }
 
-// serve gives every connection to mqtt, in a goroutine of its own, until close. What is on the
+// Serve gives every connection to mqtt, in a goroutine of its own, until close. What is on the
 // stack of that goroutine below mqtt stays there for as long as the client: it is little.
-func (f *front) serve(ctx context.Context, mqtt func(context.Context, net.Conn, *limits.Entrance)) {
+func (f *Front) Serve(ctx context.Context, mqtt func(context.Context, net.Conn, *limits.Entrance)) {
 	var serving sync.WaitGroup
 	for _, g := range f.gates {
 		serving.Go(func() {
@@ -179,8 +199,8 @@ func (f *front) serve(ctx context.Context, mqtt func(context.Context, net.Conn, 
 			})
 		})
 	}
-	if f.files != nil {
-		serving.Go(func() { f.files.watch(ctx, certEvery, f.mono, f.log.To) })
+	if f.Files != nil {
+		serving.Go(func() { f.Files.watch(ctx, certEvery, f.mono, f.log.To) })
 	}
 	serving.Wait()
 	f.shaken.Wait()
@@ -189,9 +209,9 @@ func (f *front) serve(ctx context.Context, mqtt func(context.Context, net.Conn, 
 // admit takes a connection to where MQTT begins, or closes it and returns nil.
 //
 //go:noinline
-func (f *front) admit(ctx context.Context, g *gate, nc net.Conn) (net.Conn, *limits.Entrance) {
+func (f *Front) admit(ctx context.Context, g *gate, nc net.Conn) (net.Conn, *limits.Entrance) {
 	if f.open.Add(1) > f.max {
-		f.refuse(g, nc, refusedFull, fmt.Errorf("there are %d connections", f.max))
+		f.refuse(g, nc, RefusedFull, fmt.Errorf("there are %d connections", f.max))
 		return nil, nil
 	}
 	if !f.begin(nc) {
@@ -199,7 +219,7 @@ func (f *front) admit(ctx context.Context, g *gate, nc net.Conn) (net.Conn, *lim
 		return nil, nil
 	}
 	defer f.end(nc)
-	in := f.book.Arrive(nc)
+	in := f.Book.Arrive(nc)
 	_ = nc.SetDeadline(time.Now().Add(f.timeout))
 	c, why, err := f.shake(ctx, g, nc, in)
 	if err != nil {
@@ -216,29 +236,29 @@ func (f *front) admit(ctx context.Context, g *gate, nc net.Conn) (net.Conn, *lim
 }
 
 // shake goes from the socket to where MQTT begins.
-func (f *front) shake(ctx context.Context, g *gate, nc net.Conn, in *limits.Entrance) (c net.Conn, why int, err error) {
+func (f *Front) shake(ctx context.Context, g *gate, nc net.Conn, in *limits.Entrance) (c net.Conn, why int, err error) {
 	c = nc
 	if g.proxied {
 		if !f.trusts(nc.RemoteAddr()) {
-			return nil, refusedUntrusted, errors.New("its address is not in trusted_proxies")
+			return nil, RefusedUntrusted, errors.New("its address is not in trusted_proxies")
 		}
 		client, err := readProxyHeader(nc)
 		if err != nil {
-			return nil, refusedHeader, err
+			return nil, RefusedHeader, err
 		}
 		if client.IsValid() {
 			c = &proxied{nc, net.TCPAddrFromAddrPort(client)}
 		}
 	}
-	if wait := f.book.Locate(in, c.RemoteAddr()); wait > 0 {
+	if wait := f.Book.Locate(in, c.RemoteAddr()); wait > 0 {
 		if !pause(ctx, wait) {
-			return nil, refusedSlow, errStopping
+			return nil, refusedSlow, errClosing
 		}
 		_ = nc.SetDeadline(time.Now().Add(f.timeout)) // that was our time, not the client's
 	}
 	if r := in.Refusal; r != nil && g.tls != nil { // to tell it would cost a handshake
 		f.limits.Hit(r.Limit, "", c.RemoteAddr().String(), r.Text)
-		return nil, refusedLimit, errors.New(r.Text)
+		return nil, RefusedLimit, errors.New(r.Text)
 	}
 	if g.tls != nil {
 		t := tls.Server(c, g.tls)
@@ -249,13 +269,13 @@ func (f *front) shake(ctx context.Context, g *gate, nc net.Conn, in *limits.Entr
 	}
 	if g.ws != nil {
 		if c, err = g.ws.open(c); err != nil {
-			return nil, refusedWebSocket, err
+			return nil, RefusedWebSocket, err
 		}
 	}
 	return c, 0, nil
 }
 
-func (f *front) trusts(a net.Addr) bool {
+func (f *Front) trusts(a net.Addr) bool {
 	t, ok := a.(*net.TCPAddr)
 	if !ok {
 		return false
@@ -265,33 +285,33 @@ func (f *front) trusts(a net.Addr) bool {
 }
 
 // refuse counts, says and closes. What a stranger does is said once a minute, address and reason.
-func (f *front) refuse(g *gate, nc net.Conn, why int, err error) {
+func (f *Front) refuse(g *gate, nc net.Conn, why int, err error) {
 	_ = nc.Close()
 	if errors.Is(err, errAnswered) || f.isClosed() {
 		return
 	}
-	if why != refusedUntrusted && errors.Is(err, os.ErrDeadlineExceeded) {
+	if why != RefusedUntrusted && errors.Is(err, os.ErrDeadlineExceeded) {
 		why = refusedSlow
 	}
 	f.counts.Refused[why].Add(1)
-	r, from := frontRefusals[why], nc.RemoteAddr().String()
-	kind := r.name
-	if host, _, err := net.SplitHostPort(from); err == nil && why != refusedFull {
+	r, from := Refusals[why], nc.RemoteAddr().String()
+	kind := r.Name
+	if host, _, err := net.SplitHostPort(from); err == nil && why != RefusedFull {
 		kind += "\x00" + host
 	}
 	f.log.Warn(kind, func(to *slog.Logger, repeated uint64) {
-		to.Warn("connection refused", "reason", r.name, "listener", g.name, "addr", from, "err", err, "do", r.remedy, "repeated", repeated)
+		to.Warn("connection refused", "reason", r.Name, "listener", g.name, "addr", from, "err", err, "do", r.remedy, "repeated", repeated)
 	})
 }
 
-func (f *front) isClosed() bool {
+func (f *Front) isClosed() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.closed
 }
 
 // begin enters a connection that close is to end; false if it has come too late.
-func (f *front) begin(nc net.Conn) bool {
+func (f *Front) begin(nc net.Conn) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.closed {
@@ -302,15 +322,15 @@ func (f *front) begin(nc net.Conn) bool {
 	return true
 }
 
-func (f *front) end(nc net.Conn) {
+func (f *Front) end(nc net.Conn) {
 	f.mu.Lock()
 	delete(f.shaking, nc)
 	f.mu.Unlock()
 	f.shaken.Done()
 }
 
-// close ends the listeners and what has not become a client. It may be called again.
-func (f *front) close() {
+// Close ends the listeners and what has not become a client. It may be called again.
+func (f *Front) Close() {
 	f.mu.Lock()
 	f.closed = true
 	for nc := range f.shaking {
@@ -328,7 +348,7 @@ func (f *front) close() {
 type steady struct {
 	net.Listener
 	ctx   context.Context
-	front *front
+	front *Front
 	name  string
 }
 

@@ -1,4 +1,4 @@
-package broker
+package listen
 
 import (
 	"bufio"
@@ -25,6 +25,9 @@ const (
 	wsReadBuffer = 512                  // stays with the connection
 	wsMessage    = 4 * limits.MaxPacket // bytes of one message; it may hold several packets, or a part of one [MQTT-6.0.0-2]
 	anyOrigin    = "*"
+
+	wsWrite   = 60 * time.Second // as long as a client may take nothing (broker/conn.go)
+	wsGoodbye = time.Second      // for the last bytes
 )
 
 // wsGate turns an HTTP request into an MQTT connection over WebSocket (5.0 section 6). The same
@@ -189,8 +192,8 @@ func (c *wsConn) Write(p []byte) (int, error) {
 
 // pong answers a ping (RFC 6455 section 5.5.3). The deadline of the last write may be long over.
 func (c *wsConn) pong(data string) error {
-	_ = c.Conn.SetWriteDeadline(time.Now().Add(writeTimeout))
-	err := c.ws.WriteControl(websocket.PongMessage, []byte(data), time.Now().Add(goodbyeTimeout))
+	_ = c.Conn.SetWriteDeadline(time.Now().Add(wsWrite))
+	err := c.ws.WriteControl(websocket.PongMessage, []byte(data), time.Now().Add(wsGoodbye))
 	var busy net.Error
 	if errors.Is(err, websocket.ErrCloseSent) || errors.As(err, &busy) { // a writer that waits for the client: it will learn that it is alive
 		return nil
@@ -199,12 +202,12 @@ func (c *wsConn) pong(data string) error {
 }
 
 func (c *wsConn) sayClose(code int) {
-	_ = c.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, ""), time.Now().Add(goodbyeTimeout))
+	_ = c.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, ""), time.Now().Add(wsGoodbye))
 }
 
 // Close says goodbye, if the client still takes it, and closes the connection below.
 func (c *wsConn) Close() error {
-	_ = c.Conn.SetWriteDeadline(time.Now().Add(goodbyeTimeout))
+	_ = c.Conn.SetWriteDeadline(time.Now().Add(wsGoodbye))
 	c.sayClose(websocket.CloseNormalClosure)
 	return c.Conn.Close()
 }

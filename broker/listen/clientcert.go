@@ -1,4 +1,4 @@
-package broker
+package listen
 
 import (
 	"crypto/tls"
@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -15,7 +16,7 @@ import (
 
 // What a TLS listener wants of its clients.
 const (
-	clientCertNone     = ""         // it does not ask
+	ClientCertNone     = ""         // it does not ask
 	clientCertOptional = "optional" // one that is shown must be good
 	clientCertRequired = "required"
 )
@@ -99,13 +100,13 @@ func parseCAs(data []byte) (*caPool, error) {
 	return p, nil
 }
 
-// config is the settings of a listener with a policy. A session is not resumed where certificates are asked for: each
+// Config is the settings of a listener with a policy. A session is not resumed where certificates are asked for: each
 // connection shows its own to the CAs of now.
-func (f *tlsFiles) config(policy string) *tls.Config {
+func (f *TLSFiles) Config(policy string) *tls.Config {
 	base := &tls.Config{MinVersion: tls.VersionTLS12, Time: f.pair.wall, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		return f.pair.current.Load(), nil
 	}}
-	if policy == clientCertNone {
+	if policy == ClientCertNone {
 		return base
 	}
 	base.SessionTicketsDisabled = true
@@ -124,4 +125,19 @@ func (f *tlsFiles) config(policy string) *tls.Config {
 func badClientCert(err error) bool {
 	var verify *tls.CertificateVerificationError
 	return errors.As(err, &verify) || err != nil && err.Error() == "tls: client didn't provide a certificate"
+}
+
+// CertificateOf is the certificate that a client has shown and that was verified.
+func CertificateOf(nc net.Conn) *x509.Certificate {
+	if w, ok := nc.(*wsConn); ok {
+		nc = w.Conn
+	}
+	t, ok := nc.(*tls.Conn)
+	if !ok {
+		return nil
+	}
+	if s := t.ConnectionState(); len(s.VerifiedChains) > 0 && len(s.PeerCertificates) > 0 {
+		return s.PeerCertificates[0]
+	}
+	return nil
 }

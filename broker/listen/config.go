@@ -1,4 +1,4 @@
-package broker
+package listen
 
 import (
 	"crypto/tls"
@@ -14,8 +14,8 @@ import (
 	"holdfast/systemd/settings"
 )
 
-// ListenConfig is [listen]. An empty address is a closed listener.
-type ListenConfig struct {
+// Config is [listen]. An empty address is a closed listener.
+type Config struct {
 	MQTT     string `toml:"mqtt"`      // host:port
 	MQTTS    string `toml:"mqtts"`     // MQTT over TLS
 	WS       string `toml:"ws"`        // MQTT over WebSocket
@@ -36,10 +36,10 @@ type ListenConfig struct {
 
 // The names of the listeners for MQTT, in the order in which they are opened.
 const (
-	listenMQTT  = "mqtt"
-	listenMQTTS = "mqtts"
-	listenWS    = "ws"
-	listenWSS   = "wss"
+	MQTT  = "mqtt"
+	MQTTS = "mqtts"
+	WS    = "ws"
+	WSS   = "wss"
 )
 
 // clientListener is what the settings say about one listener for MQTT.
@@ -49,15 +49,15 @@ type clientListener struct {
 }
 
 // clients is the listeners for MQTT, open or closed.
-func (l *ListenConfig) clients() []clientListener {
+func (l *Config) clients() []clientListener {
 	return []clientListener{
-		{listenMQTT, l.MQTT, false, false}, {listenMQTTS, l.MQTTS, true, false},
-		{listenWS, l.WS, false, true}, {listenWSS, l.WSS, true, true},
+		{MQTT, l.MQTT, false, false}, {MQTTS, l.MQTTS, true, false},
+		{WS, l.WS, false, true}, {WSS, l.WSS, true, true},
 	}
 }
 
 // Describe names the open MQTT listeners.
-func (l ListenConfig) Describe() string {
+func (l Config) Describe() string {
 	var out []string
 	for _, o := range l.clients() {
 		if o.addr != "" {
@@ -67,15 +67,16 @@ func (l ListenConfig) Describe() string {
 	return strings.Join(out, ", ")
 }
 
-func (c *Config) checkListen(doc *settings.Doc) {
-	l, to := &c.Listen, toAnybody
-	if len(c.Auth) > 0 || len(doc.Tables("auth")) > 0 { // one with a mistake keeps the broker from starting
+// Check reports what cannot be meant. asked: whoever comes is asked who he is.
+func (l *Config) Check(doc *settings.Doc, asked bool) {
+	to := toAnybody
+	if asked {
 		to = toUsers
 	}
-	l.MQTT = checkAddress(doc, listenMQTT, l.MQTT, to)
-	l.MQTTS = checkAddress(doc, listenMQTTS, l.MQTTS, to)
-	l.WS = checkAddress(doc, listenWS, l.WS, to)
-	l.WSS = checkAddress(doc, listenWSS, l.WSS, to)
+	l.MQTT = checkAddress(doc, MQTT, l.MQTT, to)
+	l.MQTTS = checkAddress(doc, MQTTS, l.MQTTS, to)
+	l.WS = checkAddress(doc, WS, l.WS, to)
+	l.WSS = checkAddress(doc, WSS, l.WSS, to)
 	l.Admin = checkAddress(doc, "admin", l.Admin, toAdmin)
 	if l.Describe() == "" && !doc.Broken() {
 		doc.Problem("listen", `no listener is open; write mqtt = ":1883"`)
@@ -89,7 +90,7 @@ func (c *Config) checkListen(doc *settings.Doc) {
 	}
 }
 
-func (l *ListenConfig) checkTLS(doc *settings.Doc) {
+func (l *Config) checkTLS(doc *settings.Doc) {
 	user := ""
 	for _, o := range l.clients() {
 		if o.tls && o.addr != "" && user == "" {
@@ -125,7 +126,7 @@ func (l *ListenConfig) checkTLS(doc *settings.Doc) {
 	}
 }
 
-func (l *ListenConfig) checkOrigins(doc *settings.Doc) {
+func (l *Config) checkOrigins(doc *settings.Doc) {
 	if len(l.WSOrigins) > 0 && l.WS == "" && l.WSS == "" {
 		doc.Warn("listen.ws_origins", `has no effect: ws and wss are closed; write ws = ":8083"`)
 	}
@@ -138,7 +139,7 @@ func (l *ListenConfig) checkOrigins(doc *settings.Doc) {
 	}
 }
 
-func (l *ListenConfig) checkProxies(doc *settings.Doc) {
+func (l *Config) checkProxies(doc *settings.Doc) {
 	const key, trusted = "listen.proxy_protocol", "listen.trusted_proxies"
 	var names []string
 	for _, o := range l.clients() {
@@ -224,7 +225,7 @@ func checkAddress(doc *settings.Doc, name, addr string, to audience) string {
 	local := net.JoinHostPort("127.0.0.1", port)
 	switch {
 	case host == "localhost" || ip != nil && ip.IsLoopback():
-	case to == toUsers && (name == listenMQTT || name == listenWS) && doc.Has(key):
+	case to == toUsers && (name == MQTT || name == WS) && doc.Has(key):
 		doc.Warn(key, "%q has no TLS: passwords and messages can be read on their way; %ss has it", addr, name)
 	case to == toUsers:
 	case host == "" && to == toAnybody:

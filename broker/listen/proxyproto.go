@@ -1,4 +1,4 @@
-package broker
+package listen
 
 import (
 	"bytes"
@@ -35,7 +35,7 @@ func readProxyHeader(r io.Reader) (netip.AddrPort, error) {
 	if _, err := io.ReadFull(r, head[:start]); err != nil {
 		return netip.AddrPort{}, fmt.Errorf("read the PROXY header: %w", err)
 	}
-	if !looksProxied(head[:start]) { // an MQTT packet may be shorter than any header: do not wait for more
+	if !LooksProxied(head[:start]) { // an MQTT packet may be shorter than any header: do not wait for more
 		return netip.AddrPort{}, fmt.Errorf("%w: it begins with %q", errNoProxyHeader, head[:start])
 	}
 	if _, err := io.ReadFull(r, head[start:proxyV1Min]); err != nil {
@@ -151,9 +151,9 @@ func parseProxyV2(command, family byte, body []byte) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(a.Unmap(), binary.BigEndian.Uint16(body[2*size:])), nil
 }
 
-// looksProxied says whether what came first on a listener without the PROXY protocol is such a
+// LooksProxied says whether what came first on a listener without the PROXY protocol is such a
 // header: a proxy in front of it, and a setting that is missing.
-func looksProxied(head []byte) bool {
+func LooksProxied(head []byte) bool {
 	const start = len("PROXY ")
 	return len(head) >= start && (string(head[:start]) == "PROXY " || string(head[:start]) == proxySignature[:start])
 }

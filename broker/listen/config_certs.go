@@ -1,4 +1,4 @@
-package broker
+package listen
 
 import (
 	"os"
@@ -8,17 +8,17 @@ import (
 )
 
 // clientCert is what a listener wants of its clients.
-func (l *ListenConfig) clientCert(name string) string {
+func (l *Config) clientCert(name string) string {
 	switch {
 	case slices.Contains(l.ClientCertRequired, name):
 		return clientCertRequired
 	case slices.Contains(l.ClientCertOptional, name):
 		return clientCertOptional
 	}
-	return clientCertNone
+	return ClientCertNone
 }
 
-func (l *ListenConfig) checkClientCerts(doc *settings.Doc) {
+func (l *Config) checkClientCerts(doc *settings.Doc) {
 	const file, required, optional = "listen.client_ca_file", "listen.client_cert_required", "listen.client_cert_optional"
 	for _, list := range []struct {
 		key   string
@@ -54,7 +54,7 @@ func (l *ListenConfig) checkClientCerts(doc *settings.Doc) {
 }
 
 // checkTLSListener wants the name of an open listener with TLS.
-func (l *ListenConfig) checkTLSListener(doc *settings.Doc, key, name string) {
+func (l *Config) checkTLSListener(doc *settings.Doc, key, name string) {
 	for _, o := range l.clients() {
 		switch {
 		case o.name != name:
