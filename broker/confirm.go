@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"sync"
 	"time"
-
-	"holdfast/broker/mqtt"
 )
 
 // Who waits until others have read something asks them; who has read it answers at once. Beats say
@@ -198,11 +196,11 @@ func (q *readQueue) add(b *Broker, batch, state uint64, fn func()) {
 	}
 }
 
-// whenRead calls fn when a batch of the messages log, and the session's claim, have been read by every node that
-// is ready, if the answer is a PUBREC or PUBCOMP: its client may send the PUBLISH again, or another one with its
-// id, anywhere. What is answered otherwise, or by a broker of one node, is so at once.
-func (c *conn) whenRead(kind byte, batch uint64, fn func()) {
-	if c.b.peers == nil || kind == mqtt.PUBACK {
+// whenRead calls fn, which answers with a PUBREC or PUBCOMP, when a batch of the messages log, and the session's claim,
+// have been read by every node that is ready: its client may send the PUBLISH again, or another one with its
+// id, anywhere. A broker of one node answers at once.
+func (c *conn) whenRead(batch uint64, fn func()) {
+	if c.b.peers == nil {
 		fn()
 		return
 	}

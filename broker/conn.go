@@ -199,8 +199,7 @@ func (c *conn) step(ctx context.Context, first byte, body []byte, err error) err
 	if err != nil && c.isEnding() {
 		return net.ErrClosed // from outside; the client has been told
 	}
-	var timeout net.Error
-	if errors.As(err, &timeout) && timeout.Timeout() {
+	if err != nil && isTimeout(err) {
 		return &mqtt.Error{Code: mqtt.KeepAliveTimeout, Text: "nothing came for one and a half keep alive times"} // [MQTT-3.1.2-22]
 	}
 	if err == nil {
@@ -214,6 +213,11 @@ func (c *conn) step(ctx context.Context, first byte, body []byte, err error) err
 		err = &mqtt.Error{Code: mqtt.QuotaExceeded, Text: "it asks and does not read the answers"}
 	}
 	return err
+}
+
+func isTimeout(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
 // open reads the CONNECT and answers it.

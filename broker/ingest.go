@@ -27,7 +27,8 @@ func (c *conn) publish(p *mqtt.Publish) error {
 	}
 	c.b.stats.Received.Add(1)
 	if p.QoS == 2 && c.repeated(p) {
-		return c.answerLater(mqtt.PUBREC, p.ID, func() (again bool, reject *mqtt.Error) { return false, c.session.taken(p.ID) })
+		id := p.ID // what a function keeps of p, all of p would be kept for, of each message
+		return c.answerLater(mqtt.PUBREC, id, func() (again bool, reject *mqtt.Error) { return false, c.session.taken(id) })
 	}
 	reject := c.barred(p.Topic, p.QoS, p.Retain, len(p.Payload))
 	if reject != nil && c.b.access.cut {
@@ -184,21 +185,21 @@ func (c *conn) append(r *Record, p *mqtt.Publish) error {
 
 // answer hands an entry to the log and sends the acknowledgement when it is stored.
 func (c *conn) answer(e entry, kind byte, id uint16, reject *mqtt.Error) error {
-	first := e.done
-	e.done = func(at Position, err error) {
+	first, rec := e.done, e.rec
+	done := func(at Position, err error) {
 		if first != nil {
 			first(at, err)
 		}
 		if err != nil {
-			c.b.notStored(e.rec)
+			c.b.notStored(rec)
 		}
 		if id != 0 {
-			c.whenRead(kind, at.Batch, func() { c.answered(kind, id, reject, err) })
+			c.answerOnceRead(kind, id, at.Batch, reject, err)
 		}
 		c.passed(-1)
 	}
 	c.passed(1)
-	if err := c.b.hand(e); err != nil {
+	if err := c.b.hand(entry{rec, done}); err != nil {
 		c.passed(-1)
 		if first != nil {
 			first(Position{}, err)
@@ -231,12 +232,21 @@ func (c *conn) answerLater(kind byte, id uint16, verdict func() (again bool, rej
 		if reject != nil && c.version != mqtt.V5 {
 			err = errOriginal // 3.1.1 has no refusal
 		}
-		c.whenRead(kind, c.b.messages.stored.Load(), func() { c.answered(kind, id, reject, err) })
+		c.answerOnceRead(kind, id, c.b.messages.stored.Load(), reject, err)
 	}
 	if err := c.b.store(entry{done: done}); err != nil {
 		return &mqtt.Error{Code: mqtt.ServerShuttingDown, Text: err.Error()}
 	}
 	return nil
+}
+
+// answerOnceRead is answered as soon as the answer may leave: a PUBACK at once, without a function that would have to be kept for it.
+func (c *conn) answerOnceRead(kind byte, id uint16, batch uint64, reject *mqtt.Error, err error) {
+	if kind == mqtt.PUBACK {
+		c.answered(kind, id, reject, err)
+		return
+	}
+	c.whenRead(batch, func() { c.answered(kind, id, reject, err) })
 }
 
 // taken says what became of a QoS 2 message that came again while the first was on its way.
@@ -335,7 +345,7 @@ func (c *conn) release(id uint16) error {
 		if rec == nil { // else it was let go when the record was entered
 			s.accepted(id, false)
 		}
-		c.whenRead(mqtt.PUBCOMP, at.Batch, func() { // the id may be used again at any node
+		c.whenRead(at.Batch, func() { // the id may be used again at any node
 			c.wasReleased()
 			c.send(mqtt.AppendAck(nil, mqtt.PUBCOMP, c.version, id, 0, ""))
 		})
