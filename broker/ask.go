@@ -124,7 +124,7 @@ func (b *Broker) answerTo(ctx context.Context, q question) (any, error) {
 	case askUndrain:
 		return b.drainer.undo(), nil
 	case askAgain:
-		return b.ledger.again(q.Of), nil
+		return cameAgain(b.ledger, q.Of), nil
 	}
 	return nil, &admin.Error{Status: http.StatusNotImplemented, Message: fmt.Sprintf("node %s does not know the question %q", b.cfg.Node.Name, q.Do),
 		Hint: "it runs another version: ask that node itself"}

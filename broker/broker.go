@@ -3,7 +3,7 @@
 // # What it is
 //
 // A PUBLISH is framed and decoded (broker/listen, conn.go, the pure codec in broker/mqtt), verified
-// at the door (door.go), offered to the ledger (ingest.go, ledger.go), packed with what else is
+// at the door (door.go), offered to the ledger (ingest.go, broker/ledger), packed with what else is
 // waiting into one batch (log.go, writer.go), stored and synced by an embedded JetStream on a
 // quorum of the nodes (stream.go), and only then acknowledged. A session is a cursor into that log plus its
 // subscriptions (session.go, feed.go, deliver.go).
@@ -37,6 +37,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"holdfast/broker/ledger"
 	"holdfast/broker/limitlog"
 	"holdfast/broker/limits"
 	"holdfast/broker/listen"
@@ -93,7 +94,7 @@ type Broker struct {
 	door     *Door
 	access   *access // nil: there is no [[auth]]
 	enrol    *enrolment
-	ledger   *Ledger
+	ledger   *ledger.Ledger
 	registry *Registry
 	retained *retained
 	tail     *tail
@@ -172,7 +173,7 @@ const diskReserve = 64 << 20
 // New opens the store in cfg.Node.DataDir. It serves nobody until Run; a Broker that is not run
 // must be closed.
 func New(cfg Config, o Options) (*Broker, error) {
-	b := &Broker{cfg: cfg, log: o.Log, mono: o.Now, wall: o.Wall, rand: o.Rand, ledger: NewLedger(cfg.Node.Name), retained: newRetained(),
+	b := &Broker{cfg: cfg, log: o.Log, mono: o.Now, wall: o.Wall, rand: o.Rand, ledger: ledger.New(cfg.Node.Name), retained: newRetained(),
 		sessions: newSessions(), groups: map[string]*group{}, leaves: make(chan error, 1), again: make(chan error, 1), conns: connSet{m: map[*conn]struct{}{}}}
 	b.defaults()
 	b.holds.b = b
@@ -302,7 +303,7 @@ func (b *Broker) Ready() error {
 func (b *Broker) unready(err error) { b.notReady.Store(&err) }
 
 // Ledger is the account of what gateways sent.
-func (b *Broker) Ledger() *Ledger { return b.ledger }
+func (b *Broker) Ledger() *ledger.Ledger { return b.ledger }
 
 // Registry is the gateways' keys.
 func (b *Broker) Registry() *Registry { return b.registry }

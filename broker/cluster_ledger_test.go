@@ -7,6 +7,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 
+	"holdfast/broker/ledger"
 	"holdfast/broker/mqtt"
 	"holdfast/uplink/wire"
 )
@@ -43,7 +44,7 @@ func TestLedgerOfACluster(t *testing.T) {
 			if b == nil {
 				continue
 			}
-			var d LedgerDevice
+			var d ledger.Device
 			eventually(t, fmt.Sprintf("n%d has the account", i+1), func() bool {
 				r := b.reportLedger(t.Context(), "gw-1")
 				if len(r) != 1 || len(r[0].Epochs) != 1 || len(r[0].Epochs[0].Devices) != 1 {

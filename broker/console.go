@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"holdfast/broker/admin"
+	"holdfast/broker/ledger"
 	"holdfast/uplink/wire"
 )
 
@@ -33,7 +34,7 @@ type StatusBody struct {
 	Verified uint64            `json:"verified"`
 	Refused  map[string]uint64 `json:"not_verified"` // by reason
 	Discards DiscardSums       `json:"discards"`
-	Ledger   LedgerSums        `json:"ledger"`
+	Ledger   ledger.Sums       `json:"ledger"`
 }
 
 // Ready implements admin.Health.

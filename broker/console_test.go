@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"holdfast/broker/admin"
+	"holdfast/broker/ledger"
 	"holdfast/uplink/wire"
 )
 
@@ -103,7 +104,7 @@ func TestConsoleErrors(t *testing.T) {
 			t.Errorf("%s: %v, want status %d", m.name, err, m.status)
 		}
 	}
-	if v, err := c.ReportLedger(ctx, "gw-1"); err != nil || len(v.([]LedgerGateway)) != 0 {
+	if v, err := c.ReportLedger(ctx, "gw-1"); err != nil || len(v.([]ledger.Gateway)) != 0 {
 		t.Errorf("a registered gateway that sent nothing: %v, %v", v, err)
 	}
 }

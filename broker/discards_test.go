@@ -14,7 +14,7 @@ import (
 func TestDiscardsAreBounded(t *testing.T) {
 	now := time.Unix(1000, 0)
 	d := newDiscards(func() time.Time { return now })
-	at := func(n string, i int) Position { return Position{n, 7, uint32(i)} }
+	at := func(n string, i int) Position { return Position{Node: n, Batch: 7, Index: uint32(i)} }
 	for i := range 100 {
 		d.one(discardTrimmed, "c", "a/b", at("n1", 99-i))
 	}

@@ -19,6 +19,11 @@ import (
 	"holdfast/uplink/wire"
 )
 
+const (
+	epochA = "00000000000000aa"
+	epochB = "00000000000000bb"
+)
+
 // memState is a State in memory that can be told to fail.
 type memState struct {
 	mu   sync.Mutex

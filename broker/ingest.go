@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"holdfast/broker/ledger"
 	"holdfast/broker/mqtt"
 	"holdfast/uplink/wire"
 )
@@ -147,13 +148,13 @@ func (c *conn) append(r *Record, p *mqtt.Publish) error {
 	offered := false
 	if v := r.Identity; v != nil {
 		switch b.ledger.Offer(v) {
-		case Duplicate:
+		case ledger.Duplicate:
 			b.stats.Duplicates.Add(1)
 			if p.QoS == 0 {
 				return nil
 			}
 			return c.answer(entry{}, ackOf(p.QoS), p.ID, nil)
-		case Pending: // acknowledged when the identical one is stored, and only then
+		case ledger.Pending: // acknowledged when the identical one is stored, and only then
 			b.stats.Duplicates.Add(1)
 			if p.QoS == 0 {
 				return nil
@@ -165,7 +166,7 @@ func (c *conn) append(r *Record, p *mqtt.Publish) error {
 				}
 				return pending, reject
 			})
-		case Conflict:
+		case ledger.Conflict:
 			b.stats.Conflicts.Add(1)
 			b.door.Conflicting(v, Publisher{Client: c.id, Addr: c.addr, Protocol: c.version})
 			r.Conflict = true

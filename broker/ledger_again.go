@@ -2,6 +2,8 @@ package broker
 
 import (
 	"context"
+
+	"holdfast/broker/ledger"
 )
 
 // streamAgain is how often messages of one stream came again to one node.
@@ -13,8 +15,8 @@ type streamAgain struct {
 	Unverified uint64 `json:"unverified"`
 }
 
-// again is what this node alone knows: the duplicates that came to it.
-func (l *Ledger) again(gateway string) []streamAgain {
+// cameAgain is what this node alone knows: the duplicates that came to it.
+func cameAgain(l *ledger.Ledger, gateway string) []streamAgain {
 	out := []streamAgain{}
 	for _, g := range l.Report(gateway) {
 		for _, e := range g.Epochs {
@@ -29,9 +31,9 @@ func (l *Ledger) again(gateway string) []streamAgain {
 }
 
 // reportLedger is the account of a gateway, or of all, with the duplicates of all nodes that answer.
-func (b *Broker) reportLedger(ctx context.Context, gateway string) []LedgerGateway {
+func (b *Broker) reportLedger(ctx context.Context, gateway string) []ledger.Gateway {
 	out := b.ledger.Report(gateway)
-	at := map[streamAgain]*LedgerDevice{}
+	at := map[streamAgain]*ledger.Device{}
 	for _, g := range out {
 		for _, e := range g.Epochs {
 			for i := range e.Devices {

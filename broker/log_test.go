@@ -47,10 +47,10 @@ func goldenCluster() (Header, []Record) {
 		rec(Record{Kind: KindPut, Topic: "session/c", Rank: 300, Payload: []byte("{}")}),
 		rec(Record{Kind: KindDelete, Topic: "session/c", Rank: 1 << 40}),
 		rec(Record{Kind: KindFence, At: Position{Node: "n2"}}),
-		rec(Record{Kind: KindBarrier, Client: "c", At: Position{"n2", 17, 0}}),
-		rec(Record{Kind: KindDeliver, At: Position{"n1", 43, 1 << 20}}),
+		rec(Record{Kind: KindBarrier, Client: "c", At: Position{Node: "n2", Batch: 17}}),
+		rec(Record{Kind: KindDeliver, At: Position{Node: "n1", Batch: 43, Index: 1 << 20}}),
 		rec(Record{Kind: KindSnapshotBegin}),
-		rec(Record{Kind: KindSnapshotEnd, At: Position{"n1", 40, 2}}),
+		rec(Record{Kind: KindSnapshotEnd, At: Position{Node: "n1", Batch: 40, Index: 2}}),
 	}
 }
 

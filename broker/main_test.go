@@ -119,3 +119,11 @@ func soakOnly(t *testing.T) {
 		t.Skip("takes minutes: make soak, or HOLDFAST_SOAK=1")
 	}
 }
+
+// soak is how often the long loops run.
+func soak(full, ci int) int {
+	if os.Getenv("HOLDFAST_SOAK") != "" {
+		return full
+	}
+	return ci
+}

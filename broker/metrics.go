@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"holdfast/broker/ledger"
 	"holdfast/broker/listen"
 	"holdfast/broker/mqtt"
 )
@@ -76,7 +77,7 @@ func traffics(g Gauges) []figure {
 	}
 }
 
-func (t LedgerSums) figures() []figure {
+func ledgerFigures(t ledger.Sums) []figure {
 	return []figure{
 		{"ledger_gateways", "Gateways in the ledger.", uint64(t.Gateways)},
 		{"ledger_streams", "Devices times epochs in the ledger.", uint64(t.Streams)},
@@ -133,7 +134,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	for _, f := range gauges(g, b.registry.Len()) {
 		m.gauge(f)
 	}
-	for _, f := range b.ledger.Sums().figures() { // gauges: what is missing may arrive, and a rebuilt ledger starts again
+	for _, f := range ledgerFigures(b.ledger.Sums()) { // gauges: what is missing may arrive, and a rebuilt ledger starts again
 		m.gauge(f)
 	}
 	verified, refused := b.door.Counts()

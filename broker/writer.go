@@ -240,7 +240,7 @@ func (w *writer) committer() {
 		for _, e := range f.entries {
 			var p Position
 			if e.rec != nil && f.err == nil {
-				p = Position{w.cfg.node, f.batch.Number, index}
+				p = Position{Node: w.cfg.node, Batch: f.batch.Number, Index: index}
 				index++
 			}
 			if e.done != nil {

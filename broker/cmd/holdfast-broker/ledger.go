@@ -10,8 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"holdfast/broker"
 	"holdfast/broker/admin"
+	"holdfast/broker/ledger"
 	"holdfast/systemd/program"
 )
 
@@ -34,7 +34,7 @@ with a receipt, or pending.`,
 				if len(list) == 1 {
 					path += "?gateway=" + url.QueryEscape(list[0])
 				}
-				var all []broker.LedgerGateway
+				var all []ledger.Gateway
 				if err := c.Get(cmd.Context(), path, &all); err != nil {
 					return err
 				}
@@ -57,7 +57,7 @@ with a receipt, or pending.`,
 
 // lossy says whether the account of any gateway has a loss that no receipt covers, or
 // that nobody can exclude.
-func lossy(all []broker.LedgerGateway) bool {
+func lossy(all []ledger.Gateway) bool {
 	for _, g := range all {
 		if e := g.Earlier; e != nil && (e.Missing > 0 || e.Uncertain > 0 || e.Conflicts > 0) {
 			return true
@@ -76,7 +76,7 @@ func lossy(all []broker.LedgerGateway) bool {
 	return false
 }
 
-func (a *app) printLedger(all []broker.LedgerGateway) error {
+func (a *app) printLedger(all []ledger.Gateway) error {
 	if a.JSON {
 		return a.PrintJSON(all)
 	}
@@ -104,7 +104,7 @@ func (a *app) printLedger(all []broker.LedgerGateway) error {
 }
 
 // missing never says 0 where nobody can know.
-func missing(d broker.LedgerDevice) string {
+func missing(d ledger.Device) string {
 	n := strconv.FormatUint(d.Missing+d.Unaccounted, 10)
 	if d.Uncertain != nil {
 		return n + " known"
@@ -112,7 +112,7 @@ func missing(d broker.LedgerDevice) string {
 	return n
 }
 
-func uncertain(d broker.LedgerDevice) string {
+func uncertain(d ledger.Device) string {
 	if d.Uncertain == nil {
 		return "no"
 	}
@@ -120,7 +120,7 @@ func uncertain(d broker.LedgerDevice) string {
 }
 
 // detail says in words what the table only counts.
-func detail(w io.Writer, g broker.LedgerGateway) {
+func detail(w io.Writer, g ledger.Gateway) {
 	say := func(format string, args ...any) { fmt.Fprintf(w, "  "+format+"\n", args...) }
 	fmt.Fprintf(w, "\n%s\n", g.Gateway)
 	if e := g.Earlier; e != nil {
@@ -147,7 +147,7 @@ func detail(w io.Writer, g broker.LedgerGateway) {
 	}
 }
 
-func deviceWords(d broker.LedgerDevice) []string {
+func deviceWords(d ledger.Device) []string {
 	var out []string
 	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	for _, r := range d.DroppedAt {
@@ -188,7 +188,7 @@ func deviceWords(d broker.LedgerDevice) []string {
 }
 
 // listed names up to a dozen ranges.
-func listed(ranges []broker.Range) string {
+func listed(ranges []ledger.Range) string {
 	const most = 12
 	var parts []string
 	for i, r := range ranges {
@@ -202,7 +202,7 @@ func listed(ranges []broker.Range) string {
 }
 
 // inWords says "17 to 19 (3 messages, 12 readings)".
-func inWords(r broker.Range) string {
+func inWords(r ledger.Range) string {
 	n := r.Last - r.First + 1
 	where := fmt.Sprintf("%d to %d", r.First, r.Last)
 	if n == 1 {

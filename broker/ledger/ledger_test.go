@@ -1,4 +1,4 @@
-package broker
+package ledger
 
 import (
 	"crypto/sha256"
@@ -18,12 +18,7 @@ type story struct {
 	batch uint64
 }
 
-const (
-	epochA = "00000000000000aa"
-	epochB = "00000000000000bb"
-)
-
-func newStory(t *testing.T) *story { return &story{t: t, l: NewLedger("n1")} }
+func newStory(t *testing.T) *story { return &story{t: t, l: New("n1")} }
 
 // msg is a data message of ten readings each, so total is ten times seq.
 func msg(epoch, device string, seq, floor uint64) *wire.Verified {
@@ -70,7 +65,7 @@ func (s *story) control(epoch string, seq uint64, typ string, body any) {
 	s.commit(v, &p)
 }
 
-func (s *story) device(epoch string) LedgerDevice {
+func (s *story) device(epoch string) Device {
 	s.t.Helper()
 	for _, g := range s.l.Report("gw-1") {
 		for _, e := range g.Epochs {
@@ -82,11 +77,11 @@ func (s *story) device(epoch string) LedgerDevice {
 		}
 	}
 	s.t.Fatalf("no account of scale in epoch %s", epoch)
-	return LedgerDevice{}
+	return Device{}
 }
 
 // want compares the account of the scale with "received pending missing dropped".
-func (s *story) want(epoch, received, pending, missing, dropped string) LedgerDevice {
+func (s *story) want(epoch, received, pending, missing, dropped string) Device {
 	s.t.Helper()
 	d := s.device(epoch)
 	for _, c := range []struct {

@@ -1,10 +1,9 @@
-package broker
+package ledger
 
 import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"reflect"
 	"runtime"
 	"slices"
@@ -13,14 +12,6 @@ import (
 
 	"holdfast/uplink/wire"
 )
-
-// soak is how often the long loops run.
-func soak(full, ci int) int {
-	if os.Getenv("HOLDFAST_SOAK") != "" {
-		return full
-	}
-	return ci
-}
 
 // event is one stored record.
 type event struct {
@@ -92,17 +83,17 @@ func TestLedgerRestarts(t *testing.T) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		log := history(t, rng)
 		limit := 1 + rng.IntN(6)
-		straight := NewLedger("n1")
+		straight := New("n1")
 		straight.tags.limit = limit
 		play(straight, log, 0)
 
-		l := NewLedger("n1")
+		l := New("n1")
 		l.tags.limit = limit
 		for at, step := 0, 0; at < len(log); at += step {
 			step = min(1+rng.IntN(40), len(log)-at)
 			play(l, log[:at+step], at)
 			b, p := l.Snapshot()
-			next := NewLedger("n1")
+			next := New("n1")
 			q, err := next.Restore(b)
 			if err != nil || p != q || p.Batch != uint64(at+step) {
 				t.Fatalf("seed %d: restore: %v, positions %v and %v", seed, err, p, q)
@@ -139,7 +130,7 @@ func TestLedgerOrder(t *testing.T) {
 			}
 			return e.v.Type == wire.TypeDrop && drops > 1
 		})
-		a, b := NewLedger("n1"), NewLedger("n1")
+		a, b := New("n1"), New("n1")
 		play(a, log, 0)
 		rng.Shuffle(len(log), func(i, j int) { log[i], log[j] = log[j], log[i] })
 		play(b, log, 0)
@@ -158,7 +149,7 @@ func TestLedgerOrder(t *testing.T) {
 }
 
 // compare checks an account against the definition, one number at a time.
-func compare(t *testing.T, seed uint64, log []event, epoch, device string, d LedgerDevice) {
+func compare(t *testing.T, seed uint64, log []event, epoch, device string, d Device) {
 	t.Helper()
 	received, covered := map[uint64]bool{}, map[uint64]bool{}
 	var floor, top uint64
@@ -256,7 +247,7 @@ func TestDropsAgree(t *testing.T) {
 // FuzzLedgerRestore: no bytes make Restore panic or take much memory, and what it
 // accepts can be reported and written again.
 func FuzzLedgerRestore(f *testing.F) {
-	l := NewLedger("n1")
+	l := New("n1")
 	b, _ := l.Snapshot()
 	f.Add(b[snapshotHead:])
 	for n := uint64(1); n < 9; n += 2 {
@@ -268,7 +259,7 @@ func FuzzLedgerRestore(f *testing.F) {
 	b, _ = l.Snapshot()
 	f.Add(b[snapshotHead:])
 	f.Fuzz(func(t *testing.T, body []byte) {
-		l := NewLedger("n1")
+		l := New("n1")
 		p, err := l.Restore(sealed(body))
 		if err != nil {
 			return
@@ -276,7 +267,7 @@ func FuzzLedgerRestore(f *testing.F) {
 		l.Report("")
 		l.Commit(msg(epochA, "scale", 4, 1), nil, p, time.UnixMicro(1))
 		again, _ := l.Snapshot()
-		if _, err := NewLedger("n1").Restore(again); err != nil {
+		if _, err := New("n1").Restore(again); err != nil {
 			t.Errorf("what was accepted cannot be restored again: %v", err)
 		}
 	})
@@ -289,10 +280,10 @@ func sealed(body []byte) []byte {
 }
 
 func TestLedgerRestoreRefusesDamage(t *testing.T) {
-	l := NewLedger("n1")
+	l := New("n1")
 	play(l, history(t, rand.New(rand.NewPCG(1, 1))), 0)
 	good, _ := l.Snapshot()
-	kept := NewLedger("n1")
+	kept := New("n1")
 	kept.Commit(msg(epochB, "scale", 1, 1), nil, Position{"n1", 1, 0}, time.UnixMicro(1))
 	before, _ := kept.Snapshot()
 	for i := 0; i < len(good); i += 1 + len(good)/500 {
@@ -311,7 +302,7 @@ func TestLedgerRestoreRefusesDamage(t *testing.T) {
 }
 
 func BenchmarkLedgerCommit(b *testing.B) {
-	l := NewLedger("n1")
+	l := New("n1")
 	v := *msg(epochA, "scale", 1, 1)
 	at := time.Now()
 	b.ReportAllocs()
@@ -323,7 +314,7 @@ func BenchmarkLedgerCommit(b *testing.B) {
 }
 
 func BenchmarkLedgerOfferCommit(b *testing.B) {
-	l := NewLedger("n1")
+	l := New("n1")
 	v := *msg(epochA, "scale", 1, 1)
 	at := time.Now()
 	b.ReportAllocs()
@@ -339,7 +330,7 @@ func BenchmarkLedgerOfferCommit(b *testing.B) {
 // BenchmarkLedgerGateways: 10,000 gateways of three devices each, 200 messages a device.
 func BenchmarkLedgerGateways(b *testing.B) {
 	for b.Loop() {
-		l := NewLedger("n1")
+		l := New("n1")
 		at := time.Now()
 		var before, after runtime.MemStats
 		runtime.GC()

@@ -1,4 +1,4 @@
-package broker
+package ledger
 
 import (
 	"slices"
@@ -122,8 +122,8 @@ type fold struct {
 	dropped  uint64 // messages
 }
 
-// NewLedger makes the empty ledger of a node.
-func NewLedger(node string) *Ledger {
+// New makes the empty ledger of a node.
+func New(node string) *Ledger {
 	return &Ledger{
 		node:     node,
 		gateways: map[string]*ledgerGateway{},

@@ -1,4 +1,4 @@
-package broker
+package ledger
 
 import (
 	"encoding/binary"

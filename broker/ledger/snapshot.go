@@ -1,4 +1,4 @@
-package broker
+package ledger
 
 import (
 	"cmp"
@@ -12,6 +12,8 @@ import (
 
 	"holdfast/uplink/wire"
 )
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // ErrSnapshot says that bytes are not a ledger snapshot that this program can read:
 // replay the log from its beginning instead.
@@ -182,7 +184,7 @@ func (l *Ledger) Restore(b []byte) (Position, error) {
 		return Position{}, fmt.Errorf("%w: checksum %08x", ErrSnapshot, got)
 	}
 	r := &snapReader{b: b[snapshotHead:]}
-	fresh := NewLedger(l.node)
+	fresh := New(l.node)
 	fresh.position = r.position()
 	if b[4] == 1 && fresh.position.Batch > 0 {
 		fresh.reached[fresh.position.Node] = fresh.position

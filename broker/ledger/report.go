@@ -1,4 +1,4 @@
-package broker
+package ledger
 
 import (
 	"maps"
@@ -97,8 +97,8 @@ type Range struct {
 	Reason   string  `json:"reason,omitempty"`   // of a drop
 }
 
-// LedgerConflict is a message that contradicts an earlier one of the same identity.
-type LedgerConflict struct {
+// Contradiction is a message that contradicts an earlier one of the same identity.
+type Contradiction struct {
 	Seq   uint64    `json:"seq"`
 	First string    `json:"first"` // the first eight bytes of the SHA-256 of what was signed
 	Then  string    `json:"then"`  // the same of the later one
@@ -106,32 +106,32 @@ type LedgerConflict struct {
 	Where string    `json:"where"` // position of the later one in the log
 }
 
-// LedgerDevice is the account of one device in one epoch. Numbers count messages
+// Device is the account of one device in one epoch. Numbers count messages
 // unless they say readings.
-type LedgerDevice struct {
-	Device       string           `json:"device"`
-	Complete     bool             `json:"complete"` // nothing pending, missing, uncertain, in conflict or contradictory
-	Received     uint64           `json:"received"`
-	Readings     uint64           `json:"readings"` // received
-	Ranges       []Range          `json:"received_ranges"`
-	Duplicates   uint64           `json:"duplicates"`
-	Unverified   uint64           `json:"unverified_duplicates"` // of those: too old for their bytes to be compared
-	Pending      uint64           `json:"pending"`
-	PendingAt    []Range          `json:"pending_ranges"`
-	Missing      uint64           `json:"missing"`
-	MissingAt    []Range          `json:"missing_ranges"`
-	Dropped      uint64           `json:"dropped"`
-	DroppedAt    []Range          `json:"dropped_ranges"`
-	Uncertain    *uint64          `json:"uncertain_beyond"` // numbers above this one may have been used; null: no
-	Conflicts    uint64           `json:"conflicts"`
-	Evidence     []LedgerConflict `json:"conflict_list"`
-	Skipped      uint64           `json:"readings_skipped"`       // the totals of received neighbours leave out so many readings
-	CountedTwice uint64           `json:"readings_counted_twice"` // … or overlap by so many
-	Folded       uint64           `json:"folded_through"`         // at and below it only sums are kept; 0: all detail is here
-	Unaccounted  uint64           `json:"folded_unaccounted"`     // below that: neither received nor dropped
-	Floor        uint64           `json:"floor"`                  // the gateway holds nothing below it
-	Highest      uint64           `json:"highest"`                // the highest number known to have been used
-	LastSeen     time.Time        `json:"last_seen"`
+type Device struct {
+	Device       string          `json:"device"`
+	Complete     bool            `json:"complete"` // nothing pending, missing, uncertain, in conflict or contradictory
+	Received     uint64          `json:"received"`
+	Readings     uint64          `json:"readings"` // received
+	Ranges       []Range         `json:"received_ranges"`
+	Duplicates   uint64          `json:"duplicates"`
+	Unverified   uint64          `json:"unverified_duplicates"` // of those: too old for their bytes to be compared
+	Pending      uint64          `json:"pending"`
+	PendingAt    []Range         `json:"pending_ranges"`
+	Missing      uint64          `json:"missing"`
+	MissingAt    []Range         `json:"missing_ranges"`
+	Dropped      uint64          `json:"dropped"`
+	DroppedAt    []Range         `json:"dropped_ranges"`
+	Uncertain    *uint64         `json:"uncertain_beyond"` // numbers above this one may have been used; null: no
+	Conflicts    uint64          `json:"conflicts"`
+	Evidence     []Contradiction `json:"conflict_list"`
+	Skipped      uint64          `json:"readings_skipped"`       // the totals of received neighbours leave out so many readings
+	CountedTwice uint64          `json:"readings_counted_twice"` // … or overlap by so many
+	Folded       uint64          `json:"folded_through"`         // at and below it only sums are kept; 0: all detail is here
+	Unaccounted  uint64          `json:"folded_unaccounted"`     // below that: neither received nor dropped
+	Floor        uint64          `json:"floor"`                  // the gateway holds nothing below it
+	Highest      uint64          `json:"highest"`                // the highest number known to have been used
+	LastSeen     time.Time       `json:"last_seen"`
 }
 
 // The states of an epoch.
@@ -141,30 +141,30 @@ const (
 	EpochClosed  = "closed"  // the gateway has nothing more of it
 )
 
-// LedgerEpoch is the account of one epoch.
-type LedgerEpoch struct {
-	Epoch     string         `json:"epoch"`
-	State     string         `json:"state"`
-	Opened    bool           `json:"opened"` // its opening message is here
-	Previous  string         `json:"previous,omitempty"`
-	Cause     string         `json:"cause,omitempty"` // why it was opened
-	Boot      string         `json:"boot,omitempty"`
-	Uncertain bool           `json:"uncertain"` // it ended without certainty about its last numbers (a power cut)
-	Malformed uint64         `json:"malformed_control"`
-	LastSeen  time.Time      `json:"last_seen"`
-	Devices   []LedgerDevice `json:"devices"`
+// Epoch is the account of one epoch.
+type Epoch struct {
+	Epoch     string    `json:"epoch"`
+	State     string    `json:"state"`
+	Opened    bool      `json:"opened"` // its opening message is here
+	Previous  string    `json:"previous,omitempty"`
+	Cause     string    `json:"cause,omitempty"` // why it was opened
+	Boot      string    `json:"boot,omitempty"`
+	Uncertain bool      `json:"uncertain"` // it ended without certainty about its last numbers (a power cut)
+	Malformed uint64    `json:"malformed_control"`
+	LastSeen  time.Time `json:"last_seen"`
+	Devices   []Device  `json:"devices"`
 }
 
-// LedgerGateway is the account of one gateway.
-type LedgerGateway struct {
-	Gateway  string        `json:"gateway"`
-	Complete bool          `json:"complete"` // every device of every epoch is, and nothing was lost in Earlier
-	Epochs   []LedgerEpoch `json:"epochs"`   // the oldest activity first
-	Earlier  *Earlier      `json:"earlier"`  // epochs whose detail was let go; null: none
+// Gateway is the account of one gateway.
+type Gateway struct {
+	Gateway  string   `json:"gateway"`
+	Complete bool     `json:"complete"` // every device of every epoch is, and nothing was lost in Earlier
+	Epochs   []Epoch  `json:"epochs"`   // the oldest activity first
+	Earlier  *Earlier `json:"earlier"`  // epochs whose detail was let go; null: none
 }
 
-// LedgerSums is what metrics and status show of the ledger.
-type LedgerSums struct {
+// Sums is what metrics and status show of the ledger.
+type Sums struct {
 	Gateways   int    `json:"gateways"`
 	Streams    int    `json:"streams"` // devices times epochs
 	Received   uint64 `json:"received"`
@@ -179,11 +179,11 @@ type LedgerSums struct {
 }
 
 // Report returns the account of a gateway, or of all by name if gateway is "".
-func (l *Ledger) Report(gateway string) []LedgerGateway {
+func (l *Ledger) Report(gateway string) []Gateway {
 	l.mu.Lock()
 	names := slices.Sorted(maps.Keys(l.gateways))
 	l.mu.Unlock()
-	out := []LedgerGateway{}
+	out := []Gateway{}
 	for _, name := range names {
 		if gateway != "" && gateway != name {
 			continue
@@ -198,11 +198,11 @@ func (l *Ledger) Report(gateway string) []LedgerGateway {
 }
 
 // Sums adds everything up.
-func (l *Ledger) Sums() LedgerSums {
+func (l *Ledger) Sums() Sums {
 	l.mu.Lock()
 	names := slices.Collect(maps.Keys(l.gateways))
 	l.mu.Unlock()
-	var t LedgerSums
+	var t Sums
 	for _, name := range names {
 		l.mu.Lock()
 		if g := l.gateways[name]; g != nil {
@@ -213,7 +213,7 @@ func (l *Ledger) Sums() LedgerSums {
 	return t
 }
 
-func (g *ledgerGateway) addTo(t *LedgerSums) {
+func (g *ledgerGateway) addTo(t *Sums) {
 	t.Gateways++
 	t.Received, t.Readings = t.Received+g.earlier.Received, t.Readings+g.earlier.Readings
 	t.Missing, t.Dropped = t.Missing+g.earlier.Missing, t.Dropped+g.earlier.Dropped
@@ -235,7 +235,7 @@ func (g *ledgerGateway) addTo(t *LedgerSums) {
 	}
 }
 
-func (t *LedgerSums) enter(seg segment) {
+func (t *Sums) enter(seg segment) {
 	n := seg.last - seg.first + 1
 	switch seg.kind {
 	case segDropped:
@@ -247,8 +247,8 @@ func (t *LedgerSums) enter(seg segment) {
 	}
 }
 
-func (g *ledgerGateway) report(name string) LedgerGateway {
-	out := LedgerGateway{Gateway: name, Complete: true, Epochs: []LedgerEpoch{}}
+func (g *ledgerGateway) report(name string) Gateway {
+	out := Gateway{Gateway: name, Complete: true, Epochs: []Epoch{}}
 	if g.earlier.Epochs > 0 {
 		e := g.earlier
 		out.Earlier = &e
@@ -277,10 +277,10 @@ func (g *ledgerGateway) report(name string) LedgerGateway {
 	return out
 }
 
-func (e *ledgerEpoch) report(id string) LedgerEpoch {
-	out := LedgerEpoch{
+func (e *ledgerEpoch) report(id string) Epoch {
+	out := Epoch{
 		Epoch: id, State: EpochCurrent, Opened: e.opened, Previous: e.prev, Cause: e.cause, Boot: e.boot,
-		Uncertain: e.uncertain, Malformed: e.malformed, LastSeen: e.last, Devices: []LedgerDevice{},
+		Uncertain: e.uncertain, Malformed: e.malformed, LastSeen: e.last, Devices: []Device{},
 	}
 	if e.closed {
 		out.State = EpochClosed
@@ -293,12 +293,12 @@ func (e *ledgerEpoch) report(id string) LedgerEpoch {
 	return out
 }
 
-func (s *stream) report(name string, e *ledgerEpoch) LedgerDevice {
-	d := LedgerDevice{
+func (s *stream) report(name string, e *ledgerEpoch) Device {
+	d := Device{
 		Device: name, Received: s.messages, Readings: s.readings, Ranges: []Range{},
 		Duplicates: s.duplicates, Unverified: s.unproved,
 		PendingAt: []Range{}, MissingAt: []Range{}, DroppedAt: []Range{},
-		Dropped: s.fold.dropped, Conflicts: s.conflicts, Evidence: []LedgerConflict{},
+		Dropped: s.fold.dropped, Conflicts: s.conflicts, Evidence: []Contradiction{},
 		Skipped: s.skipped, CountedTwice: s.countedTwice,
 		Folded: s.fold.through, Unaccounted: s.fold.unaccounted(),
 		Floor: s.floor, Highest: s.top, LastSeen: s.last,
@@ -313,14 +313,14 @@ func (s *stream) report(name string, e *ledgerEpoch) LedgerDevice {
 		d.Uncertain = &beyond
 	}
 	for _, c := range s.evidence {
-		d.Evidence = append(d.Evidence, LedgerConflict{c.seq, c.first.String(), c.then.String(), c.at, c.position.String()})
+		d.Evidence = append(d.Evidence, Contradiction{c.seq, c.first.String(), c.then.String(), c.at, c.position.String()})
 	}
 	d.Complete = d.Pending == 0 && d.Missing == 0 && d.Unaccounted == 0 && d.Uncertain == nil &&
 		d.Conflicts == 0 && d.Skipped == 0 && d.CountedTwice == 0
 	return d
 }
 
-func (d *LedgerDevice) enter(seg segment) {
+func (d *Device) enter(seg segment) {
 	r := Range{First: seg.first, Last: seg.last, Reason: seg.reason}
 	if seg.known {
 		n := seg.readings

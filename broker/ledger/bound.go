@@ -1,4 +1,4 @@
-package broker
+package ledger
 
 // Earlier sums up epochs of a gateway whose detail was let go, the oldest first.
 type Earlier struct {
