@@ -60,6 +60,7 @@ var allowed = map[string][]string{
 	"broker/admin":        {},
 	"broker/auth":         {"uplink/wire", "systemd/settings"},
 	"broker/auth/servers": {"systemd/freeport"},
+	"broker/door":         {"broker/limitlog", "broker/mqtt", "uplink/wire"},
 	"broker/ledger":       {"uplink/wire"},
 	"broker/limitlog":     {},
 	"broker/limits":       {"broker/limitlog", "broker/mqtt", "systemd/settings"},

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"holdfast/broker/auth"
+	"holdfast/broker/door"
 	"holdfast/uplink/wire"
 )
 
@@ -32,7 +33,7 @@ func BenchmarkRules(b *testing.B) {
 	}{
 		{"none", func(*Config) {}},
 		{"rules", func(c *Config) { c.Auth = u.links() }},
-		{"hmac", func(c *Config) { c.Verify = []VerifyRule{{Filter: "gw/#", Policy: PolicyReject}} }},
+		{"hmac", func(c *Config) { c.Verify = []door.Rule{{Filter: "gw/#", Policy: door.PolicyReject}} }},
 	}
 	took, used := map[string][]time.Duration{}, map[string][]time.Duration{}
 	b.ResetTimer()

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/broker/door"
 	"holdfast/broker/mqtt"
 	"holdfast/systemd/freeport"
 	"holdfast/uplink/wire"
@@ -213,8 +214,8 @@ func BenchmarkVerifiedIngest(b *testing.B) {
 	feeds, messages := signedFeeds(b, wire.Ed25519, dir, gateways, each)
 	total := float64(gateways * each)
 	b.ResetTimer()
-	off := replayPackets(b, dir, feeds, func(c *Config) { c.Verify = []VerifyRule{{Filter: "gw/#", Policy: PolicyOff}} })
-	on := replayPackets(b, dir, feeds, func(c *Config) { c.Verify = []VerifyRule{{Filter: "gw/#", Policy: PolicyReject}} })
+	off := replayPackets(b, dir, feeds, func(c *Config) { c.Verify = []door.Rule{{Filter: "gw/#", Policy: door.PolicyOff}} })
+	on := replayPackets(b, dir, feeds, func(c *Config) { c.Verify = []door.Rule{{Filter: "gw/#", Policy: door.PolicyReject}} })
 	check := verifyAll(b, dir, messages)
 	b.ReportMetric(total/off.Seconds(), "unchecked/s")
 	b.ReportMetric(total/on.Seconds(), "checked/s")

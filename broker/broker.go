@@ -3,7 +3,7 @@
 // # What it is
 //
 // A PUBLISH is framed and decoded (broker/listen, conn.go, the pure codec in broker/mqtt), verified
-// at the door (door.go), offered to the ledger (ingest.go, broker/ledger), packed with what else is
+// at the door (broker/door), offered to the ledger (ingest.go, broker/ledger), packed with what else is
 // waiting into one batch (log.go, writer.go), stored and synced by an embedded JetStream on a
 // quorum of the nodes (stream.go), and only then acknowledged. A session is a cursor into that log plus its
 // subscriptions (session.go, feed.go, deliver.go).
@@ -37,6 +37,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"holdfast/broker/door"
 	"holdfast/broker/ledger"
 	"holdfast/broker/limitlog"
 	"holdfast/broker/limits"
@@ -91,11 +92,11 @@ type Broker struct {
 	stream   *logStream // messages
 	messages *writer
 	state    *stateStore
-	door     *Door
+	door     *door.Door
 	access   *access // nil: there is no [[auth]]
 	enrol    *enrolment
 	ledger   *ledger.Ledger
-	registry *Registry
+	registry *door.Registry
 	retained *retained
 	tail     *tail
 	own      *follower // of this node's messages log
@@ -306,7 +307,7 @@ func (b *Broker) unready(err error) { b.notReady.Store(&err) }
 func (b *Broker) Ledger() *ledger.Ledger { return b.ledger }
 
 // Registry is the gateways' keys.
-func (b *Broker) Registry() *Registry { return b.registry }
+func (b *Broker) Registry() *door.Registry { return b.registry }
 
 // Tail calls fn for each message stored from now on, on any node, whose topic matches the filter,
 // until ctx ends or fn returns an error. The record must not be changed.

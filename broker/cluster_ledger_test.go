@@ -7,9 +7,9 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 
+	"holdfast/broker/door"
 	"holdfast/broker/ledger"
 	"holdfast/broker/mqtt"
-	"holdfast/uplink/wire"
 )
 
 // TestLedgerOfACluster: a key that is registered at one node opens the door at all, the account of a gateway is
@@ -18,10 +18,10 @@ func TestLedgerOfACluster(t *testing.T) {
 	t.Parallel()
 	c := startNodes(t, 3)
 	for i := range c.cfgs {
-		c.cfgs[i].Verify = defaultVerify()
+		c.cfgs[i].Verify = door.DefaultRules()
 	}
 	c.begin()
-	key := newSite(t).newKey(wire.Ed25519)
+	key := newKey(t)
 	if _, err := c.up[0].Registry().Add(t.Context(), "gw-1", key.Public()); err != nil {
 		t.Fatal(err)
 	}

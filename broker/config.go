@@ -8,8 +8,10 @@ import (
 	"time"
 
 	"holdfast/broker/auth"
+	"holdfast/broker/door"
 	"holdfast/broker/limits"
 	"holdfast/broker/listen"
+	"holdfast/broker/mqtt"
 	"holdfast/systemd/settings"
 )
 
@@ -23,7 +25,7 @@ type Config struct {
 	Store   StoreConfig    `toml:"store"`
 	Cluster *ClusterConfig // [cluster]; nil: one node
 	Limits  limits.Config  `toml:"limits"`
-	Verify  []VerifyRule   // [[verify]]; the first whose filter matches decides
+	Verify  []door.Rule    // [[verify]]; the first whose filter matches decides
 	Auth    []auth.Link    // [[auth]], asked in order; none: everybody may everything
 	Access  AccessConfig   `toml:"access"`
 	Enrol   *EnrolConfig   // [enrol]; nil: gateways get no certificates here
@@ -51,19 +53,6 @@ type StoreConfig struct {
 // engineBytes is the backstop of the engine: retention keeps the messages well below it.
 func (s StoreConfig) engineBytes() int64 { return s.MaxBytes + s.MaxBytes/4 + 1<<30 }
 
-// The values of VerifyRule.Policy.
-const (
-	PolicyReject = "reject" // a message that does not verify is refused
-	PolicyMark   = "mark"   // every message passes, and says what the check found
-	PolicyOff    = "off"    // no check
-)
-
-// VerifyRule is one [[verify]].
-type VerifyRule struct {
-	Filter string `toml:"filter"` // MQTT topic filter
-	Policy string `toml:"policy"`
-}
-
 // minStore is the least that max_bytes may be: a few segments of the log and of the state.
 const minStore = 64 << 20
 
@@ -78,12 +67,10 @@ func DefaultConfig() Config {
 		Listen: listen.Config{MQTT: ":1883", Admin: "127.0.0.1:18083"},
 		Store:  StoreConfig{Sync: SyncAlways, MaxBytes: 10 << 30, MaxAge: 7 * 24 * time.Hour},
 		Limits: limits.Default(),
-		Verify: defaultVerify(),
+		Verify: door.DefaultRules(),
 		Access: defaultAccess(),
 	}
 }
-
-func defaultVerify() []VerifyRule { return []VerifyRule{{Filter: "gw/#", Policy: PolicyReject}} }
 
 // LoadConfig reads the settings file. The Config is usable only if no problem is an
 // error (see settings.Errors).
@@ -120,14 +107,14 @@ func (c *Config) readVerify(doc *settings.Doc) {
 	c.Verify = nil
 	for i, t := range tables {
 		t.SetLabel(fmt.Sprintf("verify #%d", i+1))
-		rule := VerifyRule{}
+		rule := door.Rule{}
 		t.Decode(&rule)
 		if !t.Has("filter") {
 			t.Problem("", `has no filter; write filter = "gw/#"`)
-		} else if err := CheckFilter(rule.Filter); err != nil {
+		} else if err := mqtt.CheckFilter(rule.Filter); err != nil {
 			t.Problem("filter", "%v", err)
 		}
-		if policies := []string{PolicyReject, PolicyMark, PolicyOff}; !slices.Contains(policies, rule.Policy) {
+		if policies := []string{door.PolicyReject, door.PolicyMark, door.PolicyOff}; !slices.Contains(policies, rule.Policy) {
 			t.Problem("policy", `is %q; write "reject", "mark" or "off"`, rule.Policy)
 		}
 		for _, earlier := range c.Verify {

@@ -11,8 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/broker/door"
 	"holdfast/broker/limits"
 	"holdfast/broker/listen"
+	"holdfast/broker/mqtt"
 	"holdfast/systemd/settings"
 )
 
@@ -31,7 +33,7 @@ func TestConfigDefaultsListenOnLoopback(t *testing.T) {
 	if cfg.Listen.MQTT != "127.0.0.1:1883" || cfg.Listen.Admin != "127.0.0.1:18083" || cfg.Node.DataDir != "/var/lib/holdfast-broker" {
 		t.Errorf("%+v", cfg)
 	}
-	if !reflect.DeepEqual(cfg.Verify, []VerifyRule{{"gw/#", PolicyReject}}) {
+	if !reflect.DeepEqual(cfg.Verify, []door.Rule{{Filter: "gw/#", Policy: door.PolicyReject}}) {
 		t.Errorf("verify: %+v", cfg.Verify)
 	}
 	if len(problems) != 1 || !strings.Contains(problems[0], "warning: listen.mqtt: without [[auth]]") || !strings.Contains(problems[0], "loopback only: 127.0.0.1:1883") {
@@ -78,7 +80,7 @@ policy = "reject"
 			WSOrigins: []string{"https://panel.example"}, ProxyProtocol: []string{"mqtts", "ws"}, TrustedProxies: []string{"10.0.0.0/8", "::1"}, MaxConnections: 5000},
 		Store:  StoreConfig{Sync: SyncAlways, MaxBytes: 1 << 30, MaxAge: 36 * time.Hour},
 		Limits: limits.Default(),
-		Verify: []VerifyRule{{"gw/+/raw", PolicyMark}, {"gw/#", PolicyReject}},
+		Verify: []door.Rule{{Filter: "gw/+/raw", Policy: door.PolicyMark}, {Filter: "gw/#", Policy: door.PolicyReject}},
 		Access: defaultAccess(),
 	}
 	if !reflect.DeepEqual(cfg, want) {
@@ -187,7 +189,7 @@ func TestConfigIsDocumented(t *testing.T) {
 	keys("listen", listen.Config{})
 	keys("store", StoreConfig{})
 	keys("cluster", ClusterConfig{})
-	keys("verify", VerifyRule{})
+	keys("verify", door.Rule{})
 	keys("access", AccessConfig{})
 	if !reflect.DeepEqual(have, want) {
 		for k := range want {
@@ -245,7 +247,7 @@ func TestMatchFilter(t *testing.T) {
 		{"a/+/c/#", "a/b/c", true},
 		{"", "", true},
 	} {
-		if got := MatchFilter(c.filter, c.topic); got != c.want {
+		if got := mqtt.MatchFilter(c.filter, c.topic); got != c.want {
 			t.Errorf("%q matches %q: %v", c.filter, c.topic, got)
 		}
 	}
@@ -253,12 +255,12 @@ func TestMatchFilter(t *testing.T) {
 
 func TestCheckFilter(t *testing.T) {
 	for _, good := range []string{"#", "+", "a/+/b/#", "/", "a//b", "$share"} {
-		if err := CheckFilter(good); err != nil {
+		if err := mqtt.CheckFilter(good); err != nil {
 			t.Errorf("%q: %v", good, err)
 		}
 	}
 	for _, bad := range []string{"", "a#", "a/b+", "#/a", "a\x00", "\xff", strings.Repeat("a", 65536)} {
-		if CheckFilter(bad) == nil {
+		if mqtt.CheckFilter(bad) == nil {
 			t.Errorf("%.20q is accepted", bad)
 		}
 	}
@@ -270,7 +272,7 @@ func FuzzMatchFilter(f *testing.F) {
 	f.Add("+/b", "$SYS/b")
 	f.Add("/#", "/")
 	f.Fuzz(func(t *testing.T, filter, topic string) {
-		if CheckFilter(filter) != nil || topic == "" || strings.ContainsAny(topic, "+#") {
+		if mqtt.CheckFilter(filter) != nil || topic == "" || strings.ContainsAny(topic, "+#") {
 			return
 		}
 		fs, ts := strings.Split(filter, "/"), strings.Split(topic, "/")
@@ -288,7 +290,7 @@ func FuzzMatchFilter(f *testing.F) {
 		if strings.HasPrefix(topic, "$") && (fs[0] == "+" || fs[0] == "#") {
 			want = false
 		}
-		if got := MatchFilter(filter, topic); got != want {
+		if got := mqtt.MatchFilter(filter, topic); got != want {
 			t.Errorf("%q matches %q: %v, want %v", filter, topic, got, want)
 		}
 	})

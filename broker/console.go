@@ -10,7 +10,9 @@ import (
 	"time"
 
 	"holdfast/broker/admin"
+	"holdfast/broker/door"
 	"holdfast/broker/ledger"
+	"holdfast/broker/mqtt"
 	"holdfast/uplink/wire"
 )
 
@@ -68,7 +70,7 @@ func (c *Console) ListDevices() any { return c.withCertificates(c.b.registry.Lis
 func (c *Console) ShowDevice(gateway string) (any, error) {
 	g, known := c.showDevice(gateway)
 	if !known {
-		return nil, explain(fmt.Errorf("%w: %q", ErrUnknownGateway, gateway))
+		return nil, explain(fmt.Errorf("%w: %q", door.ErrUnknownGateway, gateway))
 	}
 	return g, nil
 }
@@ -126,7 +128,7 @@ func (c *Console) RevokeDevice(ctx context.Context, gateway, kid string) (any, e
 func (c *Console) ReportLedger(ctx context.Context, gateway string) (any, error) {
 	out := c.b.reportLedger(ctx, gateway)
 	if _, registered := c.b.registry.Show(gateway); gateway != "" && len(out) == 0 && !registered {
-		return nil, explain(fmt.Errorf("%w: %q", ErrUnknownGateway, gateway))
+		return nil, explain(fmt.Errorf("%w: %q", door.ErrUnknownGateway, gateway))
 	}
 	return out, nil
 }
@@ -138,16 +140,16 @@ func explain(err error) error {
 		status int
 		hint   string
 	}{
-		{ErrUnknownGateway, http.StatusNotFound, "holdfast-broker device list shows those that are"},
-		{ErrNoPending, http.StatusNotFound, "holdfast-broker device show GATEWAY names its keys and their states"},
-		{ErrGatewayName, http.StatusBadRequest, "it is the id under [gateway] in the agent's settings"},
-		{ErrKeyTaken, http.StatusConflict, "two gateways must not share a key: make a new one (holdfast identity rotate), or revoke it there"},
+		{door.ErrUnknownGateway, http.StatusNotFound, "holdfast-broker device list shows those that are"},
+		{door.ErrNoPending, http.StatusNotFound, "holdfast-broker device show GATEWAY names its keys and their states"},
+		{door.ErrGatewayName, http.StatusBadRequest, "it is the id under [gateway] in the agent's settings"},
+		{door.ErrKeyTaken, http.StatusConflict, "two gateways must not share a key: make a new one (holdfast identity rotate), or revoke it there"},
 		{wire.ErrRevokedKey, http.StatusConflict, "make a new key on the gateway (holdfast identity rotate); if the revocation was a mistake, add --restore"},
 		{wire.ErrUnknownKey, http.StatusNotFound, "holdfast-broker device show GATEWAY names its keys"},
 		{errNoEnrol, http.StatusConflict, "add [enrol] with listen, ca_file and ca_key_file; or register a key: holdfast-broker device add GATEWAY --key FILE"},
 		{errHasCert, http.StatusConflict, "if another board is to take its place, say --replace: what the gateway has is revoked when the token is used"},
 		{errNotIndexed, http.StatusNotFound, "holdfast-broker device show GATEWAY names its certificates"},
-		{ErrEpochKey, http.StatusConflict, "an epoch belongs to one key: look at holdfast-broker device show GATEWAY"},
+		{door.ErrEpochKey, http.StatusConflict, "an epoch belongs to one key: look at holdfast-broker device show GATEWAY"},
 	} {
 		if errors.Is(err, e.is) {
 			return &admin.Error{Status: e.status, Message: err.Error(), Hint: e.hint}
@@ -210,7 +212,7 @@ type TailReading struct {
 
 // Tail implements admin.Tail.
 func (c *Console) Tail(ctx context.Context, filter string, emit func(line any) error) error {
-	if err := CheckFilter(filter); err != nil {
+	if err := mqtt.CheckFilter(filter); err != nil {
 		return &admin.Error{Status: http.StatusBadRequest, Message: err.Error()}
 	}
 	from := c.b.tail.end()

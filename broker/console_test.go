@@ -2,6 +2,7 @@ package broker
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"holdfast/broker/admin"
+	"holdfast/broker/door"
 	"holdfast/broker/ledger"
 	"holdfast/uplink/wire"
 )
@@ -64,7 +66,7 @@ func TestStatusSaysHowItIs(t *testing.T) {
 	if err := json.Unmarshal(b, &s); err != nil {
 		t.Fatal(err)
 	}
-	if s.Node != "n1" || s.Version != "v1" || len(s.NotReady) != 1 || len(s.Refused) != len(refusals) {
+	if s.Node != "n1" || s.Version != "v1" || len(s.NotReady) != 1 || len(s.Refused) != len(door.Door{}.Refused) {
 		t.Errorf("%s", b)
 	}
 }
@@ -72,9 +74,8 @@ func TestStatusSaysHowItIs(t *testing.T) {
 // TestConsoleErrors: every mistake has a status and says what to do next.
 func TestConsoleErrors(t *testing.T) {
 	_, c := openConsole(t)
-	s := &site{t: t, rng: newSite(t).rng}
 	ctx := t.Context()
-	pem := string(s.newKey(wire.Ed25519).Public().MarshalPEM())
+	pem := string(newKey(t).Public().MarshalPEM())
 	if _, err := c.AddDevice(ctx, admin.AddDevice{Gateway: "gw-1", Key: pem}); err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +90,7 @@ func TestConsoleErrors(t *testing.T) {
 		{"revoke unknown key", 404, func() error { _, err := c.RevokeDevice(ctx, "gw-1", "x"); return err }},
 		{"no key", 400, func() error { _, err := c.AddDevice(ctx, admin.AddDevice{Gateway: "gw-2", Key: "x"}); return err }},
 		{"bad name", 400, func() error {
-			_, err := c.AddDevice(ctx, admin.AddDevice{Gateway: "a/b", Key: string(s.newKey(wire.Ed25519).Public().MarshalPEM())})
+			_, err := c.AddDevice(ctx, admin.AddDevice{Gateway: "a/b", Key: string(newKey(t).Public().MarshalPEM())})
 			return err
 		}},
 		{"taken", 409, func() error { _, err := c.AddDevice(ctx, admin.AddDevice{Gateway: "gw-2", Key: pem}); return err }},
@@ -152,4 +153,25 @@ func TestDataDirIsLocked(t *testing.T) {
 	if _, err := LockDataDir("/dev/null/x"); err == nil || !strings.Contains(err.Error(), "give it to the broker's user") {
 		t.Errorf("no directory: %v", err)
 	}
+}
+
+// FuzzDeviceKey: nothing that is given to `device add` makes the broker panic.
+func FuzzDeviceKey(f *testing.F) {
+	f.Add([]byte(`{"gateway":"gw-1","jwk":{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}}`))
+	f.Add([]byte("-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\n-----END PUBLIC KEY-----\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if key, err := ParseDeviceKey("gw-1", data); err == nil && key.Kid() == "" {
+			t.Error("a key without an id")
+		}
+	})
+}
+
+// newKey is a gateway's key.
+func newKey(t *testing.T) *wire.PrivateKey {
+	t.Helper()
+	k, err := wire.GenerateKey(wire.Ed25519, rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
 }

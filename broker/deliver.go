@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"holdfast/broker/door"
 	"holdfast/broker/mqtt"
 )
 
@@ -189,7 +190,7 @@ func (s *session) encode(c *conn, buf []byte, p *pick, dup bool) []byte {
 		o.HasExpiry = true
 	}
 	if r.Mark != "" {
-		o.Properties = mqtt.AppendUserProperty(slices.Clone(r.Properties), PropertyVerified, r.Mark)
+		o.Properties = mqtt.AppendUserProperty(slices.Clone(r.Properties), door.PropertyVerified, r.Mark)
 	}
 	if c.maxPacket > 0 && o.Size() > int(c.maxPacket) {
 		s.b.stats.TooLarge.Add(1)

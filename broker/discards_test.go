@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/broker/door"
 	"holdfast/broker/mqtt"
 )
 
@@ -118,7 +119,7 @@ func TestTrimmedIsCountedByMessage(t *testing.T) {
 // TestEveryDropIsCounted walks through the reasons.
 func TestEveryDropIsCounted(t *testing.T) {
 	cfg := testConfig(t.TempDir())
-	cfg.Verify = []VerifyRule{{Filter: "gw/#", Policy: PolicyReject}}
+	cfg.Verify = []door.Rule{{Filter: "gw/#", Policy: door.PolicyReject}}
 	b := start(t, cfg)
 	pub, _ := dialRaw(t, b.addr, "pub", v5)
 	pub.publish("gw/x", "unsigned", 1)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"holdfast/broker/authority"
+	"holdfast/broker/door"
 	"holdfast/broker/limitlog"
 	"holdfast/uplink/est"
 	"holdfast/uplink/wire"
@@ -193,8 +194,8 @@ func (e *enrolment) addToken(ctx context.Context, gateway string, expires time.D
 	switch {
 	case e.ca == nil || e.cfg.Listen == "":
 		return "", t, errNoEnrol
-	case !validGateway(gateway) || len(gateway) > est.MaxGateway:
-		return "", t, fmt.Errorf("%w, and in a certificate at most %d: %q", ErrGatewayName, est.MaxGateway, gateway)
+	case !door.ValidGateway(gateway) || len(gateway) > est.MaxGateway:
+		return "", t, fmt.Errorf("%w, and in a certificate at most %d: %q", door.ErrGatewayName, est.MaxGateway, gateway)
 	}
 	if live := e.live(gateway); len(live) > 0 && !replace {
 		return "", t, fmt.Errorf("%w: %s, until %s", errHasCert, serialOf(live[0].cert), live[0].cert.NotAfter.UTC().Format(time.RFC3339))
@@ -393,8 +394,8 @@ func (e *enrolment) first(ctx context.Context, gateway, token string, request *x
 		if signing, err = wire.VerifyVoucher(*voucher, gateway, request.RawSubjectPublicKeyInfo); err != nil {
 			return nil, fmt.Errorf("%w: %w", errRequest, err)
 		}
-		if of := e.b.registry.holder(signing.Kid()); of != "" && of != gateway {
-			return nil, fmt.Errorf("%w: %s is registered for %s", ErrKeyTaken, signing.Kid(), of)
+		if of := e.b.registry.Holder(signing.Kid()); of != "" && of != gateway {
+			return nil, fmt.Errorf("%w: %s is registered for %s", door.ErrKeyTaken, signing.Kid(), of)
 		}
 	}
 	if err := e.claim(ctx, hash, key); err != nil {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"holdfast/broker/authority"
+	"holdfast/broker/door"
 	"holdfast/broker/listen"
 	"holdfast/systemd/settings"
 )
@@ -112,4 +113,4 @@ func checkHostPort(addr string) error {
 const DefaultCertificateLifetime = 90 * day
 
 // ValidGateway says whether a gateway may have this name.
-func ValidGateway(name string) bool { return validGateway(name) }
+func ValidGateway(name string) bool { return door.ValidGateway(name) }

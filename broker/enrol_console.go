@@ -12,55 +12,34 @@ import (
 	"time"
 
 	"holdfast/broker/admin"
+	"holdfast/broker/door"
 )
 
-// GatewayCertificate is a client certificate of a gateway, as the index has it.
-type GatewayCertificate struct {
-	Serial    string    `json:"serial"` // hexadecimal
-	Issuer    string    `json:"issuer"`
-	NotBefore time.Time `json:"not_before"`
-	NotAfter  time.Time `json:"not_after"`
-	Issued    time.Time `json:"issued"`
-	By        string    `json:"by"` // "token", "renewal", or who recorded it
-	State     string    `json:"state"`
-	Revoked   time.Time `json:"revoked,omitzero"`
-}
-
-// The values of GatewayCertificate.State.
-const (
-	CertValid   = "valid"
-	CertExpired = "expired" // good for its renewal, for a while
-	CertRevoked = "revoked"
-)
-
-// CertificateSerial is for the audit log.
-func (g GatewayCertificate) CertificateSerial() string { return g.Serial }
-
-func (r certRecord) show(now time.Time) GatewayCertificate {
-	g := GatewayCertificate{Serial: serialOf(r.cert), Issuer: r.cert.Issuer.String(), NotBefore: r.cert.NotBefore, NotAfter: r.cert.NotAfter, Issued: r.Issued, By: r.By, Revoked: r.Revoked}
+func (r certRecord) show(now time.Time) door.GatewayCertificate {
+	g := door.GatewayCertificate{Serial: serialOf(r.cert), Issuer: r.cert.Issuer.String(), NotBefore: r.cert.NotBefore, NotAfter: r.cert.NotAfter, Issued: r.Issued, By: r.By, Revoked: r.Revoked}
 	switch {
 	case !r.Revoked.IsZero():
-		g.State = CertRevoked
+		g.State = door.CertRevoked
 	case now.After(r.cert.NotAfter):
-		g.State = CertExpired
+		g.State = door.CertExpired
 	default:
-		g.State = CertValid
+		g.State = door.CertValid
 	}
 	return g
 }
 
 // withCertificates adds what gateways have besides keys; one may have a token only.
-func (c *Console) withCertificates(list []Gateway) []Gateway {
+func (c *Console) withCertificates(list []door.Gateway) []door.Gateway {
 	now, at := c.b.wall(), map[string]int{}
 	for i, g := range list {
 		at[g.Gateway] = i
 	}
-	find := func(name string) *Gateway {
+	find := func(name string) *door.Gateway {
 		i, there := at[name]
 		if !there {
 			i = len(list)
 			at[name] = i
-			list = append(list, Gateway{Gateway: name, Keys: []GatewayKey{}})
+			list = append(list, door.Gateway{Gateway: name, Keys: []door.GatewayKey{}})
 		}
 		return &list[i]
 	}
@@ -71,14 +50,14 @@ func (c *Console) withCertificates(list []Gateway) []Gateway {
 	for name, until := range c.b.enrol.openTokens() {
 		find(name).TokenUntil = until
 	}
-	slices.SortFunc(list, func(a, b Gateway) int { return cmp.Compare(a.Gateway, b.Gateway) })
+	slices.SortFunc(list, func(a, b door.Gateway) int { return cmp.Compare(a.Gateway, b.Gateway) })
 	return list
 }
 
-func (c *Console) showDevice(gateway string) (Gateway, bool) {
+func (c *Console) showDevice(gateway string) (door.Gateway, bool) {
 	g, known := c.b.registry.Show(gateway)
 	if !known {
-		g = Gateway{Gateway: gateway, Keys: []GatewayKey{}}
+		g = door.Gateway{Gateway: gateway, Keys: []door.GatewayKey{}}
 	}
 	for _, r := range c.b.enrol.certs(gateway) {
 		g.Certificates = append(g.Certificates, r.show(c.b.wall()))
@@ -112,7 +91,7 @@ func (c *Console) RecordCertificate(ctx context.Context, gateway string, r admin
 	switch {
 	case err != nil:
 		return bad("%v", err)
-	case !validGateway(gateway) || cert.Subject.CommonName != gateway:
+	case !door.ValidGateway(gateway) || cert.Subject.CommonName != gateway:
 		return bad("the certificate is %q's, not gateway %q's", cert.Subject.CommonName, gateway)
 	case cert.IsCA || !slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageClientAuth):
 		return bad("it is no certificate of a TLS client (extendedKeyUsage clientAuth)")
@@ -134,7 +113,7 @@ func (c *Console) RevokeCertificates(ctx context.Context, gateway, serial string
 	if err != nil {
 		return nil, explain(err)
 	}
-	out := []GatewayCertificate{}
+	out := []door.GatewayCertificate{}
 	for _, r := range list {
 		out = append(out, r.show(c.b.wall()))
 	}
@@ -144,17 +123,17 @@ func (c *Console) RevokeCertificates(ctx context.Context, gateway, serial string
 // revokeEverything ends all that a gateway has: certificates first, so that it does not come back between the two.
 func (c *Console) revokeEverything(ctx context.Context, gateway string) (any, error) {
 	if _, known := c.showDevice(gateway); !known {
-		return nil, explain(fmt.Errorf("%w: %q", ErrUnknownGateway, gateway))
+		return nil, explain(fmt.Errorf("%w: %q", door.ErrUnknownGateway, gateway))
 	}
 	if _, err := c.b.enrol.revokeAll(ctx, gateway, ""); err != nil {
 		return nil, explain(err)
 	}
 	keys, err := c.b.registry.Revoke(ctx, gateway, "")
-	if err != nil && !errors.Is(err, ErrUnknownGateway) {
+	if err != nil && !errors.Is(err, door.ErrUnknownGateway) {
 		return nil, explain(err)
 	}
 	if keys == nil {
-		keys = []GatewayKey{}
+		keys = []door.GatewayKey{}
 	}
 	return keys, nil
 }

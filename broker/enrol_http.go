@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"holdfast/broker/door"
 	"holdfast/broker/listen"
 	"holdfast/uplink/est"
 	"holdfast/uplink/wire"
@@ -250,8 +251,8 @@ func estStatus(err error) int {
 	}{
 		{errToken, http.StatusUnauthorized}, {errTokenOver, http.StatusUnauthorized}, {errTokenGateway, http.StatusUnauthorized},
 		{errTokenUsed, http.StatusForbidden}, {errNotIndexed, http.StatusForbidden}, {errCertRevoked, http.StatusForbidden},
-		{errHasCert, http.StatusConflict}, {errManyCerts, http.StatusConflict}, {ErrKeyTaken, http.StatusConflict}, {wire.ErrRevokedKey, http.StatusConflict},
-		{errRequest, http.StatusBadRequest}, {ErrGatewayName, http.StatusBadRequest},
+		{errHasCert, http.StatusConflict}, {errManyCerts, http.StatusConflict}, {door.ErrKeyTaken, http.StatusConflict}, {wire.ErrRevokedKey, http.StatusConflict},
+		{errRequest, http.StatusBadRequest}, {door.ErrGatewayName, http.StatusBadRequest},
 	} {
 		if errors.Is(err, c.is) {
 			return c.status

@@ -22,6 +22,7 @@ import (
 
 	"holdfast/broker/admin"
 	"holdfast/broker/authority"
+	"holdfast/broker/door"
 	"holdfast/broker/listen"
 	"holdfast/broker/mqtt"
 	"holdfast/systemd/settings"
@@ -181,7 +182,7 @@ func TestEnrol(t *testing.T) {
 		t.Fatal("the certificate lets nobody in")
 	}
 	dev, known := b.registry.Show("gw-1")
-	if !known || len(dev.Keys) != 1 || dev.Keys[0].State != KeyActive || dev.Keys[0].Kid != g.sign.Kid() {
+	if !known || len(dev.Keys) != 1 || dev.Keys[0].State != door.KeyActive || dev.Keys[0].Kid != g.sign.Kid() {
 		t.Errorf("%+v", dev)
 	}
 
@@ -257,7 +258,7 @@ func TestEnrol(t *testing.T) {
 		t.Error("the token outlives the revocation")
 	}
 	wantStatus(t, "the token of a revoked gateway", err, http.StatusUnauthorized, "not known")
-	if dev, _ := b.registry.Show("gw-1"); dev.Keys[0].State != KeyRevoked {
+	if dev, _ := b.registry.Show("gw-1"); dev.Keys[0].State != door.KeyRevoked {
 		t.Errorf("%+v", dev)
 	}
 	eventually(t, "the list is written", func() bool {
@@ -376,7 +377,7 @@ func TestEnrolReplace(t *testing.T) {
 		t.Error("both boards, or none, are let in")
 	}
 	dev, _ := b.registry.Show("gw-1")
-	if len(dev.Keys) != 2 || dev.Keys[1].Kid != h.sign.Kid() || dev.Keys[1].State != KeyPending || dev.Keys[1].Unapproved {
+	if len(dev.Keys) != 2 || dev.Keys[1].Kid != h.sign.Kid() || dev.Keys[1].State != door.KeyPending || dev.Keys[1].Unapproved {
 		t.Errorf("%+v", dev.Keys) // it takes over with the first epoch that it signs
 	}
 	// A signing key that another gateway has.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"holdfast/broker/admin"
+	"holdfast/broker/door"
 	"holdfast/broker/mqtt"
 )
 
@@ -97,7 +98,7 @@ func checkTopic(topic string) error {
 	if strings.ContainsAny(topic, "#+") {
 		return fmt.Errorf("%q has wildcards: it is a filter", topic)
 	}
-	return CheckFilter(topic)
+	return mqtt.CheckFilter(topic)
 }
 
 func (b *Broker) explainPublish(client, topic string, e *Explanation) Verdicts {
@@ -125,14 +126,14 @@ func (b *Broker) explainPublish(client, topic string, e *Explanation) Verdicts {
 	switch {
 	case rule.Filter == "":
 		out.Why = append(out.Why, "no [[verify]] matches the topic: no signature is asked for")
-	case rule.Policy == PolicyReject:
+	case rule.Policy == door.PolicyReject:
 		out.Why = append(out.Why, fmt.Sprintf("[[verify]] filter %q demands a signature by a registered gateway key: without one the answer is 0x87", rule.Filter))
-	case rule.Policy == PolicyMark:
+	case rule.Policy == door.PolicyMark:
 		out.Why = append(out.Why, fmt.Sprintf("[[verify]] filter %q marks every message with what the check found", rule.Filter))
 	default:
 		out.Why = append(out.Why, fmt.Sprintf("[[verify]] filter %q asks for no signature", rule.Filter))
 	}
-	if e.Session != nil && e.Session.Protocol == "3.1.1" && rule.Policy == PolicyReject {
+	if e.Session != nil && e.Session.Protocol == "3.1.1" && rule.Policy == door.PolicyReject {
 		out.Why = append(out.Why, "the client speaks MQTT 3.1.1, which cannot carry the signature of the json format: a refused message is acknowledged and not stored")
 	}
 	return out

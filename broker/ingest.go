@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"holdfast/broker/door"
 	"holdfast/broker/ledger"
 	"holdfast/broker/mqtt"
 	"holdfast/uplink/wire"
@@ -120,15 +121,15 @@ func (b *Broker) admit(c *conn, p *mqtt.Publish) (*Record, *mqtt.Error) {
 	if p.JWSCount > 1 {
 		m.JWS = "ambiguous" // exactly one is allowed: this is no signature
 	}
-	v := b.door.Check(m, Publisher{Client: c.id, Addr: c.addr, Protocol: c.version})
+	v := b.door.Check(m, door.Publisher{Client: c.id, Addr: c.addr, Protocol: c.version})
 	if v.Code != 0 {
 		b.stats.Rejected.Add(1)
 		return nil, b.refused(c, p.Topic, v.Code, v.Reason)
 	}
 	r := &Record{Kind: KindMessage, QoS: p.QoS, Retain: p.Retain, HasExpiry: p.HasExpiry, Expiry: p.Expiry, Arrival: b.steady.now(),
 		Topic: p.Topic, Client: c.id, Mark: v.Mark, Payload: p.Payload, Properties: p.Properties, Identity: v.Verified, control: v.Control}
-	if len(p.Properties) > len(PropertyVerified) {
-		r.Properties = mqtt.WithoutUserProperty(p.Properties, PropertyVerified)
+	if len(p.Properties) > len(door.PropertyVerified) {
+		r.Properties = mqtt.WithoutUserProperty(p.Properties, door.PropertyVerified)
 	}
 	return r, nil
 }
@@ -168,7 +169,7 @@ func (c *conn) append(r *Record, p *mqtt.Publish) error {
 			})
 		case ledger.Conflict:
 			b.stats.Conflicts.Add(1)
-			b.door.Conflicting(v, Publisher{Client: c.id, Addr: c.addr, Protocol: c.version})
+			b.door.Conflicting(v, door.Publisher{Client: c.id, Addr: c.addr, Protocol: c.version})
 			r.Conflict = true
 		}
 		offered = true

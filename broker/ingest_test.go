@@ -4,6 +4,7 @@ import (
 	"context"
 	"testing"
 
+	"holdfast/broker/door"
 	"holdfast/broker/mqtt"
 	"holdfast/uplink/wire"
 )
@@ -11,7 +12,7 @@ import (
 // gatewayBroker demands signatures on gw/# and knows gateway gw-1.
 func gatewayBroker(t *testing.T) (*running, *wire.PrivateKey) {
 	cfg := testConfig(t.TempDir())
-	cfg.Verify = []VerifyRule{{Filter: "gw/#", Policy: PolicyReject}, {Filter: "mark/#", Policy: PolicyMark}}
+	cfg.Verify = []door.Rule{{Filter: "gw/#", Policy: door.PolicyReject}, {Filter: "mark/#", Policy: door.PolicyMark}}
 	key := gatewayKey(t, cfg.Node.DataDir, "gw-1")
 	b := start(t, cfg)
 	if err := registerKeys(b.Registry(), cfg.Node.DataDir); err != nil {
@@ -129,10 +130,10 @@ func TestMarked(t *testing.T) {
 	sub, _ := dialRaw(t, b.addr, "sub", v5)
 	sub.subscribe(1, "mark/#")
 	pub, _ := dialRaw(t, b.addr, "pub", v5)
-	pub.write(pub.publishPacket("mark/x", "unsigned", 2, 1, mqtt.AppendUserProperty(nil, PropertyVerified, "yes, really")))
+	pub.write(pub.publishPacket("mark/x", "unsigned", 2, 1, mqtt.AppendUserProperty(nil, door.PropertyVerified, "yes, really")))
 	pub.expect(mqtt.PUBACK)
 	found := mqtt.UserProperties(sub.take().props)
-	if len(found) != 1 || found[0].Key != PropertyVerified || found[0].Value == "yes, really" {
+	if len(found) != 1 || found[0].Key != door.PropertyVerified || found[0].Value == "yes, really" {
 		t.Errorf("%v", found)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/broker/door"
 	"holdfast/broker/mqtt"
 	"holdfast/systemd/freeport"
 	"holdfast/uplink/wire"
@@ -25,7 +26,7 @@ import (
 func child(dir string) {
 	cfg := testConfig(dir)
 	cfg.Listen.MQTT = os.Getenv("HOLDFAST_TEST_LISTEN")
-	cfg.Verify = []VerifyRule{{Filter: "gw/#", Policy: PolicyReject}}
+	cfg.Verify = []door.Rule{{Filter: "gw/#", Policy: door.PolicyReject}}
 	hurry, _ := time.ParseDuration(os.Getenv("HOLDFAST_TEST_HURRY"))
 	b, err := New(cfg, Options{hurry: hurry, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 	if err == nil {
@@ -45,7 +46,7 @@ func child(dir string) {
 }
 
 // registerKeys adds keys/<gateway>.pem.
-func registerKeys(r *Registry, dir string) error {
+func registerKeys(r *door.Registry, dir string) error {
 	files, err := filepath.Glob(filepath.Join(dir, "keys", "*.pem"))
 	for _, f := range files {
 		data, err := os.ReadFile(f)

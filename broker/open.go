@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"holdfast/broker/door"
 )
 
 // open opens the engine, reads the state stream, and makes what needs nothing but that.
@@ -84,15 +86,15 @@ func (b *Broker) open(o Options) error {
 	if err = b.sign(); err != nil {
 		return err
 	}
-	if b.registry, err = OpenRegistry(b.state, b.wall); err != nil {
+	if b.registry, err = door.OpenRegistry(b.state, b.wall); err != nil {
 		return err
 	}
-	b.state.watch(registryPrefix, b.reloadDevice)
+	b.state.watch(door.RegistryPrefix, b.reloadDevice)
 	b.state.watch(sessionKey, b.claimed)
 	b.state.watch(shareKey, b.shares.heardShare)
 	b.state.watch(memberPrefix, b.noteLeavers)
 	b.state.watch(checkPrefix, b.inbound.settled(b.state))
-	b.door = NewDoor(b.cfg.Verify, b.registry, b.log)
+	b.door = door.New(b.cfg.Verify, b.registry, b.log)
 	if err = b.openAccess(); err != nil {
 		return err
 	}
@@ -254,7 +256,7 @@ func (b *Broker) reloadDevice(key string) {
 	if !there {
 		value = nil
 	}
-	if err := b.registry.Reload(key[len(registryPrefix):], value); err != nil {
+	if err := b.registry.Reload(key[len(door.RegistryPrefix):], value); err != nil {
 		b.log.Error("another node stored a gateway's keys and they cannot be read", "err", err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"holdfast/broker/admin"
+	"holdfast/broker/door"
 	"holdfast/broker/mqtt"
 )
 
@@ -211,7 +212,7 @@ func TestKick(t *testing.T) {
 
 func TestExplain(t *testing.T) {
 	cfg := testConfig(t.TempDir())
-	cfg.Verify = []VerifyRule{{Filter: "gw/#", Policy: PolicyReject}, {Filter: "m/#", Policy: PolicyMark}}
+	cfg.Verify = []door.Rule{{Filter: "gw/#", Policy: door.PolicyReject}, {Filter: "m/#", Policy: door.PolicyMark}}
 	b := start(t, cfg)
 	con := NewConsole(b.Broker, "v1")
 	explain := func(client, topic string) Explanation {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/broker/door"
 	"holdfast/broker/mqtt"
 )
 
@@ -19,7 +20,7 @@ import (
 func TestRetentionBySize(t *testing.T) {
 	cfg := testConfig(t.TempDir())
 	cfg.Store.MaxBytes = 2 << 20
-	cfg.Verify = []VerifyRule{{Filter: "gw/#", Policy: PolicyReject}}
+	cfg.Verify = []door.Rule{{Filter: "gw/#", Policy: door.PolicyReject}}
 	key := gatewayKey(t, cfg.Node.DataDir, "gw-1")
 	b := start(t, cfg)
 	if err := registerKeys(b.Registry(), cfg.Node.DataDir); err != nil {

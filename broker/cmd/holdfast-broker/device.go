@@ -12,8 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"holdfast/broker"
 	"holdfast/broker/admin"
+	"holdfast/broker/door"
 	"holdfast/systemd/program"
 )
 
@@ -67,7 +67,7 @@ opens an epoch with it; then the earlier one is retired.`,
 			}
 			in.Gateway, in.Key = list[0], key
 			return a.ask(func(c *admin.Client) error {
-				var k broker.GatewayKey
+				var k door.GatewayKey
 				if err := c.Post(cmd.Context(), "/v1/devices", in, &k); err != nil {
 					return err
 				}
@@ -123,7 +123,7 @@ func (a *app) deviceList() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.ask(func(c *admin.Client) error {
-				var all []broker.Gateway
+				var all []door.Gateway
 				if err := c.Get(cmd.Context(), "/v1/devices", &all); err != nil {
 					return err
 				}
@@ -140,7 +140,7 @@ func (a *app) deviceShow() *cobra.Command {
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, list []string) error {
 			return a.ask(func(c *admin.Client) error {
-				var g broker.Gateway
+				var g door.Gateway
 				if err := c.Get(cmd.Context(), "/v1/devices/"+url.PathEscape(list[0]), &g); err != nil {
 					return err
 				}
@@ -172,7 +172,7 @@ func (a *app) deviceApprove() *cobra.Command {
 				if kid != "" {
 					path += "?kid=" + url.QueryEscape(kid)
 				}
-				var k broker.GatewayKey
+				var k door.GatewayKey
 				if err := c.Post(cmd.Context(), path, struct{}{}, &k); err != nil {
 					return err
 				}
@@ -189,7 +189,7 @@ func (a *app) deviceApprove() *cobra.Command {
 }
 
 // stateOf is a key's state in words.
-func stateOf(k broker.GatewayKey) string {
+func stateOf(k door.GatewayKey) string {
 	if k.Unapproved {
 		return k.State + " (to be approved)"
 	}
@@ -219,7 +219,7 @@ revocation is taken back (device add --restore). What is stored already stays.`,
 				if kid != "" {
 					path += "?kid=" + url.QueryEscape(kid)
 				}
-				var keys []broker.GatewayKey
+				var keys []door.GatewayKey
 				if err := c.Delete(cmd.Context(), path, &keys); err != nil {
 					return err
 				}
@@ -241,7 +241,7 @@ revocation is taken back (device add --restore). What is stored already stays.`,
 	return c
 }
 
-func (a *app) printGateways(all []broker.Gateway) error {
+func (a *app) printGateways(all []door.Gateway) error {
 	if a.JSON {
 		return a.PrintJSON(all)
 	}

@@ -28,8 +28,8 @@ import (
 // The tests of the door run the program with a source of users that is real, and go through it with Paho's client (MQTT 5)
 // and, for 3.1.1, by hand: every byte of an answer counts there.
 
-// door is a running holdfast-broker with [[auth]].
-type door struct {
+// authDoor is a running holdfast-broker with [[auth]].
+type authDoor struct {
 	t        *testing.T
 	dir      string
 	addr     string // of mqtt
@@ -43,9 +43,9 @@ type door struct {
 const bossUsers = "[[user]]\nname = \"boss\"\npassword = \"$2a$04$8GeH.ujUSYd5gNnO0c1dmulZ9no5XAxJLFhoqPjf44WM6KjVK0YI.\"\nsuperuser = true\n"
 
 // openDoor starts the broker: tables are [[auth]] tables. With a CA it has a TLS listener that requires certificates of it.
-func openDoor(t *testing.T, tables string, ca *servers.CA) *door {
+func openDoor(t *testing.T, tables string, ca *servers.CA) *authDoor {
 	t.Helper()
-	d := &door{t: t, dir: t.TempDir(), log: &output{}, clientCA: ca}
+	d := &authDoor{t: t, dir: t.TempDir(), log: &output{}, clientCA: ca}
 	listen := "mqtt = \"127.0.0.1:0\"\nadmin = \"\"\n"
 	open := 1
 	if ca != nil {
@@ -105,7 +105,7 @@ func openDoor(t *testing.T, tables string, ca *servers.CA) *door {
 	return d
 }
 
-func (d *door) file(name, text string) string {
+func (d *authDoor) file(name, text string) string {
 	d.t.Helper()
 	name = filepath.Join(d.dir, name)
 	if err := errors.Join(os.WriteFile(name+".new", []byte(text), 0o600), os.Rename(name+".new", name)); err != nil {
@@ -114,7 +114,7 @@ func (d *door) file(name, text string) string {
 	return name
 }
 
-func (d *door) logged() string {
+func (d *authDoor) logged() string {
 	d.log.mu.Lock()
 	defer d.log.mu.Unlock()
 	return d.log.b.String()
@@ -133,7 +133,7 @@ type guest struct {
 }
 
 // knock tries to connect with MQTT 5, over TLS if a certificate is given, and says how it was answered; the guest is nil unless it is let in.
-func (d *door) knock(id, user, password string, pair *servers.Pair) (*guest, *paho.Connack) {
+func (d *authDoor) knock(id, user, password string, pair *servers.Pair) (*guest, *paho.Connack) {
 	d.t.Helper()
 	g := &guest{t: d.t, id: id, got: make(chan *paho.Publish, 1000), gone: make(chan *paho.Disconnect, 1)}
 	g.Client = paho.NewClient(paho.ClientConfig{Conn: d.dial(pair), PacketTimeout: patience,
@@ -152,7 +152,7 @@ func (d *door) knock(id, user, password string, pair *servers.Pair) (*guest, *pa
 	return g, ack
 }
 
-func (d *door) dial(pair *servers.Pair) net.Conn {
+func (d *authDoor) dial(pair *servers.Pair) net.Conn {
 	d.t.Helper()
 	nc, err := net.Dial("tcp", d.addr)
 	if pair != nil {
@@ -165,12 +165,12 @@ func (d *door) dial(pair *servers.Pair) net.Conn {
 	return packets.NewThreadSafeConn(nc)
 }
 
-func (d *door) tlsOf(pair *servers.Pair) *tls.Config {
+func (d *authDoor) tlsOf(pair *servers.Pair) *tls.Config {
 	return &tls.Config{RootCAs: d.clientCA.Pool(), Certificates: []tls.Certificate{pair.TLS}, MinVersion: tls.VersionTLS12}
 }
 
 // enter is knock by somebody who has to be let in, in the end: a slow machine may be too slow for a source's timeout.
-func (d *door) enter(id, user, password string, pair *servers.Pair) (g *guest) {
+func (d *authDoor) enter(id, user, password string, pair *servers.Pair) (g *guest) {
 	d.t.Helper()
 	eventually(d.t, func() error {
 		var ack *paho.Connack
@@ -183,7 +183,7 @@ func (d *door) enter(id, user, password string, pair *servers.Pair) (g *guest) {
 }
 
 // refused waits for the reason code of MQTT 5, with a reason string, and the return code of 3.1.1.
-func (d *door) refused(what, id, user, password string, five, three byte) {
+func (d *authDoor) refused(what, id, user, password string, five, three byte) {
 	d.t.Helper()
 	eventually(d.t, func() error {
 		g, ack := d.knock(id, user, password, nil)
@@ -244,7 +244,7 @@ func (g *guest) subscribe(filters ...string) []byte {
 }
 
 // gets says whether a message to topic reaches the guest. What follows it to after always does.
-func (d *door) gets(g *guest, topic, after string) (yes bool) {
+func (d *authDoor) gets(g *guest, topic, after string) (yes bool) {
 	d.t.Helper()
 	g.mu.Lock()
 	g.round++
@@ -274,7 +274,7 @@ func (d *door) gets(g *guest, topic, after string) (yes bool) {
 }
 
 // loses waits until messages to topic do not reach the guest any more, who stays connected, and wants it to stay so.
-func (d *door) loses(g *guest, topic, after string) {
+func (d *authDoor) loses(g *guest, topic, after string) {
 	d.t.Helper()
 	eventually(d.t, func() error {
 		if d.gets(g, topic, after) {
@@ -290,7 +290,7 @@ func (d *door) loses(g *guest, topic, after string) {
 }
 
 // regains waits until they do again.
-func (d *door) regains(g *guest, topic, after string) {
+func (d *authDoor) regains(g *guest, topic, after string) {
 	d.t.Helper()
 	eventually(d.t, func() error {
 		if !d.gets(g, topic, after) {
@@ -320,7 +320,7 @@ type old struct {
 }
 
 // knock3 connects and returns the return code (3.1.1, section 3.2.2.3).
-func (d *door) knock3(id, user, password string) (*old, byte) {
+func (d *authDoor) knock3(id, user, password string) (*old, byte) {
 	d.t.Helper()
 	o := &old{d.t, d.dial(nil)}
 	d.t.Cleanup(func() { _ = o.nc.Close() }) // it may be closed
@@ -375,7 +375,7 @@ func (o *old) subscribe(filter string) byte {
 }
 
 // noSecrets: nothing of that may stand in the log.
-func (d *door) noSecrets(secrets ...string) {
+func (d *authDoor) noSecrets(secrets ...string) {
 	d.t.Helper()
 	for _, s := range secrets {
 		if strings.Contains(d.logged(), s) {

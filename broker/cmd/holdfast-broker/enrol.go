@@ -16,6 +16,7 @@ import (
 	"holdfast/broker"
 	"holdfast/broker/admin"
 	"holdfast/broker/authority"
+	"holdfast/broker/door"
 	"holdfast/systemd/program"
 	"holdfast/systemd/settings"
 	"holdfast/uplink/est"
@@ -107,7 +108,7 @@ func (a *app) sign(ctx context.Context, file string, f signFlags) error {
 		return err
 	}
 	return a.ask(func(c *admin.Client) error {
-		var recorded broker.GatewayCertificate
+		var recorded door.GatewayCertificate
 		in := admin.RecordCertificate{Certificate: string(authority.PEM(cert))}
 		if err := c.Post(ctx, "/v1/devices/"+url.PathEscape(gateway)+"/certificates", in, &recorded); err != nil {
 			return err
@@ -176,7 +177,7 @@ func (a *app) readRequest(file string) ([]byte, error) {
 
 func (a *app) revokeCertificate(ctx context.Context, gateway, serial string) error {
 	return a.ask(func(c *admin.Client) error {
-		var all []broker.GatewayCertificate
+		var all []door.GatewayCertificate
 		if err := c.Delete(ctx, "/v1/devices/"+url.PathEscape(gateway)+"/certificates?serial="+url.QueryEscape(serial), &all); err != nil {
 			return err
 		}
@@ -190,7 +191,7 @@ func (a *app) revokeCertificate(ctx context.Context, gateway, serial string) err
 	})
 }
 
-func (a *app) printCertificates(g broker.Gateway) {
+func (a *app) printCertificates(g door.Gateway) {
 	for _, x := range g.Certificates {
 		fmt.Fprintf(a.Stdout, "certificate %s\n  issuer    %s\n  state     %s\n  valid     %s to %s\n  issued    %s (%s)\n",
 			x.Serial, x.Issuer, x.State, stamp(x.NotBefore), stamp(x.NotAfter), stamp(x.Issued), x.By)
@@ -201,8 +202,8 @@ func (a *app) printCertificates(g broker.Gateway) {
 }
 
 // certificateOf is the certificate of a gateway in a word or two.
-func certificateOf(g broker.Gateway) string {
-	valid := slices.IndexFunc(g.Certificates, func(x broker.GatewayCertificate) bool { return x.State == broker.CertValid })
+func certificateOf(g door.Gateway) string {
+	valid := slices.IndexFunc(g.Certificates, func(x door.GatewayCertificate) bool { return x.State == door.CertValid })
 	switch {
 	case valid >= 0:
 		return "until " + stamp(g.Certificates[valid].NotAfter)

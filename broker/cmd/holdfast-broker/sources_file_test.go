@@ -32,7 +32,7 @@ subscribe = [%q, "keep/#"]
 %s`
 
 // inDoor runs a command of the program where the broker runs.
-func (d *door) inDoor(args ...string) {
+func (d *authDoor) inDoor(args ...string) {
 	d.t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
@@ -47,7 +47,7 @@ func (d *door) inDoor(args ...string) {
 // TestDoorFile: a file of users that is edited by hand, by commands, and broken, while the broker runs.
 func TestDoorFile(t *testing.T) {
 	t.Parallel()
-	var d *door
+	var d *authDoor
 	users := fmt.Sprintf(annFile, "down/#", "")
 	dir := t.TempDir()
 	file := dir + "/users.toml"
@@ -60,7 +60,7 @@ func TestDoorFile(t *testing.T) {
 	k := &kept{
 		tables:  fmt.Sprintf("[[auth]]\ntype = \"file\"\npath = %q\n", file),
 		granted: 2,
-		more: func(t *testing.T, door *door) {
+		more: func(t *testing.T, door *authDoor) {
 			d = door
 			ann := d.enter("c-2", "ann", "ann-secret", nil)
 			if codes := ann.subscribe("near/#", "far/#"); codes[0] != 2 || codes[1] != mqtt.NotAuthorized {
@@ -111,7 +111,7 @@ func TestDoorACLFile(t *testing.T) {
 	k := &kept{
 		tables:  fmt.Sprintf("[[auth]]\ntype = \"file\"\npath = %q\n[[auth]]\ntype = \"acl_file\"\npath = %q\n", dir+"/users.toml", dir+"/acl.conf"),
 		granted: 2,
-		more: func(t *testing.T, d *door) {
+		more: func(t *testing.T, d *authDoor) {
 			ann := d.enter("c-2", "ann", "ann-secret", nil)
 			if codes := ann.subscribe("lit/#", "lit/a", "two/#"); codes[0] != 2 || codes[1] != mqtt.NotAuthorized || codes[2] != 2 {
 				t.Errorf("% x", codes)

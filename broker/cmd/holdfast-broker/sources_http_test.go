@@ -101,7 +101,7 @@ func TestDoorHTTP(t *testing.T) {
 	k := &kept{
 		tables:  fmt.Sprintf("[[auth]]\ntype = \"http\"\nurl = \"http://%s/mqtt\"\ntimeout = \"1s\"\nbreak_after = 2\nbreaker_pause = \"1s\"\n", o.addr),
 		granted: 2,
-		more: func(t *testing.T, d *door) {
+		more: func(t *testing.T, d *authDoor) {
 			ann := d.enter("c-2", "ann", "ann-secret", nil)
 			ann.may(false, "up/c-2", 2, false, 10, "not authorized: QoS too high")
 			ann.may(false, "up/c-2", 1, true, 10, "not authorized: retain")

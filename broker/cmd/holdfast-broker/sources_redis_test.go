@@ -27,7 +27,7 @@ func TestDoorRedis(t *testing.T) {
 	k := &kept{
 		tables:  fmt.Sprintf("[[auth]]\ntype = \"redis\"\nservers = [%q]\nmountpoint = \"plant\"\ntimeout = \"1s\"\nrefresh = \"1s\"\n", r.Addr),
 		granted: 1,
-		more: func(t *testing.T, d *door) {
+		more: func(t *testing.T, d *authDoor) {
 			ann := d.enter("c-2", "ann", "ann-secret", nil)
 			ann.may(false, "up/c-2", 2, false, 10, "not authorized: QoS too high")
 			ann.may(false, "up/c-2", 1, true, 10, "not authorized: retain")

@@ -30,7 +30,7 @@ func doorSQL(t *testing.T, d *servers.Database) {
 	k := &kept{
 		tables:  fmt.Sprintf("[[auth]]\ntype = %q\n%spassword_hash = \"salt,sha256\"\ntimeout = \"1s\"\nrefresh = \"1s\"\n", d.Kind, d.Settings),
 		granted: 2,
-		more: func(t *testing.T, door *door) {
+		more: func(t *testing.T, door *authDoor) {
 			ann := door.enter("c-2", "ann", "ann-secret", nil)
 			ann.may(true, "id/ann/x", 2, true, 1000, "")
 			ann.may(false, "id/eve/x", 1, false, 1, "not authorized")

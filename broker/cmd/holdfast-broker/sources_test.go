@@ -13,7 +13,7 @@ import (
 type kept struct {
 	tables     string // [[auth]], with refresh = "1s" and timeout = "1s" where there are such
 	granted    byte   // QoS of her subscriptions
-	more       func(t *testing.T, d *door)
+	more       func(t *testing.T, d *authDoor)
 	take, give func() // her right to read down/#
 	another    func() // she has another password
 	hang, goOn func()
@@ -80,7 +80,7 @@ func (k *kept) throughTheDoor(t *testing.T) {
 }
 
 // threeOneOne: a refused publish is acknowledged and reaches nobody; a refused subscription has 0x80.
-func (k *kept) threeOneOne(d *door) {
+func (k *kept) threeOneOne(d *authDoor) {
 	d.t.Helper()
 	watch := d.enter("watch", "boss", "boss", nil)
 	watch.subscribe("up/#")

@@ -12,6 +12,7 @@ import (
 
 	"holdfast/broker"
 	"holdfast/broker/admin"
+	"holdfast/broker/mqtt"
 	"holdfast/systemd/program"
 	"holdfast/uplink/wire"
 )
@@ -27,7 +28,7 @@ was set and resolved by an anchor; one that ends in "?" never was and is a lower
 With --json one object per message. Ends with SIGINT, or after --count messages.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, list []string) error {
-			if err := broker.CheckFilter(list[0]); err != nil {
+			if err := mqtt.CheckFilter(list[0]); err != nil {
 				return program.Usage("%v", err)
 			}
 			err := a.ask(func(c *admin.Client) error {

@@ -1,4 +1,4 @@
-package broker
+package door
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"holdfast/broker/limitlog"
+	"holdfast/broker/mqtt"
 	"holdfast/uplink/wire"
 )
 
@@ -48,11 +49,11 @@ type Verdict struct {
 
 // Door decides which messages come in.
 type Door struct {
-	rules    []VerifyRule
+	rules    []Rule
 	keys     *Registry
 	log      *limitlog.Log
-	accepted atomic.Uint64
-	refused  [len(refusals)]atomic.Uint64 // as refusals
+	Accepted atomic.Uint64                // messages whose signature was good
+	Refused  [len(refusals)]atomic.Uint64 // as refusals
 }
 
 // refusal is one reason why a message does not verify.
@@ -90,19 +91,19 @@ var refusals = [...]refusal{
 		"see the error, and the disk under data_dir; the gateway tries again by itself"},
 }
 
-// NewDoor makes a door for rules; keys come from the registry.
-func NewDoor(rules []VerifyRule, keys *Registry, log *slog.Logger) *Door {
+// New makes a door for rules; keys come from the registry.
+func New(rules []Rule, keys *Registry, log *slog.Logger) *Door {
 	return &Door{rules: rules, keys: keys, log: limitlog.New(log, time.Now)}
 }
 
 // Policy is what the rules demand of a topic.
-func (d *Door) Policy(topic string) VerifyRule {
+func (d *Door) Policy(topic string) Rule {
 	for _, r := range d.rules {
-		if MatchFilter(r.Filter, topic) {
+		if mqtt.MatchFilter(r.Filter, topic) {
 			return r
 		}
 	}
-	return VerifyRule{Policy: PolicyOff}
+	return Rule{Policy: PolicyOff}
 }
 
 // Check decides on one message. It counts and (rate-limited) logs a refusal. Safe for
@@ -118,7 +119,7 @@ func (d *Door) Check(m wire.Message, from Publisher) Verdict {
 	if err != nil {
 		return d.refuse(out, m, from, rule, err)
 	}
-	d.accepted.Add(1)
+	d.Accepted.Add(1)
 	out.Verified, out.Control = v, control
 	if rule.Policy == PolicyMark {
 		out.Mark = "valid " + v.Gateway + " " + v.Kid
@@ -196,13 +197,13 @@ func (d *Door) control(ctx func() context.Context, v *wire.Verified, m wire.Mess
 }
 
 // refuse counts, logs and answers.
-func (d *Door) refuse(out Verdict, m wire.Message, from Publisher, rule VerifyRule, err error) Verdict {
+func (d *Door) refuse(out Verdict, m wire.Message, from Publisher, rule Rule, err error) Verdict {
 	i := 0
 	for i < len(refusals)-1 && !errors.Is(err, refusals[i].err) {
 		i++
 	}
 	why := refusals[i]
-	d.refused[i].Add(1)
+	d.Refused[i].Add(1)
 	out.Err = err
 	if rule.Policy == PolicyMark {
 		out.Mark = "invalid: " + why.reason
@@ -241,7 +242,7 @@ func (d *Door) Conflicting(v *wire.Verified, from Publisher) {
 func (d *Door) Counts() (accepted uint64, refused map[string]uint64) {
 	refused = make(map[string]uint64, len(refusals))
 	for i := range refusals {
-		refused[refusals[i].name] = d.refused[i].Load()
+		refused[refusals[i].name] = d.Refused[i].Load()
 	}
-	return d.accepted.Load(), refused
+	return d.Accepted.Load(), refused
 }

@@ -1,4 +1,4 @@
-package broker
+package door
 
 import (
 	"bytes"
@@ -60,6 +60,14 @@ type Gateway struct {
 	TokenUntil   time.Time            `json:"token_until,omitzero"`   // there is a one-time token that nobody has used
 }
 
+// State is where the registry keeps what it knows.
+type State interface {
+	// Put stores a value; when it returns nil, it is synced. The value is not kept by reference.
+	Put(ctx context.Context, key string, value []byte) error
+	// Each calls fn for every key with the prefix, and ends with fn's first error. fn must not change value.
+	Each(prefix string, fn func(key string, value []byte) error) error
+}
+
 // Registry is the gateways' keys. It implements wire.Keys.
 //
 // A key signs whole epochs: an epoch belongs to the key that signed its first message
@@ -96,7 +104,7 @@ type gatewayRecord struct {
 }
 
 const (
-	registryPrefix  = "device/"
+	RegistryPrefix  = "device/" // of what the registry keeps; the gateway's name follows
 	registryVersion = 1
 )
 
@@ -104,8 +112,8 @@ const (
 func OpenRegistry(s State, now func() time.Time) (*Registry, error) {
 	r := &Registry{state: s, now: now}
 	all := map[string]*gatewayEntry{}
-	err := s.Each(registryPrefix, func(key string, value []byte) error {
-		name := strings.TrimPrefix(key, registryPrefix)
+	err := s.Each(RegistryPrefix, func(key string, value []byte) error {
+		name := strings.TrimPrefix(key, RegistryPrefix)
 		keys, err := parseGateway(value)
 		if err != nil {
 			return fmt.Errorf("registry entry of gateway %s: %w", name, err)
@@ -159,8 +167,8 @@ func (r *Registry) place(gateway string, e *gatewayEntry) {
 	}
 }
 
-// holder is the gateway that has a key, or "".
-func (r *Registry) holder(kid string) string {
+// Holder is the gateway that has a key, or "".
+func (r *Registry) Holder(kid string) string {
 	for name, e := range *r.gateways.Load() {
 		if find(*e.keys.Load(), kid) != nil {
 			return name
@@ -256,7 +264,7 @@ func (r *Registry) Admit(ctx context.Context, gateway, kid, epoch string) error 
 func (r *Registry) Rotate(ctx context.Context, gateway, oldKid string, key wire.PublicKey, epoch string) error {
 	r.adding.Lock()
 	defer r.adding.Unlock()
-	if of := r.holder(key.Kid()); of != "" && of != gateway {
+	if of := r.Holder(key.Kid()); of != "" && of != gateway {
 		return fmt.Errorf("%w: %s", ErrKeyTaken, of)
 	}
 	e := (*r.gateways.Load())[gateway]
@@ -328,12 +336,12 @@ func (r *Registry) Add(ctx context.Context, gateway string, key wire.PublicKey, 
 }
 
 func (r *Registry) add(ctx context.Context, gateway string, key wire.PublicKey, waits bool, epochs ...string) (GatewayKey, error) {
-	if !validGateway(gateway) {
+	if !ValidGateway(gateway) {
 		return GatewayKey{}, fmt.Errorf("%w: %q", ErrGatewayName, gateway)
 	}
 	r.adding.Lock()
 	defer r.adding.Unlock()
-	if of := r.holder(key.Kid()); of != "" && of != gateway {
+	if of := r.Holder(key.Kid()); of != "" && of != gateway {
 		return GatewayKey{}, fmt.Errorf("%w: %s is registered for %s", ErrKeyTaken, key.Kid(), of)
 	}
 	e := (*r.gateways.Load())[gateway]
@@ -463,11 +471,11 @@ func (r *Registry) record(key wire.PublicKey, state string) keyRecord {
 func (r *Registry) save(ctx context.Context, gateway string, e *gatewayEntry, keys []keyRecord) error {
 	value, err := json.Marshal(gatewayRecord{registryVersion, keys})
 	if err == nil {
-		err = r.state.Put(ctx, registryPrefix+gateway, value)
+		err = r.state.Put(ctx, RegistryPrefix+gateway, value)
 	}
 	if err == nil {
-		err = r.state.Each(registryPrefix+gateway, func(key string, now []byte) error {
-			if key != registryPrefix+gateway || bytes.Equal(now, value) {
+		err = r.state.Each(RegistryPrefix+gateway, func(key string, now []byte) error {
+			if key != RegistryPrefix+gateway || bytes.Equal(now, value) {
 				return nil
 			}
 			theirs, err := parseGateway(now)
@@ -563,7 +571,8 @@ func lastRetired(keys []keyRecord) *keyRecord {
 	return last
 }
 
-func validGateway(name string) bool {
+// ValidGateway says whether a name can be a gateway's.
+func ValidGateway(name string) bool {
 	if name == "" || len(name) > 128 {
 		return false
 	}
