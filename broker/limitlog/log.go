@@ -17,8 +17,9 @@ type Log struct {
 
 	now func() time.Time
 
-	mu   sync.Mutex
-	seen map[string]*limited
+	mu    sync.Mutex
+	seen  map[string]*limited
+	swept time.Time
 }
 
 type limited struct {
@@ -29,6 +30,8 @@ type limited struct {
 const (
 	Every = time.Minute // between two lines of one kind
 	Kinds = 1024        // beyond it all strangers share one line
+
+	sweepEvery = time.Second // a stranger can ask for it with each line, and it walks over all kinds
 )
 
 // New makes a log whose lines go to a logger; nil: nowhere. It reads the clock with now.
@@ -68,6 +71,10 @@ func (l *Log) Warn(kind string, write func(to *slog.Logger, repeated uint64)) {
 
 // sweep forgets kinds that were not seen for a while.
 func (l *Log) sweep(now time.Time) {
+	if now.Sub(l.swept) < sweepEvery {
+		return
+	}
+	l.swept = now
 	for kind, k := range l.seen {
 		if now.Sub(k.at) >= Every {
 			delete(l.seen, kind)
