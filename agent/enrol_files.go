@@ -170,7 +170,8 @@ func lockEnrolment(dir string) (unlock func(), err error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return nil, errors.Join(errors.New("another enrolment is under way: try again"), f.Close())
 	}
-	return func() { _ = f.Close() }, nil // closing unlocks
+	// Closing would unlock as well, but not while a program that is being started has the file too, until its exec.
+	return func() { _ = errors.Join(unix.Flock(int(f.Fd()), unix.LOCK_UN), f.Close()) }, nil
 }
 
 // CertificateRequest makes the request that `holdfast identity --csr` prints: for the key of uplink.key_file, if the settings

@@ -197,7 +197,9 @@ func (f *fleet) install(from, to string) {
 	f.t.Helper()
 	b, err := os.ReadFile(from)
 	if err == nil {
+		syscall.ForkLock.RLock() // else what another test starts now has the file open for writing until its exec: "text file busy"
 		err = errors.Join(os.WriteFile(to+".dpkg-new", b, 0o755), os.Rename(to+".dpkg-new", to))
+		syscall.ForkLock.RUnlock()
 	}
 	if err != nil {
 		f.t.Fatal(err)

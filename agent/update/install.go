@@ -218,7 +218,8 @@ func (s *Store) alone() (unlock func(), err error) {
 	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		return nil, errors.Join(ErrBusy, f.Close())
 	}
-	return func() { _ = f.Close() }, nil
+	// Closing would unlock as well, but not while a program that is being started has the file too, until its exec.
+	return func() { _ = errors.Join(unix.Flock(int(f.Fd()), unix.LOCK_UN), f.Close()) }, nil
 }
 
 // ByCommand is the reason of a going back that was asked for.
